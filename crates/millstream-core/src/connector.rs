@@ -1,0 +1,350 @@
+//! The contract between the engine and a broker: [`Connector`], [`Source`], [`Acknowledger`], [`Sink`].
+//!
+//! Everything crosses it a chunk at a time. Implement these with plain `async fn`; the engine boxes a future
+//! per chunk behind [`DynConnector`] and [`DynSinkConnector`], never per message.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::handle::EngineHandle;
+use crate::message::{Message, Outgoing};
+use crate::settlement::{Outcome, Settle};
+use crate::ticket::Ticket;
+
+/// A boxed future, as the object-safe wrappers return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a connector can do, so that policies know what they may ask of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `Settlement::Retry` waits in the store for as long as it says.
+    pub delay: bool,
+    /// A rejected message is kept where it can be found again.
+    pub keeps_rejected: bool,
+    /// `Message::deliveries` is the store's own count.
+    pub counts_deliveries: bool,
+    /// The store holds the order of a key across processes, also while one of its messages is delayed.
+    pub orders_keys: bool,
+}
+
+/// A broker's reading side: opens a source and its acknowledger, again after each failure.
+pub trait Connector: Send + Sync + 'static {
+    /// What reads.
+    type Source: Source;
+    /// What settles.
+    type Acknowledger: Acknowledger;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Opens both sides, with a generation of their own.
+    ///
+    /// # Errors
+    /// [`OpenError::Refused`] when trying again cannot help (the pipeline fails to start),
+    /// [`OpenError::Unavailable`] when it can (the pipeline is degraded and tries again with backoff).
+    fn open(
+        &self,
+        engine: EngineHandle,
+    ) -> impl Future<Output = Result<(Self::Source, Self::Acknowledger), OpenError>> + Send;
+}
+
+/// The reading side of a connector.
+pub trait Source: Send + 'static {
+    /// Adds messages to `chunk`, never more than `credit` allows, waiting for the first one.
+    ///
+    /// # Cancel safety
+    /// Must be cancel safe: the engine drops the future to pause, to drain and when demand changes. What has
+    /// been fetched by then is returned by a later call.
+    ///
+    /// # Errors
+    /// Connection loss is not an error: reconnect within, with backoff, and say
+    /// [`EngineHandle::degraded`]. An error here ends this source; the supervisor opens another.
+    fn read(
+        &mut self,
+        credit: Credit,
+        chunk: &mut Chunk,
+    ) -> impl Future<Output = Result<Read, SourceError>> + Send;
+
+    /// Stop fetching until the next `read`: what acks free must not be refilled meanwhile.
+    fn pause(&mut self) {}
+
+    /// Stop fetching for good. `read` then returns what had been fetched already, and at last
+    /// [`Read::Ended`].
+    fn drain(&mut self);
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The chunk holds at least one message.
+    Messages,
+    /// There will be no more.
+    Ended,
+}
+
+/// How much a source may fetch now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Messages; at least one.
+    pub messages: usize,
+    /// Bytes, as [`Message::size`] counts them. A fetch may end with the message that exceeds it.
+    pub bytes: usize,
+}
+
+/// The messages of one read.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    pub(crate) deliveries: Vec<(Ticket, Message)>,
+    pub(crate) bytes: usize,
+}
+
+impl Chunk {
+    /// An empty chunk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one delivery.
+    pub fn push(&mut self, mut ticket: Ticket, message: Message) {
+        let size = message.size();
+        ticket.weight = u32::try_from(size).unwrap_or(u32::MAX);
+        self.bytes += size;
+        self.deliveries.push((ticket, message));
+    }
+
+    /// How many deliveries it holds.
+    pub fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// Bytes of all its messages, as [`Message::size`] counts them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes the deliveries out, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Ticket, Message)> + '_ {
+        self.bytes = 0;
+        self.deliveries.drain(..)
+    }
+}
+
+/// The settling side of a connector.
+///
+/// The engine calls it from one task, away from every handler.
+pub trait Acknowledger: Send + 'static {
+    /// Settles these, and says for each what came of it. It may keep some back to coalesce them, and answer
+    /// for them in a later call; after [`flush`](Self::flush) it owes nothing.
+    ///
+    /// # Cancel safety
+    /// Need not be cancel safe: the engine drops the future only when it drops the acknowledger.
+    fn settle(
+        &mut self,
+        settlements: &[Settle],
+        outcomes: &mut Vec<(Settle, Outcome)>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Sends what was kept back, and answers for it.
+    fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) -> impl Future<Output = ()> + Send;
+}
+
+/// A broker's writing side: opens sinks.
+pub trait SinkConnector: Send + Sync + 'static {
+    /// What writes.
+    type Sink: Sink;
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// As for [`Connector::open`].
+    fn open(&self) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+}
+
+/// The writing side of a connector.
+pub trait Sink: Send + 'static {
+    /// Writes these and pushes one result for each, in order, once the broker has confirmed or refused it.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a dropped call may have written any part of the messages. The engine treats them as
+    /// failed and closes the sink.
+    ///
+    /// # Errors
+    /// An error fails all of them; the engine closes the sink and opens another before it tries again.
+    fn send(
+        &mut self,
+        messages: &[Outgoing],
+        results: &mut Vec<Delivered>,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// What became of one message at a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The broker has it.
+    Confirmed,
+    /// The broker will never take it, and says why.
+    Refused(String),
+    /// Not now; trying again may help.
+    Failed(String),
+}
+
+/// Why a connector did not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Trying again cannot help; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The broker cannot be reached now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Why a source ended.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// Why a sink failed.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SinkError(pub String);
+
+/// Object-safe [`Connector`].
+pub trait DynConnector: Send + Sync + 'static {
+    /// See [`Connector::capabilities`].
+    fn capabilities(&self) -> Capabilities;
+    /// See [`Connector::open`].
+    fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
+}
+
+/// Both sides of an opened connector.
+pub type Opened = (Box<dyn DynSource>, Box<dyn DynAcknowledger>);
+
+/// Object-safe [`Source`].
+pub trait DynSource: Send + 'static {
+    /// See [`Source::read`].
+    fn read<'a>(
+        &'a mut self,
+        credit: Credit,
+        chunk: &'a mut Chunk,
+    ) -> BoxFuture<'a, Result<Read, SourceError>>;
+    /// See [`Source::pause`].
+    fn pause(&mut self);
+    /// See [`Source::drain`].
+    fn drain(&mut self);
+}
+
+/// Object-safe [`Acknowledger`].
+pub trait DynAcknowledger: Send + 'static {
+    /// See [`Acknowledger::settle`].
+    fn settle<'a>(
+        &'a mut self,
+        settlements: &'a [Settle],
+        outcomes: &'a mut Vec<(Settle, Outcome)>,
+    ) -> BoxFuture<'a, ()>;
+    /// See [`Acknowledger::flush`].
+    fn flush<'a>(&'a mut self, outcomes: &'a mut Vec<(Settle, Outcome)>) -> BoxFuture<'a, ()>;
+}
+
+/// Object-safe [`SinkConnector`].
+pub trait DynSinkConnector: Send + Sync + 'static {
+    /// See [`SinkConnector::open`].
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>>;
+}
+
+/// Object-safe [`Sink`].
+pub trait DynSink: Send + 'static {
+    /// See [`Sink::send`].
+    fn send<'a>(
+        &'a mut self,
+        messages: &'a [Outgoing],
+        results: &'a mut Vec<Delivered>,
+    ) -> BoxFuture<'a, Result<(), SinkError>>;
+}
+
+impl<C: Connector> DynConnector for C {
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(self)
+    }
+
+    fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>> {
+        Box::pin(async move {
+            let (source, acknowledger) = Connector::open(self, engine).await?;
+            Ok((Box::new(source) as Box<dyn DynSource>, Box::new(acknowledger) as Box<dyn DynAcknowledger>))
+        })
+    }
+}
+
+impl<S: Source> DynSource for S {
+    fn read<'a>(
+        &'a mut self,
+        credit: Credit,
+        chunk: &'a mut Chunk,
+    ) -> BoxFuture<'a, Result<Read, SourceError>> {
+        Box::pin(Source::read(self, credit, chunk))
+    }
+
+    fn pause(&mut self) {
+        Source::pause(self);
+    }
+
+    fn drain(&mut self) {
+        Source::drain(self);
+    }
+}
+
+impl<A: Acknowledger> DynAcknowledger for A {
+    fn settle<'a>(
+        &'a mut self,
+        settlements: &'a [Settle],
+        outcomes: &'a mut Vec<(Settle, Outcome)>,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(Acknowledger::settle(self, settlements, outcomes))
+    }
+
+    fn flush<'a>(&'a mut self, outcomes: &'a mut Vec<(Settle, Outcome)>) -> BoxFuture<'a, ()> {
+        Box::pin(Acknowledger::flush(self, outcomes))
+    }
+}
+
+impl<C: SinkConnector> DynSinkConnector for C {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>> {
+        Box::pin(async move { Ok(Box::new(SinkConnector::open(self).await?) as Box<dyn DynSink>) })
+    }
+}
+
+impl<S: Sink> DynSink for S {
+    fn send<'a>(
+        &'a mut self,
+        messages: &'a [Outgoing],
+        results: &'a mut Vec<Delivered>,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(Sink::send(self, messages, results))
+    }
+}
+
+macro_rules! opaque_debug {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for dyn $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    )*};
+}
+
+opaque_debug!(DynConnector, DynSource, DynAcknowledger, DynSinkConnector, DynSink);
+
+/// A connector as pipelines hold it.
+pub type SharedConnector = Arc<dyn DynConnector>;
+/// A sink's connector as pipelines hold it.
+pub type SharedSinkConnector = Arc<dyn DynSinkConnector>;

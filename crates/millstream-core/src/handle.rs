@@ -1,0 +1,136 @@
+//! A connector's word to the engine: [`EngineHandle`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::connector::BoxFuture;
+use crate::message::OriginId;
+use crate::rt::Instant;
+use crate::ticket::Scope;
+
+/// What a connector tells the engine outside a read, heard also while there is no demand.
+///
+/// Cheap to clone; it does not keep the engine alive.
+#[derive(Clone)]
+pub struct EngineHandle(Arc<dyn EngineCalls>);
+
+impl EngineHandle {
+    pub(crate) fn new(calls: Arc<dyn EngineCalls>) -> Self {
+        Self(calls)
+    }
+
+    /// A handle with no engine behind it, for a connector's own tests; [`Detached`] says what it was told.
+    pub fn detached() -> (Self, Detached) {
+        let detached = Detached::default();
+        (Self(Arc::new(detached.clone())), detached)
+    }
+
+    /// The id for a place of this name, the same for the same name for as long as the pipeline lives.
+    pub fn origin(&self, name: &str) -> OriginId {
+        self.0.origin(name)
+    }
+
+    /// The place is about to be taken away. Unstarted and parked messages of the scope are dropped, batches
+    /// that hold some are flushed, and running ones are waited for, but not beyond `by`: then they are
+    /// cancelled. When this returns, no message of the scope is in the engine; settlements for those that
+    /// ended have been handed to the acknowledger, which may still flush them.
+    ///
+    /// # Cancel safety
+    /// Cancel safe, but the scope stays revoked.
+    pub async fn revoke(&self, scope: Scope, by: Instant) -> Drained {
+        self.0.revoke(scope, by).await
+    }
+
+    /// The place is gone already. Unstarted and parked messages of the scope are dropped and running ones are
+    /// cancelled; settlements for them are the acknowledger's to answer as stale.
+    pub fn lost(&self, scope: Scope) {
+        self.0.lost(scope);
+    }
+
+    /// The connector cannot do its work now, and keeps trying.
+    pub fn degraded(&self, cause: &str) {
+        self.0.degraded(Some(cause));
+    }
+
+    /// The connector works again.
+    pub fn recovered(&self) {
+        self.0.degraded(None);
+    }
+}
+
+impl fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineHandle")
+    }
+}
+
+/// What a revocation came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages that ended in time.
+    pub ended: usize,
+    /// Messages that were dropped unrun.
+    pub dropped: usize,
+    /// Messages that still ran at the deadline and were cancelled.
+    pub cancelled: usize,
+}
+
+pub(crate) trait EngineCalls: Send + Sync {
+    fn origin(&self, name: &str) -> OriginId;
+    fn revoke(&self, scope: Scope, by: Instant) -> BoxFuture<'_, Drained>;
+    fn lost(&self, scope: Scope);
+    fn degraded(&self, cause: Option<&str>);
+}
+
+/// What a detached [`EngineHandle`] was told.
+#[derive(Clone, Debug, Default)]
+pub struct Detached(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    origins: Vec<String>,
+    lost: Vec<Scope>,
+    degraded: Option<String>,
+}
+
+impl Detached {
+    /// The scopes it was told are lost or revoked, in order.
+    pub fn lost(&self) -> Vec<Scope> {
+        self.0.lock().lost.clone()
+    }
+
+    /// Why the connector is degraded, while it is.
+    pub fn degraded(&self) -> Option<String> {
+        self.0.lock().degraded.clone()
+    }
+}
+
+impl EngineCalls for Detached {
+    fn origin(&self, name: &str) -> OriginId {
+        intern(&mut self.0.lock().origins, name)
+    }
+
+    fn revoke(&self, scope: Scope, _: Instant) -> BoxFuture<'_, Drained> {
+        EngineCalls::lost(self, scope);
+        Box::pin(std::future::ready(Drained::default()))
+    }
+
+    fn lost(&self, scope: Scope) {
+        self.0.lock().lost.push(scope);
+    }
+
+    fn degraded(&self, cause: Option<&str>) {
+        self.0.lock().degraded = cause.map(str::to_owned);
+    }
+}
+
+/// The id of `name` in the list, where it is put if it is new.
+pub(crate) fn intern(names: &mut Vec<String>, name: &str) -> OriginId {
+    let index = names.iter().position(|known| known == name).unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    });
+    OriginId(u32::try_from(index).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,286 @@
+//! What a pipeline is made of: checked values, as `millstream-config` makes them from TOML and as Rust code may
+//! make them without it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::connector::{SharedConnector, SharedSinkConnector};
+use crate::flow::SharedFlow;
+use crate::message::Message;
+
+/// One pipeline: a source, a flow, and the policies between them.
+#[derive(Clone, Debug)]
+pub struct PipelineSpec {
+    /// Its name within the host.
+    pub name: Arc<str>,
+    /// What is kept in order.
+    pub ordering: Ordering,
+    /// Bounds on what is in flight.
+    pub limits: Limits,
+    /// Where messages come from.
+    pub source: SharedConnector,
+    /// The user's code.
+    pub flow: SharedFlow,
+    /// How the processor is run.
+    pub processor: ProcessorSpec,
+    /// How each batcher of the flow collects, by name; a batcher without an entry has the defaults.
+    pub batchers: BTreeMap<String, BatcherSpec>,
+    /// When and how often to try again.
+    pub retry: RetrySpec,
+    /// Where messages go that are given up.
+    pub dead_letter: DeadLetter,
+    /// How fast to fetch.
+    pub rate_limit: Option<RateLimit>,
+    /// When to stop fetching because nothing succeeds.
+    pub breaker: Option<BreakerSpec>,
+    /// How often to restart what dies.
+    pub supervisor: SupervisorSpec,
+}
+
+impl PipelineSpec {
+    /// A pipeline with every policy at its default.
+    pub fn new(name: &str, source: SharedConnector, flow: impl Into<SharedFlow>) -> Self {
+        Self {
+            name: name.into(),
+            ordering: Ordering::None,
+            limits: Limits::default(),
+            source,
+            flow: flow.into(),
+            processor: ProcessorSpec::default(),
+            batchers: BTreeMap::new(),
+            retry: RetrySpec::default(),
+            dead_letter: DeadLetter::Source,
+            rate_limit: None,
+            breaker: None,
+            supervisor: SupervisorSpec::default(),
+        }
+    }
+}
+
+/// What is kept in order (P3).
+#[derive(Clone, Default)]
+pub enum Ordering {
+    /// Nothing.
+    #[default]
+    None,
+    /// Messages with the same [`Message::key`].
+    Key,
+    /// Messages for which this gives the same bytes; those for which it gives none are unordered.
+    By(OrderBy),
+    /// Messages from the same place.
+    Partition,
+}
+
+/// Gives what a message is ordered by.
+pub type OrderBy = Arc<dyn Fn(&Message) -> Option<Bytes> + Send + Sync>;
+
+impl Ordering {
+    /// Order by the first value of this header.
+    pub fn by_header(name: &str) -> Self {
+        let name = name.to_owned();
+        Self::By(Arc::new(move |message| {
+            message.headers.get(&name).map(|value| Bytes::copy_from_slice(value.as_bytes()))
+        }))
+    }
+
+    /// Whether anything is kept in order.
+    pub fn is_ordered(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+impl fmt::Debug for Ordering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Key => "Key",
+            Self::By(_) => "By(..)",
+            Self::Partition => "Partition",
+        })
+    }
+}
+
+/// Bounds on what is in flight (P4, P5).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Messages fetched and not yet settled.
+    pub in_flight: NonZeroUsize,
+    /// Bytes of the same.
+    pub bytes: NonZeroUsize,
+    /// Messages that may wait in one key's lane.
+    pub per_key: NonZeroUsize,
+    /// The share of `in_flight` that one batcher may hold, above 0 and up to 1.
+    pub per_batcher: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight: const { NonZeroUsize::new(10_000).unwrap() },
+            bytes: const { NonZeroUsize::new(64 << 20).unwrap() },
+            per_key: const { NonZeroUsize::new(1_000).unwrap() },
+            per_batcher: 0.5,
+        }
+    }
+}
+
+/// How the processor is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorSpec {
+    /// How many messages are processed at a time.
+    pub concurrency: NonZeroUsize,
+    /// The most that one worker takes at a time.
+    pub max_demand: NonZeroUsize,
+    /// How long one run may take; longer is a retryable failure.
+    pub timeout: Duration,
+}
+
+impl Default for ProcessorSpec {
+    fn default() -> Self {
+        Self {
+            concurrency: const { NonZeroUsize::new(16).unwrap() },
+            max_demand: const { NonZeroUsize::new(100).unwrap() },
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How one batcher collects, and where it ends.
+#[derive(Clone, Debug)]
+pub struct BatcherSpec {
+    /// Messages at which a batch is closed.
+    pub size: NonZeroUsize,
+    /// Bytes before which a batch is closed; one larger message is a batch alone.
+    pub bytes: NonZeroUsize,
+    /// Age of its oldest message at which a batch is closed.
+    pub max_age: Duration,
+    /// How long the handler may take over one batch; longer is a retryable failure.
+    pub timeout: Duration,
+    /// How many batches are handled at a time.
+    pub concurrency: NonZeroUsize,
+    /// The sink, for a step of the flow that ends in one.
+    pub sink: Option<SharedSinkConnector>,
+}
+
+impl Default for BatcherSpec {
+    fn default() -> Self {
+        Self {
+            size: const { NonZeroUsize::new(100).unwrap() },
+            bytes: const { NonZeroUsize::new(1 << 20).unwrap() },
+            max_age: Duration::from_secs(1),
+            timeout: Duration::from_secs(60),
+            concurrency: NonZeroUsize::MIN,
+            sink: None,
+        }
+    }
+}
+
+/// When and how often to try again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetrySpec {
+    /// Handler runs in all, the first included.
+    pub attempts: NonZeroU32,
+    /// Delivered more often than this without an outcome, a message is dead-lettered unrun.
+    pub max_deliveries: NonZeroU32,
+    /// The wait after the first failure.
+    pub backoff: Duration,
+    /// What each further wait is multiplied by; at least 1.
+    pub factor: f64,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// Whether to wait a random part of it, between half and all.
+    pub jitter: bool,
+}
+
+impl Default for RetrySpec {
+    fn default() -> Self {
+        Self {
+            attempts: const { NonZeroU32::new(5).unwrap() },
+            max_deliveries: const { NonZeroU32::new(16).unwrap() },
+            backoff: Duration::from_millis(100),
+            factor: 2.0,
+            max_backoff: Duration::from_secs(30),
+            jitter: true,
+        }
+    }
+}
+
+/// Where messages go that are given up.
+#[derive(Clone, Debug)]
+pub enum DeadLetter {
+    /// Rejected at the source, which keeps them.
+    Source,
+    /// Written to a sink and, once confirmed, acknowledged at the source.
+    Sink(SharedSinkConnector),
+    /// Acknowledged, counted and logged.
+    Discard,
+}
+
+/// How fast to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// So many messages …
+    pub messages: NonZeroU32,
+    /// … in this time.
+    pub per: Duration,
+    /// How many may come at once after a quiet time.
+    pub burst: NonZeroU32,
+}
+
+/// When to stop fetching because too little succeeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerSpec {
+    /// The share of failed runs that opens it, above 0 and up to 1.
+    pub failure_rate: f64,
+    /// The time over which the share is taken.
+    pub window: Duration,
+    /// Runs below which it never opens.
+    pub minimum: NonZeroU32,
+    /// How long it stays open before it probes.
+    pub open_for: Duration,
+    /// Runs that must succeed, one at a time, to close it.
+    pub probes: NonZeroU32,
+}
+
+impl Default for BreakerSpec {
+    fn default() -> Self {
+        Self {
+            failure_rate: 0.5,
+            window: Duration::from_secs(10),
+            minimum: const { NonZeroU32::new(20).unwrap() },
+            open_for: Duration::from_secs(5),
+            probes: const { NonZeroU32::new(3).unwrap() },
+        }
+    }
+}
+
+/// How often to restart what dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SupervisorSpec {
+    /// Restarts …
+    pub max_restarts: u32,
+    /// … within this time; one more and the pipeline gives up.
+    pub within: Duration,
+    /// What then happens to the process.
+    pub on_give_up: OnGiveUp,
+}
+
+impl Default for SupervisorSpec {
+    fn default() -> Self {
+        Self { max_restarts: 5, within: Duration::from_secs(60), on_give_up: OnGiveUp::Stop }
+    }
+}
+
+/// What happens to the process when a pipeline gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGiveUp {
+    /// The other pipelines go on.
+    Stop,
+    /// The host drains the others and ends with status 1.
+    Exit,
+}
