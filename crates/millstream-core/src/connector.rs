@@ -279,7 +279,10 @@ impl<C: Connector> DynConnector for C {
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>> {
         Box::pin(async move {
             let (source, acknowledger) = Connector::open(self, engine).await?;
-            Ok((Box::new(source) as Box<dyn DynSource>, Box::new(acknowledger) as Box<dyn DynAcknowledger>))
+            Ok((
+                Box::new(source) as Box<dyn DynSource>,
+                Box::new(acknowledger) as Box<dyn DynAcknowledger>,
+            ))
         })
     }
 }
@@ -342,7 +345,13 @@ macro_rules! opaque_debug {
     )*};
 }
 
-opaque_debug!(DynConnector, DynSource, DynAcknowledger, DynSinkConnector, DynSink);
+opaque_debug!(
+    DynConnector,
+    DynSource,
+    DynAcknowledger,
+    DynSinkConnector,
+    DynSink
+);
 
 /// A connector as pipelines hold it.
 pub type SharedConnector = Arc<dyn DynConnector>;

@@ -34,22 +34,39 @@ enum Advice {
 impl Failure {
     /// Never again: straight to the dead letter.
     pub fn reject(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { error: error.into(), advice: Advice::Reject }
+        Self {
+            error: error.into(),
+            advice: Advice::Reject,
+        }
     }
 
     /// Try again as the policy says; what every `?` does.
     pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { error: error.into(), advice: Advice::Retry }
+        Self {
+            error: error.into(),
+            advice: Advice::Retry,
+        }
     }
 
     /// Try again, but not before this long has passed, however short the policy's own backoff is.
     pub fn retry_after(after: Duration, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { error: error.into(), advice: Advice::RetryAfter(after) }
+        Self {
+            error: error.into(),
+            advice: Advice::RetryAfter(after),
+        }
     }
 
     /// Whether it says never again.
     pub fn is_reject(&self) -> bool {
         self.advice == Advice::Reject
+    }
+
+    /// The same for one more message.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            error: self.to_string().into(),
+            advice: self.advice,
+        }
     }
 
     /// How long to wait at least, if it says so.
@@ -76,7 +93,10 @@ impl fmt::Display for Failure {
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failure").field("advice", &self.advice).field("error", &self.error).finish()
+        f.debug_struct("Failure")
+            .field("advice", &self.advice)
+            .field("error", &self.error)
+            .finish()
     }
 }
 

@@ -1,18 +1,44 @@
-//! Contracts.
+//! Millstream's contracts and engine.
+//!
+//! Users of Millstream start at the `millstream` crate; this one is for authors of connectors and for what stands
+//! between: it knows no broker, no file format and no HTTP.
+//!
+//! The promises P1 to P8 that the docs cite are those of `ARCHITECTURE.md`.
 
+mod batch;
 mod connector;
+mod decode;
+mod engine;
+mod failure;
 mod flow;
 mod handle;
+mod host;
+pub mod memory;
 mod message;
+mod processor;
 pub mod rt;
 mod settlement;
+mod sink_handler;
 mod spec;
 mod ticket;
 
-pub use connector::*;
-pub use flow::*;
+pub use batch::{Batch, BatchHandler, ClosedBy};
+pub use connector::{
+    Acknowledger, BoxFuture, Capabilities, Chunk, Connector, Credit, Delivered, DynAcknowledger,
+    DynConnector, DynSink, DynSinkConnector, DynSource, OpenError, Opened, Read, SharedConnector,
+    SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
+};
+pub use decode::Decode;
+pub use engine::{BreakerState, Counts, DrainReport};
+pub use failure::Failure;
+pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
+pub use host::{Condition, Host, Pipeline, StartError, Status};
 pub use message::{Headers, Message, OriginId, Outgoing};
+pub use processor::{Context, Origin, Processor};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
-pub use spec::*;
+pub use spec::{
+    BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGiveUp, OrderBy, Ordering, PipelineSpec, ProcessorSpec,
+    RateLimit, RetrySpec, SupervisorSpec,
+};
 pub use ticket::{Scope, Ticket};

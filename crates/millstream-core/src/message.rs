@@ -42,7 +42,10 @@ pub struct Message {
 impl Message {
     /// A message with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), ..Self::default() }
+        Self {
+            payload: payload.into(),
+            ..Self::default()
+        }
     }
 
     /// The same with a key.
@@ -85,7 +88,10 @@ pub struct Outgoing {
 impl Outgoing {
     /// A message with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), ..Self::default() }
+        Self {
+            payload: payload.into(),
+            ..Self::default()
+        }
     }
 
     /// The same with a key.
@@ -147,7 +153,9 @@ impl Headers {
 
     /// The first value under this name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
     }
 
     /// Adds a value at the end, beside any that the name already has.
@@ -164,7 +172,10 @@ impl Headers {
 
     /// All names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|list| list.iter()).map(|(name, value)| (&**name, &**value))
+        self.0
+            .iter()
+            .flat_map(|list| list.iter())
+            .map(|(name, value)| (&**name, &**value))
     }
 
     /// How many there are.
@@ -191,8 +202,14 @@ impl fmt::Debug for Headers {
 
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
-        let list: Vec<_> =
-            pairs.into_iter().map(|(name, value)| (name.as_ref().into(), value.as_ref().into())).collect();
-        if list.is_empty() { Self(None) } else { Self(Some(Arc::new(list))) }
+        let list: Vec<_> = pairs
+            .into_iter()
+            .map(|(name, value)| (name.as_ref().into(), value.as_ref().into()))
+            .collect();
+        if list.is_empty() {
+            Self(None)
+        } else {
+            Self(Some(Arc::new(list)))
+        }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::decode::Decode;
-use crate::engine::Desk;
+use crate::engine::Hub;
 use crate::failure::Failure;
 use crate::message::{Headers, Message};
 use crate::settlement::Settlement;
@@ -50,7 +50,7 @@ pub trait Processor: Send + Sync + 'static {
 pub struct Context<'a> {
     pub(crate) message: &'a Message,
     pub(crate) ticket: Ticket,
-    pub(crate) desk: &'a Desk,
+    pub(crate) hub: &'a Hub,
     pub(crate) cancellation: &'a CancellationToken,
     pub(crate) route: &'a mut Route,
 }
@@ -108,18 +108,21 @@ impl Context<'_> {
 
     /// The place and position that the message came from.
     pub fn origin(&self) -> Origin {
-        Origin { place: self.desk.place(self.message.origin), position: self.message.position }
+        Origin {
+            place: self.hub.place(self.message.origin),
+            position: self.message.position,
+        }
     }
 
     /// The pipeline's name.
     pub fn pipeline(&self) -> &str {
-        self.desk.pipeline()
+        self.hub.name()
     }
 
     /// Sends the output to the batcher or sink of this name. A name that the flow does not have rejects the
     /// message.
     pub fn batch_to(&mut self, name: &str) -> &mut Self {
-        self.route.to = match self.desk.batcher(name) {
+        self.route.to = match self.hub.batcher(name) {
             Some(index) => Destination::Batcher(index),
             None => Destination::Unknown(name.into()),
         };
@@ -148,7 +151,7 @@ impl Context<'_> {
     /// later is counted and logged, and not retried. Only the first call counts.
     pub fn settle_now(&mut self, settlement: Settlement) {
         if !std::mem::replace(&mut self.route.settled, true) {
-            self.desk.settle_now(self.ticket, settlement);
+            self.hub.settle_now(self.ticket, settlement);
         }
     }
 

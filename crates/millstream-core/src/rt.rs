@@ -3,9 +3,11 @@
 //! Everything in the engine that reads a clock, waits, starts a task or draws a number does it here, so that
 //! tokio's paused clock governs it in tests and a simulation can take its place.
 
+use std::any::Any;
 use std::future::Future;
 
-use tokio::task::JoinHandle;
+use rustc_hash::FxHashMap;
+use tokio::task::{self, AbortHandle, JoinHandle, JoinSet};
 
 pub use tokio::time::{Duration, Instant, Sleep};
 
@@ -36,4 +38,95 @@ where
 /// A number from zero up to, and without, one.
 pub fn chance() -> f64 {
     fastrand::f64()
+}
+
+/// The tasks of one owner, each under a name; dropped with it, they are aborted.
+#[derive(Debug)]
+pub struct Tasks<N, T> {
+    set: JoinSet<T>,
+    names: FxHashMap<task::Id, (N, AbortHandle)>,
+}
+
+/// How a task died.
+#[derive(Debug)]
+pub enum Died {
+    /// It panicked, with this.
+    Panicked(Box<dyn Any + Send>),
+    /// It was aborted.
+    Killed,
+}
+
+impl<N, T> Default for Tasks<N, T> {
+    fn default() -> Self {
+        Self {
+            set: JoinSet::new(),
+            names: FxHashMap::default(),
+        }
+    }
+}
+
+impl<N: Copy, T: Send + 'static> Tasks<N, T> {
+    /// Starts a task.
+    pub fn spawn(&mut self, name: N, task: impl Future<Output = T> + Send + 'static) {
+        let abort = self.set.spawn(task);
+        self.names.insert(abort.id(), (name, abort));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    /// Waits for one to end; for ever while there are none.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn next(&mut self) -> (N, Result<T, Died>) {
+        loop {
+            let (id, result) = match self.set.join_next_with_id().await {
+                Some(Ok((id, output))) => (id, Ok(output)),
+                Some(Err(error)) => (
+                    error.id(),
+                    Err(match error.try_into_panic() {
+                        Ok(panic) => Died::Panicked(panic),
+                        Err(_) => Died::Killed,
+                    }),
+                ),
+                None => std::future::pending().await,
+            };
+            if let Some((name, _)) = self.names.remove(&id) {
+                return (name, result);
+            }
+        }
+    }
+
+    /// Aborts those that `which` picks, and waits a little until they are gone.
+    pub async fn kill(&mut self, which: impl Fn(N) -> bool) {
+        let mut gone = Vec::new();
+        self.names.retain(|_, (name, abort)| {
+            let hit = which(*name);
+            if hit {
+                abort.abort();
+                gone.push(abort.clone());
+            }
+            !hit
+        });
+        for _ in 0..100 {
+            if gone.iter().all(AbortHandle::is_finished) {
+                return;
+            }
+            task::yield_now().await;
+        }
+    }
+
+    /// Aborts all of them and waits until they are gone, but not for one that blocks its thread.
+    pub async fn stop(&mut self) {
+        self.set.abort_all();
+        let patience = sleep(Duration::from_millis(100));
+        tokio::select! {
+            biased;
+            () = async { while self.set.join_next().await.is_some() {} } => {}
+            () = patience => self.set.detach_all(),
+        }
+    }
 }

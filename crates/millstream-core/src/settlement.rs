@@ -82,8 +82,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Decode, Self::Rejected, Self::Attempts, Self::Deliveries, Self::Route];
+    pub const ALL: [Self; 5] = [
+        Self::Decode,
+        Self::Rejected,
+        Self::Attempts,
+        Self::Deliveries,
+        Self::Route,
+    ];
 
     /// The word that headers, logs and metrics carry.
     pub const fn as_str(self) -> &'static str {

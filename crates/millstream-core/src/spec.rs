@@ -84,7 +84,10 @@ impl Ordering {
     pub fn by_header(name: &str) -> Self {
         let name = name.to_owned();
         Self::By(Arc::new(move |message| {
-            message.headers.get(&name).map(|value| Bytes::copy_from_slice(value.as_bytes()))
+            message
+                .headers
+                .get(&name)
+                .map(|value| Bytes::copy_from_slice(value.as_bytes()))
         }))
     }
 
@@ -272,7 +275,11 @@ pub struct SupervisorSpec {
 
 impl Default for SupervisorSpec {
     fn default() -> Self {
-        Self { max_restarts: 5, within: Duration::from_secs(60), on_give_up: OnGiveUp::Stop }
+        Self {
+            max_restarts: 5,
+            within: Duration::from_secs(60),
+            on_give_up: OnGiveUp::Stop,
+        }
     }
 }
 

@@ -23,7 +23,12 @@ pub struct Ticket {
 impl Ticket {
     /// A ticket for one delivery of a generation.
     pub const fn new(generation: u32, origin: OriginId, sequence: u64) -> Self {
-        Self { generation, origin, sequence, weight: 0 }
+        Self {
+            generation,
+            origin,
+            sequence,
+            weight: 0,
+        }
     }
 }
 

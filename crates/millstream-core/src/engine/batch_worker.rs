@@ -1,0 +1,278 @@
+//! Batch workers: each takes one closed batch at a time, runs the handler on it, and decides what comes of each
+//! of its messages.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use rustc_hash::FxHashSet;
+
+use super::batcher::Batcher;
+use super::envelope::Envelope;
+use super::guard::caught;
+use super::hub::{Fault, Hub, Next};
+use super::shard::{Closed, Turn};
+use crate::batch::Batch;
+use crate::failure::Failure;
+use crate::rt::{self, Duration, Instant};
+use crate::settlement::{Reason, Settle, Settlement};
+
+pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hub>, worker: usize) {
+    let shard = batcher.shard_of(worker);
+    let Some(work) = batcher.work.get(shard) else {
+        return;
+    };
+    loop {
+        let mut told = pin!(work.notified());
+        told.as_mut().enable();
+        match batcher.turn(&hub, worker) {
+            Turn::Run(batch) => handle(&batcher, &hub, worker, batch).await,
+            Turn::Wait(Some(then)) => {
+                tokio::select! {
+                    biased;
+                    () = told => {}
+                    () = rt::sleep_until(then) => {}
+                }
+            }
+            Turn::Wait(None) => told.await,
+        }
+    }
+}
+
+/// How a run of a handler ended.
+enum Ran {
+    Ended,
+    Failed(Failure),
+    Panicked(String),
+    TimedOut(Duration),
+    Cancelled,
+    /// The worker died while it ran.
+    Died,
+}
+
+async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usize, closed: Closed<T>) {
+    let cancellation = batcher.cancellation(worker);
+    let Closed {
+        key,
+        items,
+        envelopes,
+        by,
+        runs,
+    } = closed;
+    let mut running = Running {
+        batcher,
+        hub,
+        worker,
+        runs: runs + 1,
+        batch: Batch {
+            len: envelopes.len(),
+            items,
+            key,
+            attempt: runs + 1,
+            closed_by: by,
+            failures: Vec::new(),
+            cancellation: cancellation.clone(),
+        },
+        envelopes,
+    };
+    let ran = {
+        let mut future = pin!(caught(async { batcher.handler.handle(&mut running.batch).await }));
+        match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            Poll::Ready(result) => result.into(),
+            Poll::Pending => {
+                let timeout = batcher.spec.timeout;
+                tokio::select! {
+                    biased;
+                    result = &mut future => result.into(),
+                    () = cancellation.cancelled() => Ran::Cancelled,
+                    () = rt::sleep(timeout) => {
+                        cancellation.cancel();
+                        Ran::TimedOut(timeout)
+                    }
+                }
+            }
+        }
+    };
+    running.end(ran);
+}
+
+impl From<Result<Result<(), Failure>, String>> for Ran {
+    fn from(result: Result<Result<(), Failure>, String>) -> Self {
+        match result {
+            Ok(Ok(())) => Self::Ended,
+            Ok(Err(failure)) => Self::Failed(failure),
+            Err(panic) => Self::Panicked(panic),
+        }
+    }
+}
+
+/// A batch while its handler runs. Dropped before its end, the worker has died: the batch fails.
+struct Running<'a, T: Send + 'static> {
+    batcher: &'a Batcher<T>,
+    hub: &'a Hub,
+    worker: usize,
+    runs: u32,
+    batch: Batch<T>,
+    envelopes: Vec<Envelope>,
+}
+
+impl<T: Send + 'static> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        if !self.envelopes.is_empty() {
+            self.end(Ran::Died);
+        }
+    }
+}
+
+impl<T: Send + 'static> Running<'_, T> {
+    /// Decides what comes of each message, and lets go of the batch.
+    fn end(&mut self, ran: Ran) {
+        let envelopes = std::mem::take(&mut self.envelopes);
+        let hub = self.hub;
+        hub.counters.batches.add(1);
+        match &ran {
+            Ran::Panicked(_) | Ran::Died => hub.counters.panicked.add(1),
+            Ran::TimedOut(_) => hub.counters.timed_out.add(1),
+            Ran::Ended | Ran::Failed(_) | Ran::Cancelled => {}
+        }
+        if matches!(ran, Ran::Cancelled) {
+            let orders: Vec<_> = envelopes.iter().map(|envelope| envelope.order).collect();
+            hub.release(envelopes);
+            return self.batcher.done(hub, self.worker, &orders, None);
+        }
+        let mut verdict = Verdict::new(hub, self);
+        let mut named: Vec<Option<Failure>> = Vec::new();
+        let failures = std::mem::take(&mut self.batch.failures);
+        if !failures.is_empty() {
+            named.resize_with(envelopes.len(), || None);
+            for (index, failure) in failures {
+                if let Some(slot) = named.get_mut(index) {
+                    *slot = Some(failure);
+                }
+            }
+        }
+        let mut named = named.into_iter();
+        // Where the handler took the items out there is nothing to hand it again.
+        let mut items = (self.batch.items.len() == envelopes.len())
+            .then(|| std::mem::take(&mut self.batch.items).into_iter());
+        for envelope in envelopes {
+            let item = items.as_mut().and_then(Iterator::next);
+            let fault = match named.next().flatten() {
+                Some(failure) => Some(Fault::Failure(failure)),
+                None => ran.fault(),
+            };
+            verdict.decide(envelope, item, fault);
+        }
+        verdict.carry_out(self.batcher, self.worker);
+    }
+}
+
+impl Ran {
+    /// What this says of a message that the handler did not name.
+    fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Ended | Self::Cancelled => None,
+            Self::Failed(failure) => Some(Fault::Failure(failure.again())),
+            Self::Panicked(text) => Some(Fault::Panic(text.clone())),
+            Self::TimedOut(limit) => Some(Fault::Timeout(*limit)),
+            Self::Died => Some(Fault::Died),
+        }
+    }
+}
+
+/// What comes of the messages of one batch.
+struct Verdict<'a, T> {
+    hub: &'a Hub,
+    stage: Arc<str>,
+    ordered: bool,
+    settles: Vec<Settle>,
+    /// The keys of messages that have left the batcher.
+    gone: Vec<u64>,
+    again: Closed<T>,
+    due: Option<Instant>,
+    /// Keys of messages that come again: later ones of the same key come with them.
+    blocked: FxHashSet<u64>,
+    succeeded: usize,
+    failed: usize,
+}
+
+impl<'a, T: Send + 'static> Verdict<'a, T> {
+    fn new(hub: &'a Hub, running: &Running<'_, T>) -> Self {
+        Self {
+            hub,
+            stage: Arc::clone(&running.batcher.stage),
+            ordered: hub.spec.ordering.is_ordered(),
+            settles: Vec::with_capacity(running.batch.len),
+            gone: Vec::with_capacity(running.batch.len),
+            again: Closed {
+                key: running.batch.key.clone(),
+                items: Vec::new(),
+                envelopes: Vec::new(),
+                by: running.batch.closed_by,
+                runs: running.runs,
+            },
+            due: None,
+            blocked: FxHashSet::default(),
+            succeeded: 0,
+            failed: 0,
+        }
+    }
+
+    fn decide(&mut self, mut envelope: Envelope, item: Option<T>, fault: Option<Fault>) {
+        let Some(fault) = fault else {
+            self.succeeded += 1;
+            if let (true, Some(item)) = (self.blocked.contains(&envelope.order), item) {
+                return self.again.push(envelope, item);
+            }
+            self.gone.push(envelope.order);
+            self.settles.extend(envelope.settle(Settlement::Ack));
+            return;
+        };
+        if !matches!(&fault, Fault::Failure(failure) if failure.is_reject()) {
+            self.failed += 1;
+        }
+        if envelope.settled {
+            self.gone.push(envelope.order);
+            let error = "its batch failed after it was settled".to_owned();
+            return self.hub.give_up(envelope, &self.stage, Reason::Rejected, error);
+        }
+        let due = match self.hub.next(&mut envelope, fault) {
+            Next::GiveUp(reason, error) => {
+                self.gone.push(envelope.order);
+                return self.hub.give_up(envelope, &self.stage, reason, error);
+            }
+            // Under an ordering it stays, so that what follows it stays behind it, until the cut releases all.
+            Next::Return(wait) if !self.ordered => {
+                self.gone.push(envelope.order);
+                return self.hub.return_later(&envelope, wait);
+            }
+            Next::Return(wait) => rt::now() + wait,
+            Next::Park(due) => due,
+            Next::Back => rt::now(),
+        };
+        match item {
+            Some(item) => {
+                if envelope.order != 0 {
+                    self.blocked.insert(envelope.order);
+                }
+                self.due = self.due.max(Some(due));
+                self.again.push(envelope, item);
+            }
+            None => {
+                self.gone.push(envelope.order);
+                self.hub.ready.readmit(due, envelope);
+            }
+        }
+    }
+
+    fn carry_out(self, batcher: &Batcher<T>, worker: usize) {
+        let hub = self.hub;
+        hub.counters.batch_failed.add(self.failed);
+        hub.record(self.succeeded, self.failed);
+        // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
+        let again = self.due.map(|due| (due, self.again));
+        batcher.done(hub, worker, &self.gone, again);
+        hub.settling.add(self.settles);
+    }
+}

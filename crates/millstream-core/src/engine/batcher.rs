@@ -1,0 +1,384 @@
+//! Batchers: they collect processed messages by batch key until size, bytes, age or a flush closes the batch.
+//!
+//! Without an ordering, one shard serves all batch workers. With one, each batch worker has a shard of its own
+//! and a key stays with its shard while it has items there: batches that share a key never run at the same time
+//! (P3). What waits for another attempt blocks its keys in its shard, and nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::envelope::Envelope;
+use super::hub::Hub;
+use super::shard::{Closed, Shard, Turn};
+use crate::batch::{ClosedBy, DynBatchHandler};
+use crate::connector::BoxFuture;
+use crate::failure::Failure;
+use crate::rt::{self, Instant};
+use crate::spec::BatcherSpec;
+use crate::ticket::{Scope, Ticket};
+
+/// A processed message on its way into a batcher.
+pub(crate) struct Entry<T> {
+    pub(crate) envelope: Envelope,
+    pub(crate) output: T,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) flush: bool,
+}
+
+/// Where outputs of a processor go in.
+pub(crate) trait Entrance<T>: Send + Sync {
+    /// Takes them in, in order.
+    fn enter(&self, entries: &mut Vec<Entry<T>>);
+
+    /// Whether the batcher's share has room for one more beside so many that are on their way.
+    fn has_room(&self, beside: usize) -> bool;
+}
+
+/// A batcher whose item type does not matter.
+pub(crate) trait AnyBatcher: Send + Sync {
+    fn name(&self) -> &str;
+    /// Opens what the handler needs.
+    fn start(&self) -> BoxFuture<'_, Result<(), Failure>>;
+    /// How many batch workers it has.
+    fn concurrency(&self) -> usize;
+    /// One batch worker.
+    fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()>;
+    /// How many messages it holds.
+    fn held(&self) -> usize;
+    /// Looks again whether a batch may run.
+    fn wake(&self);
+    /// Closes batches as soon as a worker is free: no more will come to fill them.
+    fn begin_drain(&self);
+    /// Gives everything back that does not run, and cancels what does.
+    fn cut(&self);
+    /// Closes the batches that hold messages of the scope.
+    fn flush(&self, scope: Scope);
+    /// Forgets messages of the scope that do not run in a batch now.
+    fn discard(&self, scope: Scope) -> Vec<Envelope>;
+}
+
+impl fmt::Debug for dyn AnyBatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher")
+            .field("name", &self.name())
+            .field("held", &self.held())
+            .finish()
+    }
+}
+
+pub(crate) struct Batcher<T> {
+    pub(crate) stage: Arc<str>,
+    pub(crate) spec: BatcherSpec,
+    pub(crate) handler: Arc<dyn DynBatchHandler<T>>,
+    state: Mutex<State<T>>,
+    held: AtomicUsize,
+    /// One for each shard.
+    pub(crate) work: Vec<Notify>,
+    share: usize,
+    ordered: bool,
+    /// Whether intake must wait while the share is used up, as nothing can be given back.
+    gates: bool,
+    hub: std::sync::Weak<Hub>,
+}
+
+pub(crate) struct State<T> {
+    pub(crate) shards: Vec<Shard<T>>,
+    /// The shard of each key that has items here, and how many.
+    homes: FxHashMap<u64, (usize, usize)>,
+    next_shard: usize,
+    full: bool,
+    draining: bool,
+    cut: bool,
+    /// What the batch workers run now, to be cancelled.
+    running: Vec<Option<CancellationToken>>,
+}
+
+impl<T: Send + 'static> Batcher<T> {
+    pub(crate) fn new(
+        hub: &Arc<Hub>,
+        name: &str,
+        spec: BatcherSpec,
+        handler: Arc<dyn DynBatchHandler<T>>,
+    ) -> Arc<Self> {
+        let limits = hub.spec.limits;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a usize"
+        )]
+        let share = ((limits.in_flight.get() as f64 * limits.per_batcher) as usize).max(1);
+        let ordered = hub.spec.ordering.is_ordered();
+        let workers = spec.concurrency.get();
+        let shards = if ordered { workers } else { 1 };
+        Arc::new(Self {
+            stage: name.into(),
+            handler,
+            state: Mutex::new(State {
+                shards: (0..shards).map(|_| Shard::default()).collect(),
+                homes: FxHashMap::default(),
+                next_shard: 0,
+                full: false,
+                draining: false,
+                cut: false,
+                running: vec![None; workers],
+            }),
+            held: AtomicUsize::new(0),
+            work: (0..shards).map(|_| Notify::new()).collect(),
+            share,
+            ordered,
+            gates: ordered || !hub.capabilities.delay,
+            spec,
+            hub: Arc::downgrade(hub),
+        })
+    }
+
+    pub(crate) fn shard_of(&self, worker: usize) -> usize {
+        if self.ordered { worker } else { 0 }
+    }
+
+    /// What this worker does next. A batch it gives is under way until [`done`](Self::done).
+    pub(crate) fn turn(&self, hub: &Hub, worker: usize) -> Turn<T> {
+        let mut state = self.state.lock();
+        let State {
+            shards,
+            draining,
+            cut,
+            running,
+            ..
+        } = &mut *state;
+        let shard = self.shard_of(worker);
+        let Some(shard) = shards.get_mut(shard) else {
+            return Turn::Wait(None);
+        };
+        if *cut {
+            return Turn::Wait(None);
+        }
+        let turn = shard.turn(rt::now(), *draining, |envelopes| {
+            hub.breaker.as_ref().is_none_or(|breaker| {
+                breaker.is_closed()
+                    || envelopes.iter().any(|envelope| envelope.alone.is_some())
+                    || breaker.try_probe(rt::now())
+            })
+        });
+        if let (Turn::Run(_), Some(slot)) = (&turn, running.get_mut(worker)) {
+            *slot = Some(CancellationToken::new());
+        }
+        turn
+    }
+
+    pub(crate) fn cancellation(&self, worker: usize) -> CancellationToken {
+        let mut token = self.state.lock().running.get(worker).cloned().flatten();
+        token.get_or_insert_default().clone()
+    }
+
+    /// A batch has ended: these are out of the batcher, and these come again then.
+    pub(crate) fn done(&self, hub: &Hub, worker: usize, gone: &[u64], again: Option<(Instant, Closed<T>)>) {
+        let shard_index = self.shard_of(worker);
+        let late = {
+            let mut state = self.state.lock();
+            if let Some(slot) = state.running.get_mut(worker) {
+                *slot = None;
+            }
+            state.leave(gone);
+            let late = match again {
+                // It ran across the cut: what would come again goes back.
+                Some((_, batch)) if state.cut => Some(batch),
+                Some((due, batch)) => {
+                    if let Some(shard) = state.shards.get_mut(shard_index) {
+                        shard.park(due, batch);
+                    }
+                    None
+                }
+                None => None,
+            };
+            if let Some(batch) = &late {
+                state.leave(&batch.orders());
+            }
+            self.account(hub, &mut state, gone.len() + late.as_ref().map_or(0, Closed::len));
+            late
+        };
+        hub.release(late.into_iter().flat_map(|batch| batch.envelopes));
+        self.wake_shard(shard_index);
+    }
+
+    fn wake_shard(&self, shard: usize) {
+        if let Some(work) = self.work.get(shard) {
+            work.notify_one();
+        }
+    }
+
+    /// Counts messages out, and opens the gate again once there is room.
+    fn account(&self, hub: &Hub, state: &mut State<T>, gone: usize) {
+        let held = self.held.fetch_sub(gone, Ordering::AcqRel) - gone;
+        if state.full && held < self.share {
+            state.full = false;
+            hub.gate.change(|gate| gate.full_batchers -= 1);
+        }
+    }
+
+    /// Takes out everything that `which` picks and that does not run.
+    fn take_out(&self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+        let Some(hub) = self.hub.upgrade() else {
+            return Vec::new();
+        };
+        let mut state = self.state.lock();
+        let out: Vec<_> = state
+            .shards
+            .iter_mut()
+            .flat_map(|shard| shard.remove(&which))
+            .collect();
+        let orders: Vec<_> = out.iter().map(|envelope| envelope.order).collect();
+        state.leave(&orders);
+        self.account(&hub, &mut state, out.len());
+        out
+    }
+}
+
+impl<T> State<T> {
+    /// The shard for one more item of this key.
+    fn home(&mut self, order: u64) -> usize {
+        let shards = self.shards.len();
+        if shards == 1 {
+            return 0;
+        }
+        let next = self.next_shard;
+        if order == 0 {
+            self.next_shard = (next + 1) % shards;
+            return next;
+        }
+        let home = self.homes.entry(order).or_insert_with(|| {
+            self.next_shard = (next + 1) % shards;
+            (next, 0)
+        });
+        home.1 += 1;
+        home.0
+    }
+
+    /// So many items of these keys are gone.
+    fn leave(&mut self, orders: &[u64]) {
+        if self.shards.len() == 1 {
+            return;
+        }
+        for order in orders {
+            if let Some(home) = self.homes.get_mut(order) {
+                home.1 -= 1;
+                if home.1 == 0 {
+                    self.homes.remove(order);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
+    fn enter(&self, entries: &mut Vec<Entry<T>>) {
+        let held = self.held.fetch_add(entries.len(), Ordering::AcqRel) + entries.len();
+        let deadline = rt::now() + self.spec.max_age;
+        let mut wake: Vec<usize> = vec![0; self.work.len()];
+        let mut released = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let cut = state.cut;
+            for entry in entries.drain(..) {
+                if cut {
+                    released.push(entry.envelope);
+                    continue;
+                }
+                let home = state.home(entry.envelope.order);
+                if let (Some(shard), Some(wakes)) = (state.shards.get_mut(home), wake.get_mut(home)) {
+                    *wakes += shard.add(&self.spec, deadline, entry);
+                }
+            }
+            if self.gates
+                && !state.full
+                && held >= self.share
+                && let Some(hub) = self.hub.upgrade()
+            {
+                state.full = true;
+                hub.counters.throttled.add(1);
+                hub.gate.change(|gate| gate.full_batchers += 1);
+            }
+        }
+        if !released.is_empty() {
+            self.held.fetch_sub(released.len(), Ordering::AcqRel);
+            if let Some(hub) = self.hub.upgrade() {
+                hub.release(released);
+            }
+        }
+        for (shard, wakes) in wake.into_iter().enumerate() {
+            for _ in 0..wakes.min(self.spec.concurrency.get()) {
+                self.wake_shard(shard);
+            }
+        }
+    }
+
+    fn has_room(&self, beside: usize) -> bool {
+        self.held.load(Ordering::Acquire) + beside < self.share
+    }
+}
+
+impl<T: Send + 'static> AnyBatcher for Batcher<T> {
+    fn name(&self) -> &str {
+        &self.stage
+    }
+
+    fn start(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.handler.start()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.spec.concurrency.get()
+    }
+
+    fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()> {
+        Box::pin(super::batch_worker::run(self, hub, worker))
+    }
+
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    fn wake(&self) {
+        for work in &self.work {
+            // Stored for a busy worker, and passed on to each idle one.
+            work.notify_one();
+            work.notify_waiters();
+        }
+    }
+
+    fn begin_drain(&self) {
+        self.state.lock().draining = true;
+        self.wake();
+    }
+
+    fn cut(&self) {
+        let running: Vec<_> = {
+            let mut state = self.state.lock();
+            state.cut = true;
+            state.running.iter().flatten().cloned().collect()
+        };
+        if let Some(hub) = self.hub.upgrade() {
+            hub.release(self.take_out(|_| true));
+        }
+        for token in running {
+            token.cancel();
+        }
+    }
+
+    fn flush(&self, scope: Scope) {
+        for shard in &mut self.state.lock().shards {
+            shard.close_all(ClosedBy::Flush, |envelope| scope.holds(&envelope.ticket));
+        }
+        self.wake();
+    }
+
+    fn discard(&self, scope: Scope) -> Vec<Envelope> {
+        self.take_out(|ticket| scope.holds(ticket))
+    }
+}

@@ -1,0 +1,66 @@
+//! A message inside the engine: [`Envelope`].
+
+use crate::message::Message;
+use crate::settlement::{Settle, Settlement};
+use crate::ticket::Ticket;
+
+/// The message with the ticket to settle it by, and what the engine knows of it.
+///
+/// It never leaves the engine: user code sees a decoded input and a `Context`. Whatever task holds it, a guard
+/// gives it back when that task dies (P2).
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) ticket: Ticket,
+    pub(crate) message: Message,
+    /// The lane that it holds while it is out of the queue; [`LaneId::NONE`] where it is unordered.
+    pub(crate) lane: LaneId,
+    /// The hash of what it is ordered by; zero where it is unordered.
+    pub(crate) order: u64,
+    /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
+    pub(crate) alone: Option<Alone>,
+    /// The user's code has settled it already: what comes of it changes nothing at the source.
+    pub(crate) settled: bool,
+}
+
+/// Why a message runs alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alone {
+    /// It was delivered often without an outcome.
+    Suspect,
+    /// It tries whether the breaker may close.
+    Probe,
+}
+
+impl Envelope {
+    pub(crate) fn new(ticket: Ticket, message: Message) -> Self {
+        Self {
+            ticket,
+            message,
+            lane: LaneId::NONE,
+            order: 0,
+            alone: None,
+            settled: false,
+        }
+    }
+
+    /// What it counts for in limits on bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.ticket.weight as usize
+    }
+
+    /// The settlement for its delivery, unless the user's code has settled it.
+    pub(crate) fn settle(&self, settlement: Settlement) -> Option<Settle> {
+        (!self.settled).then_some(Settle {
+            ticket: self.ticket,
+            settlement,
+        })
+    }
+}
+
+/// Names a lane while it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneId(pub(crate) u32);
+
+impl LaneId {
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}

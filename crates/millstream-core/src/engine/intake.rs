@@ -1,0 +1,337 @@
+//! Intake: reads the source against demand and admits what it gives.
+//!
+//! Demand is acted on here and nowhere else: free places, the rate limit, the breaker, pause, drain, full batchers
+//! and long lanes all hold back the next read.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::envelope::{Alone, Envelope};
+use super::hub::Hub;
+use super::lanes::OrderKey;
+use super::rate::Rate;
+use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
+use crate::message::Message;
+use crate::rt::Duration;
+use crate::settlement::Reason;
+use crate::spec::Ordering;
+use crate::ticket::Ticket;
+
+/// Deliveries beyond which a message may be what ends its process.
+const UNSUSPECTED: u32 = 3;
+
+/// The most that one read is asked for: smaller hand-offs keep every stage busy.
+const MOST: usize = 1024;
+
+/// How long a source keeps the tail of a key that has too much waiting.
+const LONG_LANE_DELAY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Intake {
+    hub: Arc<Hub>,
+    rate: Option<Rate>,
+    chunk: Chunk,
+    /// Read, and not admitted because its lane is too long.
+    held_back: Vec<(Ticket, Message)>,
+    /// Suspects were seen: one message at a time until one comes that is none.
+    suspicious: bool,
+}
+
+impl Intake {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        let rate = hub.spec.rate_limit.map(Rate::new);
+        Self {
+            hub,
+            rate,
+            chunk: Chunk::new(),
+            held_back: Vec::new(),
+            suspicious: false,
+        }
+    }
+
+    /// Reads until the source ends after a drain.
+    pub(crate) async fn run(mut self, source: &mut dyn DynSource) -> Result<(), SourceError> {
+        let hub = Arc::clone(&self.hub);
+        let mut gate = hub.gate.watch();
+        let mut paused = false;
+        loop {
+            let mut freed = std::pin::pin!(hub.places.freed.notified());
+            freed.as_mut().enable();
+            let state = *gate.borrow_and_update();
+            if state.draining {
+                return self.drain(source).await;
+            }
+            let probe_only = state.broken;
+            if state.paused || state.full_batchers > 0 || (probe_only && !self.wants_probe()) {
+                if !std::mem::replace(&mut paused, true) {
+                    source.pause();
+                }
+                tokio::select! {
+                    biased;
+                    _ = gate.changed() => {}
+                    () = freed, if probe_only => {}
+                }
+                continue;
+            }
+            paused = false;
+            tokio::select! {
+                biased;
+                _ = gate.changed() => {}
+                read = self.read(source, probe_only) => {
+                    if read? == Read::Ended {
+                        return Ok(());
+                    }
+                    self.admit().await;
+                }
+            }
+        }
+    }
+
+    /// With the breaker half open, one message is wanted when there is none in the engine to probe with.
+    fn wants_probe(&self) -> bool {
+        self.hub.places.messages() == 0
+            && self
+                .hub
+                .breaker
+                .as_ref()
+                .is_some_and(|breaker| breaker.state() == super::BreakerState::HalfOpen)
+    }
+
+    /// One read within the credit there is, waiting for some. Cancel safe.
+    async fn read(&mut self, source: &mut dyn DynSource, one: bool) -> Result<Read, SourceError> {
+        let hub = Arc::clone(&self.hub);
+        let alone = self.suspicious;
+        hub.places
+            .until(|places| {
+                if alone {
+                    places.messages() == 0
+                } else {
+                    places.credit().is_some()
+                }
+            })
+            .await;
+        let Some(Credit { messages, bytes }) = hub.places.credit() else {
+            return Ok(Read::Messages);
+        };
+        let mut messages = if one || alone { 1 } else { messages.min(MOST) };
+        if let Some(rate) = &mut self.rate {
+            messages = rate.reserve(messages).await;
+        }
+        let read = source.read(Credit { messages, bytes }, &mut self.chunk).await?;
+        if let Some(rate) = &mut self.rate {
+            rate.fetched(self.chunk.len());
+        }
+        Ok(read)
+    }
+
+    /// Takes in what was read. While it waits, nothing more is read.
+    async fn admit(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        hub.places
+            .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
+        hub.counters.received.add(self.chunk.len());
+        if hub.capabilities.counts_deliveries {
+            self.reject_deadly();
+            if self
+                .chunk
+                .deliveries
+                .iter()
+                .any(|(_, message)| message.deliveries > UNSUSPECTED)
+            {
+                return self.admit_suspect().await;
+            }
+        }
+        self.suspicious &= self.chunk.is_empty();
+        if !hub.spec.ordering.is_ordered() {
+            let chunk = self.chunk.drain();
+            return hub
+                .ready
+                .admit(chunk.map(|(ticket, message)| (None, Envelope::new(ticket, message))));
+        }
+        self.held_back.extend(self.chunk.drain());
+        while !self.held_back.is_empty() {
+            let mut freed = std::pin::pin!(hub.places.freed.notified());
+            freed.as_mut().enable();
+            self.admit_ordered();
+            if self.held_back.is_empty() {
+                return;
+            }
+            hub.counters.throttled.add(1);
+            let mut gate = hub.gate.watch();
+            tokio::select! {
+                biased;
+                _ = gate.wait_for(|gate| gate.draining) => {
+                    hub.release(self.held_back.drain(..).map(|(ticket, message)| Envelope::new(ticket, message)));
+                }
+                () = freed => {}
+            }
+        }
+    }
+
+    /// Admits messages until one comes whose lane is full. Where the store keeps keys in order, such a one goes
+    /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it.
+    fn admit_ordered(&mut self) {
+        let hub = &*self.hub;
+        let per_key = hub.spec.limits.per_key.get();
+        let gives_back = hub.capabilities.orders_keys && hub.capabilities.delay;
+        let mut kept = Vec::new();
+        let mut returned: Vec<OrderKey> = Vec::new();
+        let mut counts = rustc_hash::FxHashMap::<OrderKey, usize>::default();
+        let mut admitted = Vec::with_capacity(self.held_back.len());
+        let mut deliveries = std::mem::take(&mut self.held_back).into_iter();
+        for (ticket, message) in deliveries.by_ref() {
+            let Some(key) = order_key(&hub.spec.ordering, &message) else {
+                admitted.push((None, Envelope::new(ticket, message)));
+                continue;
+            };
+            let waiting = counts
+                .entry(key.clone())
+                .or_insert_with(|| hub.ready.waiting_for(&key));
+            if *waiting < per_key && !returned.contains(&key) {
+                *waiting += 1;
+                admitted.push((Some(key), Envelope::new(ticket, message)));
+            } else if gives_back {
+                hub.counters.throttled.add(1);
+                hub.return_later(&Envelope::new(ticket, message), LONG_LANE_DELAY);
+                if !returned.contains(&key) {
+                    returned.push(key);
+                }
+            } else {
+                kept.push((ticket, message));
+                break;
+            }
+        }
+        kept.extend(deliveries);
+        self.held_back = kept;
+        hub.ready.admit(admitted.into_iter());
+    }
+
+    /// Gives up, unrun, what was delivered too often.
+    fn reject_deadly(&mut self) {
+        let most = self.hub.spec.retry.max_deliveries.get();
+        if self
+            .chunk
+            .deliveries
+            .iter()
+            .all(|(_, message)| message.deliveries <= most)
+        {
+            return;
+        }
+        let stage = "source".into();
+        for (ticket, message) in std::mem::take(&mut self.chunk.deliveries) {
+            if message.deliveries > most {
+                let error = format!(
+                    "delivered {} times without an outcome: it seems to end the process that runs it",
+                    message.deliveries
+                );
+                self.hub
+                    .give_up(Envelope::new(ticket, message), &stage, Reason::Deliveries, error);
+            } else {
+                self.chunk.deliveries.push((ticket, message));
+            }
+        }
+    }
+
+    /// The chunk holds a suspect: everything else in it is given back, and the suspect runs alone, so that only
+    /// the culprit's deliveries grow.
+    async fn admit_suspect(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        self.suspicious = true;
+        let mut suspect = None;
+        let mut others = Vec::new();
+        for (ticket, message) in self.chunk.drain() {
+            let mut envelope = Envelope::new(ticket, message);
+            if suspect.is_none() && envelope.message.deliveries > UNSUSPECTED {
+                envelope.alone = Some(Alone::Suspect);
+                suspect = Some(envelope);
+            } else {
+                others.push(envelope);
+            }
+        }
+        let Some(suspect) = suspect else { return };
+        info!(
+            pipeline = hub.name(),
+            deliveries = suspect.message.deliveries,
+            released = others.len(),
+            position = suspect.message.position,
+            "a suspect runs alone"
+        );
+        hub.release(others);
+        // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands.
+        let mut gate = hub.gate.watch();
+        tokio::select! {
+            biased;
+            _ = gate.wait_for(|gate| gate.draining) => return hub.release([suspect]),
+            () = hub.places.until(|places| places.messages() <= 1) => {}
+        }
+        hub.counters.suspects.add(1);
+        let key = order_key(&hub.spec.ordering, &suspect.message);
+        hub.ready.admit(std::iter::once((key, suspect)));
+    }
+
+    /// Ends the source: what it still gives goes back untouched.
+    async fn drain(&mut self, source: &mut dyn DynSource) -> Result<(), SourceError> {
+        source.drain();
+        loop {
+            let credit = Credit {
+                messages: MOST,
+                bytes: usize::MAX,
+            };
+            let read = source.read(credit, &mut self.chunk).await?;
+            if !self.chunk.is_empty() {
+                self.hub
+                    .places
+                    .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
+                self.hub.counters.received.add(self.chunk.len());
+                self.hub.release(
+                    self.chunk
+                        .drain()
+                        .map(|(ticket, message)| Envelope::new(ticket, message)),
+                );
+            }
+            if read == Read::Ended {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Intake {
+    /// What was read and not admitted dies with its source; the store hands it out again.
+    fn drop(&mut self) {
+        if !self.held_back.is_empty() {
+            warn!(
+                pipeline = self.hub.name(),
+                messages = self.held_back.len(),
+                "intake ended with messages held back"
+            );
+            let dropped: Vec<_> = self
+                .held_back
+                .drain(..)
+                .map(|(ticket, message)| Envelope::new(ticket, message))
+                .collect();
+            self.hub.release(dropped);
+        }
+        // Fetched by a read that was dropped, and so without places yet.
+        if !self.chunk.is_empty() {
+            self.hub
+                .places
+                .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
+            self.hub.release(
+                self.chunk
+                    .drain()
+                    .map(|(ticket, message)| Envelope::new(ticket, message)),
+            );
+        }
+    }
+}
+
+/// What a message is ordered by, if anything.
+fn order_key(ordering: &Ordering, message: &Message) -> Option<OrderKey> {
+    match ordering {
+        Ordering::None => None,
+        Ordering::Key => message.key.clone().map(OrderKey::Bytes),
+        Ordering::By(by) => by(message).map(OrderKey::Bytes),
+        Ordering::Partition => Some(OrderKey::Origin(message.origin)),
+    }
+}

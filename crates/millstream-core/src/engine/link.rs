@@ -1,0 +1,148 @@
+//! The link to the broker: opens the connector, and runs intake and the settlement stage on what it gave until one
+//! of them ends. They live and die together: a settlement means nothing to another connection.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use tracing::info;
+
+use super::hub::Hub;
+use super::intake::Intake;
+use super::retry::patience;
+use super::settling;
+use crate::connector::{BoxFuture, OpenError, Opened, SourceError};
+use crate::handle::{Drained, EngineCalls, EngineHandle};
+use crate::message::OriginId;
+use crate::rt::{self, Duration, Instant};
+use crate::ticket::Scope;
+
+const PART: &str = "source";
+
+/// How long cancelled runs have to let go of their messages.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How a link ended.
+#[derive(Debug)]
+pub(crate) enum LinkEnd {
+    /// The connector says that trying again cannot help.
+    Refused(String),
+    /// The source failed and is to be opened again.
+    Failed(SourceError),
+}
+
+/// Runs the link until the task is dropped; after a drain the settlement stage goes on alone.
+pub(crate) async fn run(hub: Arc<Hub>, opened: Option<Opened>) -> LinkEnd {
+    let opened = match opened {
+        Some(opened) => opened,
+        None => match open(&hub).await {
+            Ok(opened) => opened,
+            Err(refused) => return LinkEnd::Refused(refused),
+        },
+    };
+    let (mut source, mut acknowledger) = opened;
+    let mut settling = pin!(settling::run(Arc::clone(&hub), &mut *acknowledger));
+    let intake = Intake::new(Arc::clone(&hub)).run(&mut *source);
+    tokio::select! {
+        biased;
+        () = &mut settling => LinkEnd::Failed(SourceError("the settlement stage ended".to_owned())),
+        ended = intake => match ended {
+            Ok(()) => {
+                hub.gate.change(|gate| gate.ended = true);
+                settling.await;
+                LinkEnd::Failed(SourceError("the settlement stage ended".to_owned()))
+            }
+            Err(error) => LinkEnd::Failed(error),
+        },
+    }
+}
+
+/// Opens the connector, trying for as long as the broker may come back.
+pub(crate) async fn open(hub: &Arc<Hub>) -> Result<Opened, String> {
+    let mut failures = 0;
+    loop {
+        match hub.spec.source.open(handle(hub)).await {
+            Ok(opened) => {
+                hub.degraded(PART, None);
+                return Ok(opened);
+            }
+            Err(OpenError::Refused(why)) => return Err(why),
+            Err(OpenError::Unavailable(why)) => {
+                hub.degraded(PART, Some(&why));
+                failures += 1;
+                let wait = patience(failures);
+                info!(pipeline = hub.name(), ?wait, "opening the source again");
+                rt::sleep(wait).await;
+            }
+        }
+    }
+}
+
+pub(crate) fn handle(hub: &Arc<Hub>) -> EngineHandle {
+    EngineHandle::new(Arc::new(Calls(Arc::downgrade(hub))))
+}
+
+/// The engine as a connector speaks to it. It does not keep the engine alive.
+struct Calls(std::sync::Weak<Hub>);
+
+impl EngineCalls for Calls {
+    fn origin(&self, name: &str) -> OriginId {
+        self.0
+            .upgrade()
+            .map_or_else(OriginId::default, |hub| hub.origin(name))
+    }
+
+    fn revoke(&self, scope: Scope, by: Instant) -> BoxFuture<'_, Drained> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(hub) => revoke(&hub, scope, by).await,
+                None => Drained::default(),
+            }
+        })
+    }
+
+    fn lost(&self, scope: Scope) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.lose(scope);
+            for batcher in hub.batchers() {
+                hub.drop_lost(&batcher.discard(scope));
+            }
+        }
+    }
+
+    fn degraded(&self, cause: Option<&str>) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.degraded(PART, cause);
+        }
+    }
+}
+
+async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
+    let held = hub.places.messages_of(scope);
+    let dropped = hub.withdraw(scope);
+    for batcher in hub.batchers() {
+        batcher.flush(scope);
+    }
+    let ended = |places: &super::places::Places| places.messages_of(scope) == 0;
+    tokio::select! {
+        biased;
+        () = hub.places.until(ended) => {}
+        () = rt::sleep_until(by) => {}
+    }
+    let cancelled = hub.places.messages_of(scope);
+    if cancelled > 0 {
+        hub.cancel(|ticket| scope.holds(ticket));
+        for batcher in hub.batchers() {
+            hub.drop_lost(&batcher.discard(scope));
+        }
+        tokio::select! {
+            biased;
+            () = hub.places.until(ended) => {}
+            () = rt::sleep_until(by + GRACE) => {}
+        }
+    }
+    Drained {
+        ended: held.saturating_sub(dropped + cancelled),
+        dropped,
+        cancelled,
+    }
+}

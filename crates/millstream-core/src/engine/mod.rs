@@ -1,0 +1,42 @@
+//! The engine: one pipeline from demand to settlement.
+//!
+//! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
+//! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
+//! [`settling`] tells the broker. [`dead_letters`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
+//! share; [`pipeline`] supervises them and drains.
+
+mod batch_worker;
+mod batcher;
+mod breaker;
+mod counters;
+mod dead_letters;
+mod drain;
+mod envelope;
+mod gate;
+mod guard;
+mod hub;
+mod intake;
+mod lanes;
+mod link;
+mod pipeline;
+mod places;
+mod rare;
+mod rate;
+mod ready;
+mod retry;
+mod settling;
+mod shard;
+mod timers;
+mod worker;
+
+pub(crate) use breaker::Breaker;
+pub use breaker::BreakerState;
+pub use counters::Counts;
+pub use drain::DrainReport;
+
+pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entry};
+pub(crate) use drain::Order;
+pub(crate) use guard::text_of;
+pub(crate) use hub::Hub;
+pub(crate) use pipeline::{End, Machine, Supervisor};
+pub(crate) use worker::Worker;

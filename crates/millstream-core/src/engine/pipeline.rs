@@ -1,0 +1,263 @@
+//! One pipeline under its supervisor: it starts the tasks, restarts what dies, and drains.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::batcher::AnyBatcher;
+use super::drain::{Beginning, DrainReport, Order};
+use super::hub::Hub;
+use super::link::{self, LinkEnd};
+use super::{dead_letters, text_of, timers};
+use crate::connector::{BoxFuture, Opened};
+use crate::rt::{self, Instant, Tasks};
+use crate::spec::DeadLetter;
+
+/// What a flow is made into for one pipeline: the parts whose types matter to user code alone.
+pub(crate) struct Machine {
+    /// Makes the worker for a seat.
+    pub(crate) worker: Box<dyn Fn(usize) -> BoxFuture<'static, ()> + Send + Sync>,
+    pub(crate) batchers: Vec<Arc<dyn AnyBatcher>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("batchers", &self.batchers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A task of a pipeline. Each is restarted alone; the link to the broker is source and acknowledger together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Child {
+    Link,
+    Worker(usize),
+    BatchWorker(usize, usize),
+    DeadLetters,
+    Timers,
+}
+
+/// How a task ended, when it ended by itself.
+#[derive(Debug)]
+enum Exit {
+    Ended,
+    Link(LinkEnd),
+}
+
+/// How a pipeline ended.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) report: DrainReport,
+    /// Why it gave up, if it did.
+    pub(crate) gave_up: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    hub: Arc<Hub>,
+    machine: Machine,
+    orders: watch::Receiver<Option<Order>>,
+    tasks: Tasks<Child, Exit>,
+    restarts: VecDeque<Instant>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(hub: Arc<Hub>, machine: Machine, orders: watch::Receiver<Option<Order>>) -> Self {
+        Self {
+            hub,
+            machine,
+            orders,
+            tasks: Tasks::default(),
+            restarts: VecDeque::new(),
+        }
+    }
+
+    /// Runs the pipeline until it is ordered to drain or gives up.
+    pub(crate) async fn run(mut self) -> End {
+        let gave_up = match self.start().await {
+            Ok(()) => self.serve().await.err(),
+            Err(refused) => Some(refused),
+        };
+        if let Some(why) = &gave_up {
+            error!(pipeline = self.hub.name(), cause = %why, "pipeline gives up");
+        }
+        let order = match &gave_up {
+            Some(_) => Order::now(),
+            None => (*self.orders.borrow_and_update()).unwrap_or_else(Order::now),
+        };
+        let report = self.drain(order).await;
+        info!(pipeline = self.hub.name(), "{report}");
+        self.tasks.stop().await;
+        End { report, gave_up }
+    }
+
+    /// Opens what the pipeline needs, and starts its tasks.
+    async fn start(&mut self) -> Result<(), String> {
+        for batcher in &self.machine.batchers {
+            batcher
+                .start()
+                .await
+                .map_err(|failure| format!("batcher `{}`: {failure}", batcher.name()))?;
+        }
+        let hub = Arc::clone(&self.hub);
+        // While the broker cannot be reached there is nothing to drain.
+        let opened = tokio::select! {
+            biased;
+            opened = link::open(&hub) => opened?,
+            _ = self.orders.wait_for(Option::is_some) => return Ok(()),
+        };
+        for seat in 0..hub.seats.len() {
+            self.spawn(Child::Worker(seat), None);
+        }
+        for index in 0..self.machine.batchers.len() {
+            for worker in 0..self
+                .machine
+                .batchers
+                .get(index)
+                .map_or(0, |batcher| batcher.concurrency())
+            {
+                self.spawn(Child::BatchWorker(index, worker), None);
+            }
+        }
+        self.spawn(Child::DeadLetters, None);
+        self.spawn(Child::Timers, None);
+        self.spawn(Child::Link, Some(opened));
+        info!(pipeline = hub.name(), "running");
+        Ok(())
+    }
+
+    fn spawn(&mut self, child: Child, opened: Option<Opened>) {
+        let hub = Arc::clone(&self.hub);
+        let task: BoxFuture<'static, Exit> = match child {
+            Child::Link => Box::pin(async move { Exit::Link(link::run(hub, opened).await) }),
+            Child::Worker(seat) => ending((self.machine.worker)(seat)),
+            Child::BatchWorker(index, worker) => match self.machine.batchers.get(index) {
+                Some(batcher) => ending(Arc::clone(batcher).work(hub, worker)),
+                None => return,
+            },
+            Child::DeadLetters => match &hub.spec.dead_letter {
+                DeadLetter::Sink(connector) => ending(Box::pin(dead_letters::run(
+                    Arc::clone(&hub),
+                    Arc::clone(connector),
+                ))),
+                DeadLetter::Source | DeadLetter::Discard => return,
+            },
+            Child::Timers => ending(Box::pin(timers::run(hub))),
+        };
+        self.tasks.spawn(child, task);
+    }
+
+    /// Keeps the tasks running until the pipeline is ordered to drain.
+    async fn serve(&mut self) -> Result<(), String> {
+        loop {
+            let exited = tokio::select! {
+                biased;
+                _ = self.orders.wait_for(Option::is_some) => return Ok(()),
+                exited = self.tasks.next() => exited,
+            };
+            self.replace(exited)?;
+        }
+    }
+
+    /// Starts again what has died, unless that has happened too often.
+    fn replace(&mut self, (child, exit): (Child, Result<Exit, rt::Died>)) -> Result<(), String> {
+        let cause = match exit {
+            Ok(Exit::Ended) => return Ok(()),
+            Ok(Exit::Link(LinkEnd::Refused(why))) => return Err(why),
+            Ok(Exit::Link(LinkEnd::Failed(error))) => error.to_string(),
+            Err(rt::Died::Panicked(panic)) => format!("panicked: {}", text_of(&*panic)),
+            Err(rt::Died::Killed) => "was killed".to_owned(),
+        };
+        let spec = self.hub.spec.supervisor;
+        let now = rt::now();
+        self.restarts.push_back(now);
+        while self
+            .restarts
+            .front()
+            .is_some_and(|&at| now.duration_since(at) > spec.within)
+        {
+            self.restarts.pop_front();
+        }
+        if self.restarts.len() > spec.max_restarts as usize {
+            return Err(format!(
+                "{child:?} {cause}: more than {} restarts within {:?}",
+                spec.max_restarts, spec.within
+            ));
+        }
+        self.hub.counters.restarts.add(1);
+        warn!(pipeline = self.hub.name(), ?child, %cause, "restarting");
+        if child == Child::Link {
+            self.hub.lose_all();
+        }
+        self.spawn(child, None);
+        Ok(())
+    }
+
+    /// Ends the pipeline: what runs may end until the cut, what has not by then goes back, and by the deadline it is
+    /// over.
+    async fn drain(&mut self, mut order: Order) -> DrainReport {
+        let hub = Arc::clone(&self.hub);
+        let beginning = Beginning::of(&hub);
+        hub.gate.change(|gate| gate.draining = true);
+        hub.begin_drain();
+        let mut cut = false;
+        let no_source = self.tasks.is_empty();
+        loop {
+            if !cut && rt::now() >= order.cut {
+                cut = true;
+                hub.cut();
+            }
+            let mut gate = hub.gate.watch();
+            let empty = async {
+                if !no_source {
+                    let _ = gate.wait_for(|gate| gate.ended).await;
+                }
+                hub.flush_now.notify_one();
+                hub.places.until(|places| places.messages() == 0).await;
+            };
+            tokio::select! {
+                biased;
+                () = empty => break,
+                exited = self.tasks.next() => {
+                    // A source that dies now needs no successor, and what it gave is gone with it.
+                    if matches!(exited.0, Child::Link) {
+                        hub.lose_all();
+                        break;
+                    }
+                    if let Err(why) = self.replace(exited) {
+                        warn!(pipeline = hub.name(), cause = %why, "no further restarts while draining");
+                    }
+                }
+                Ok(()) = self.orders.changed() => {
+                    if let Some(sooner) = *self.orders.borrow_and_update() {
+                        order = Order { cut: order.cut.min(sooner.cut), deadline: order.deadline.min(sooner.deadline) };
+                    }
+                }
+                () = rt::sleep_until(order.cut), if !cut => {}
+                () = rt::sleep_until(order.deadline - (order.deadline - order.cut) / 4), if cut => {
+                    // What its sink has not taken by now goes back to the source.
+                    self.tasks.kill(|child| child == Child::DeadLetters).await;
+                    hub.release(hub.dead_letters.take_all());
+                    tokio::select! {
+                        () = hub.places.until(|places| places.messages() == 0) => {}
+                        () = rt::sleep_until(order.deadline) => {}
+                    }
+                    break;
+                }
+            }
+        }
+        hub.ready.close();
+        beginning.report(&hub)
+    }
+}
+
+fn ending(task: BoxFuture<'static, ()>) -> BoxFuture<'static, Exit> {
+    Box::pin(async move {
+        task.await;
+        Exit::Ended
+    })
+}

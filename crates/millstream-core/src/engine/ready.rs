@@ -1,0 +1,304 @@
+//! The ready queue: what may run now, what waits in its lane, and what is parked until its next attempt.
+//!
+//! One lock guards it; it is taken once per chunk admitted, once per take and once per take finished, never once
+//! per message.
+
+use std::cmp::{Ordering as Cmp, Reverse};
+use std::collections::{BinaryHeap, VecDeque};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::envelope::{Envelope, LaneId};
+use super::lanes::{Lanes, OrderKey};
+use crate::rt::{self, Instant};
+
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    state: Mutex<State>,
+    /// Workers that found nothing to take wait here.
+    takers: Notify,
+    /// The timer task waits here for an earlier due time.
+    pub(crate) parked_sooner: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Envelope>,
+    lanes: Lanes,
+    parked: BinaryHeap<Reverse<Parked>>,
+    /// Counts parkings, so that equal due times keep their order.
+    parkings: u64,
+    /// Taken and not yet finished.
+    running: usize,
+    idle_takers: usize,
+    closed: bool,
+}
+
+/// A message between two attempts: it holds its lane and its place in the limits, and no worker.
+#[derive(Debug)]
+struct Parked {
+    due: Instant,
+    number: u64,
+    envelope: Envelope,
+}
+
+impl PartialEq for Parked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Cmp::Equal
+    }
+}
+
+impl Eq for Parked {}
+
+impl PartialOrd for Parked {
+    fn partial_cmp(&self, other: &Self) -> Option<Cmp> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Parked {
+    fn cmp(&self, other: &Self) -> Cmp {
+        (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+/// How a message left its worker.
+#[derive(Debug)]
+pub(crate) enum Left {
+    /// Settled, in a batcher or given up: its lane goes on.
+    Free(LaneId),
+    /// To be tried again then; it keeps its lane.
+    Parked(Instant, Envelope),
+    /// Not run, or not to be counted: back to the front; it keeps its lane.
+    Back(Envelope),
+    /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
+    Withdrawn(LaneId),
+}
+
+/// What is in the queue, by where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) ready: usize,
+    pub(crate) waiting: usize,
+    pub(crate) parked: usize,
+    pub(crate) running: usize,
+    pub(crate) lanes: usize,
+}
+
+impl Ready {
+    /// Takes in a chunk; the key is what each is ordered by, if anything.
+    pub(crate) fn admit(&self, chunk: impl Iterator<Item = (Option<OrderKey>, Envelope)>) {
+        let mut state = self.state.lock();
+        for (key, envelope) in chunk {
+            let head = match key {
+                None => Some(envelope),
+                Some(key) => state.lanes.admit(key, envelope),
+            };
+            state.queue.extend(head);
+        }
+        self.wake(&state);
+    }
+
+    /// How many wait in the lane of this key.
+    pub(crate) fn waiting_for(&self, key: &OrderKey) -> usize {
+        self.state.lock().lanes.waiting_for(key)
+    }
+
+    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
+    ///
+    /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
+    /// [`wake_takers`](Self::wake_takers) says that its answer may have.
+    pub(crate) async fn take(
+        &self,
+        taken: &mut VecDeque<Envelope>,
+        most: impl Fn() -> usize,
+        allowed: impl Fn(usize) -> usize,
+    ) -> bool {
+        loop {
+            let mut notified = std::pin::pin!(self.takers.notified());
+            {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return false;
+                }
+                if !state.queue.is_empty() {
+                    let number = allowed(most().min(state.queue.len()));
+                    if number > 0 {
+                        taken.extend(state.queue.drain(..number));
+                        state.running += number;
+                        // A busy worker wakes the next one, so that an admission wakes one and not all.
+                        self.wake(&state);
+                        return true;
+                    }
+                }
+                state.idle_takers += 1;
+                notified.as_mut().enable();
+            }
+            let idle = Idle(self);
+            notified.await;
+            drop(idle);
+        }
+    }
+
+    fn wake(&self, state: &State) {
+        if state.idle_takers > 0 && !state.queue.is_empty() {
+            self.takers.notify_one();
+        }
+    }
+
+    /// Asks every idle worker to look again.
+    pub(crate) fn wake_takers(&self) {
+        self.takers.notify_waiters();
+    }
+
+    /// Takes back what left the workers: `unordered` messages without a lane, and these. Messages that go back
+    /// to the front come in reverse order. Gives the followers of what was withdrawn, to be released.
+    #[must_use]
+    pub(crate) fn finish(&self, unordered: usize, left: impl Iterator<Item = Left>) -> Vec<Envelope> {
+        let mut sooner = false;
+        let mut followers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.running -= unordered;
+            for left in left {
+                state.running -= 1;
+                match left {
+                    Left::Free(LaneId::NONE) | Left::Withdrawn(LaneId::NONE) => {}
+                    Left::Free(lane) => {
+                        let next = state.lanes.advance(lane);
+                        state.queue.extend(next);
+                    }
+                    Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
+                    Left::Back(envelope) => state.queue.push_front(envelope),
+                    Left::Withdrawn(lane) => {
+                        followers.extend(state.lanes.take_followers(lane));
+                        state.lanes.advance(lane);
+                    }
+                }
+            }
+            self.wake(&state);
+        }
+        if sooner {
+            self.parked_sooner.notify_one();
+        }
+        followers
+    }
+
+    /// Gives back a message that left the queue through a batcher and must go through the processor again.
+    ///
+    /// Its lane has gone on meanwhile, so it is treated as unordered: only handlers that take their items out
+    /// come here, and they forgo order with it.
+    pub(crate) fn readmit(&self, due: Instant, mut envelope: Envelope) {
+        envelope.lane = LaneId::NONE;
+        if self.state.lock().park(due, envelope) {
+            self.parked_sooner.notify_one();
+        }
+    }
+
+    /// Moves what is due to the front of the queue and says when to look again.
+    pub(crate) fn unpark(&self) -> Option<Instant> {
+        let now = rt::now();
+        let mut state = self.state.lock();
+        let mut due = Vec::new();
+        while state
+            .parked
+            .peek()
+            .is_some_and(|Reverse(parked)| parked.due <= now)
+        {
+            due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
+        }
+        for envelope in due.into_iter().rev() {
+            state.queue.push_front(envelope);
+        }
+        self.wake(&state);
+        state.parked.peek().map(|Reverse(parked)| parked.due)
+    }
+
+    /// What is in the queue, by where it is.
+    pub(crate) fn load(&self) -> Load {
+        let state = self.state.lock();
+        Load {
+            ready: state.queue.len(),
+            waiting: state.lanes.waiting(),
+            parked: state.parked.len(),
+            running: state.running,
+            lanes: state.lanes.busy(),
+        }
+    }
+
+    /// Takes out every message that is not running and that `leave` picks.
+    pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
+        let mut state = self.state.lock();
+        // Followers go first: a lane that its head leaves must not bring another that leaves too.
+        let mut removed = state.lanes.remove(&leave);
+        let (heads, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.queue).into_iter().partition(&leave);
+        state.queue = stay.into();
+        let (parked, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
+            .into_iter()
+            .partition(|Reverse(parked)| leave(&parked.envelope));
+        state.parked = stay.into();
+        for envelope in heads
+            .into_iter()
+            .chain(parked.into_iter().map(|Reverse(parked)| parked.envelope))
+        {
+            if envelope.lane != LaneId::NONE {
+                let next = state.lanes.advance(envelope.lane);
+                state.queue.extend(next);
+            }
+            removed.push(envelope);
+        }
+        self.wake(&state);
+        removed
+    }
+
+    /// Takes out what is parked, each with what waits behind it: its key stays in order by leaving together.
+    pub(crate) fn remove_parked(&self) -> Vec<(Instant, Envelope, VecDeque<Envelope>)> {
+        let mut state = self.state.lock();
+        let parked = std::mem::take(&mut state.parked);
+        parked
+            .into_sorted_vec()
+            .into_iter()
+            .rev()
+            .map(|Reverse(Parked { due, envelope, .. })| {
+                let followers = if envelope.lane == LaneId::NONE {
+                    VecDeque::new()
+                } else {
+                    let followers = state.lanes.take_followers(envelope.lane);
+                    state.lanes.advance(envelope.lane);
+                    followers
+                };
+                (due, envelope, followers)
+            })
+            .collect()
+    }
+
+    /// Ends every worker once it asks for more.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake_takers();
+    }
+}
+
+impl State {
+    /// Says whether the new one is due before all others.
+    fn park(&mut self, due: Instant, envelope: Envelope) -> bool {
+        let sooner = self.parked.peek().is_none_or(|Reverse(first)| due < first.due);
+        self.parkings += 1;
+        self.parked.push(Reverse(Parked {
+            due,
+            number: self.parkings,
+            envelope,
+        }));
+        sooner
+    }
+}
+
+/// Counts a waiting worker for as long as it waits, also when it is dropped.
+struct Idle<'a>(&'a Ready);
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().idle_takers -= 1;
+    }
+}

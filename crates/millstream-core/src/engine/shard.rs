@@ -1,0 +1,290 @@
+//! One shard of a batcher: its open batches, those that are closed and wait for a worker, and those that failed and
+//! wait for another attempt.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::batcher::Entry;
+use super::envelope::Envelope;
+use crate::batch::ClosedBy;
+use crate::rt::Instant;
+use crate::spec::BatcherSpec;
+use crate::ticket::Ticket;
+
+type BatchKey = Option<Arc<str>>;
+
+pub(crate) struct Shard<T> {
+    open: FxHashMap<BatchKey, Open<T>>,
+    /// When each open batch is old enough, oldest first. An entry whose batch has been closed since is skipped.
+    ages: VecDeque<(Instant, BatchKey)>,
+    closed: VecDeque<Closed<T>>,
+    parked: Vec<Parked<T>>,
+}
+
+struct Open<T> {
+    batch: Closed<T>,
+    bytes: usize,
+    deadline: Instant,
+}
+
+/// A batch that no more is added to. Items and envelopes go together by index.
+pub(crate) struct Closed<T> {
+    pub(crate) key: BatchKey,
+    pub(crate) items: Vec<T>,
+    pub(crate) envelopes: Vec<Envelope>,
+    pub(crate) by: ClosedBy,
+    /// Handler runs of it so far.
+    pub(crate) runs: u32,
+}
+
+/// A failed batch between two attempts. Its keys are blocked: later items of them wait behind it.
+struct Parked<T> {
+    due: Instant,
+    batch: Closed<T>,
+    followers: Vec<Closed<T>>,
+}
+
+/// What a batch worker does next.
+pub(crate) enum Turn<T> {
+    Run(Closed<T>),
+    /// Nothing to run until it is told, or until then.
+    Wait(Option<Instant>),
+}
+
+impl<T> Default for Shard<T> {
+    fn default() -> Self {
+        Self {
+            open: FxHashMap::default(),
+            ages: VecDeque::new(),
+            closed: VecDeque::new(),
+            parked: Vec::new(),
+        }
+    }
+}
+
+impl<T> Closed<T> {
+    fn new(key: BatchKey) -> Self {
+        Self {
+            key,
+            items: Vec::new(),
+            envelopes: Vec::new(),
+            by: ClosedBy::Age,
+            runs: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.envelopes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.envelopes.is_empty()
+    }
+
+    pub(crate) fn orders(&self) -> Vec<u64> {
+        self.envelopes.iter().map(|envelope| envelope.order).collect()
+    }
+
+    pub(crate) fn push(&mut self, envelope: Envelope, item: T) {
+        self.envelopes.push(envelope);
+        self.items.push(item);
+    }
+
+    /// Moves the messages that `which` picks to a batch of their own.
+    fn split(&mut self, which: impl Fn(&Envelope) -> bool) -> Self {
+        let mut out = Self {
+            key: self.key.clone(),
+            by: self.by,
+            runs: self.runs,
+            ..Self::new(None)
+        };
+        if !self.envelopes.iter().any(&which) {
+            return out;
+        }
+        let envelopes = std::mem::take(&mut self.envelopes);
+        let items = std::mem::take(&mut self.items);
+        for (envelope, item) in envelopes.into_iter().zip(items) {
+            if which(&envelope) { &mut out } else { &mut *self }.push(envelope, item);
+        }
+        out
+    }
+}
+
+impl<T> Shard<T> {
+    /// Puts an item into its batch. Says how many workers should look: one for each batch it closed, and one if
+    /// somebody must now watch its age.
+    pub(crate) fn add(&mut self, spec: &BatcherSpec, deadline: Instant, entry: Entry<T>) -> usize {
+        let Entry {
+            envelope,
+            output,
+            key,
+            flush,
+        } = entry;
+        let weight = envelope.weight();
+        let mut wakes = 0;
+        let overflows = self
+            .open
+            .get(&key)
+            .is_some_and(|open| open.bytes + weight > spec.bytes.get());
+        if overflows {
+            wakes += self.close(&key, ClosedBy::Bytes);
+        }
+        let open = self.open.entry(key).or_insert_with_key(|key| {
+            wakes += usize::from(self.ages.is_empty());
+            self.ages.push_back((deadline, key.clone()));
+            Open {
+                batch: Closed::new(key.clone()),
+                bytes: 0,
+                deadline,
+            }
+        });
+        open.bytes += weight;
+        open.batch.push(envelope, output);
+        let full = open.batch.len() >= spec.size.get();
+        if full || flush {
+            let key = open.batch.key.clone();
+            wakes += self.close(&key, if full { ClosedBy::Size } else { ClosedBy::Flush });
+        }
+        wakes
+    }
+
+    fn close(&mut self, key: &BatchKey, by: ClosedBy) -> usize {
+        let Some(mut open) = self.open.remove(key) else {
+            return 0;
+        };
+        open.batch.by = by;
+        self.closed.push_back(open.batch);
+        if self.open.is_empty() {
+            self.ages.clear();
+        }
+        1
+    }
+
+    /// Closes every open batch that holds a message which `which` picks.
+    pub(crate) fn close_all(&mut self, by: ClosedBy, which: impl Fn(&Envelope) -> bool) {
+        let keys: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.batch.envelopes.iter().any(&which))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            self.close(&key, by);
+        }
+    }
+
+    /// What to run next, of what `may_run` allows.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        draining: bool,
+        may_run: impl Fn(&[Envelope]) -> bool,
+    ) -> Turn<T> {
+        if let Some(index) = self.parked.iter().position(|parked| parked.due <= now)
+            && self
+                .parked
+                .get(index)
+                .is_some_and(|parked| may_run(&parked.batch.envelopes))
+        {
+            let Parked { batch, followers, .. } = self.parked.remove(index);
+            for follower in followers.into_iter().rev() {
+                self.closed.push_front(follower);
+            }
+            return Turn::Run(batch);
+        }
+        self.close_aged(now, draining);
+        while let Some(batch) = self.closed.front_mut() {
+            // What must wait for a parked batch of its key waits behind it.
+            for parked in &mut self.parked {
+                let keys: FxHashSet<u64> = parked
+                    .batch
+                    .envelopes
+                    .iter()
+                    .map(|held| held.order)
+                    .filter(|order| *order != 0)
+                    .collect();
+                if !keys.is_empty() {
+                    let behind = batch.split(|envelope| keys.contains(&envelope.order));
+                    if !behind.is_empty() {
+                        parked.followers.push(behind);
+                    }
+                }
+            }
+            if !batch.is_empty() && !may_run(&batch.envelopes) {
+                break;
+            }
+            if let Some(batch) = self.closed.pop_front()
+                && !batch.is_empty()
+            {
+                return Turn::Run(batch);
+            }
+        }
+        let due = self
+            .parked
+            .iter()
+            .map(|parked| parked.due)
+            .filter(|due| *due > now)
+            .min();
+        let aged = self.ages.front().map(|(deadline, _)| *deadline);
+        Turn::Wait([due, aged].into_iter().flatten().min())
+    }
+
+    fn close_aged(&mut self, now: Instant, draining: bool) {
+        while let Some((deadline, key)) = self.ages.front() {
+            let current = self.open.get(key).is_some_and(|open| open.deadline == *deadline);
+            if current && *deadline > now && !draining {
+                break;
+            }
+            let key = key.clone();
+            self.ages.pop_front();
+            if current {
+                self.close(&key, if draining { ClosedBy::Flush } else { ClosedBy::Age });
+            }
+        }
+    }
+
+    /// Keeps a failed batch until then.
+    pub(crate) fn park(&mut self, due: Instant, batch: Closed<T>) {
+        self.parked.push(Parked {
+            due,
+            batch,
+            followers: Vec::new(),
+        });
+    }
+
+    /// Takes out the messages that `which` picks, wherever they wait.
+    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+        let picks = |envelope: &Envelope| which(&envelope.ticket);
+        let mut out = Vec::new();
+        for open in self.open.values_mut() {
+            let gone = open.batch.split(picks);
+            open.bytes -= gone.envelopes.iter().map(Envelope::weight).sum::<usize>();
+            out.extend(gone.envelopes);
+        }
+        self.open.retain(|_, open| !open.batch.is_empty());
+        for batch in &mut self.closed {
+            out.extend(batch.split(picks).envelopes);
+        }
+        self.closed.retain(|batch| !batch.is_empty());
+        for parked in &mut self.parked {
+            out.extend(parked.batch.split(picks).envelopes);
+            for follower in &mut parked.followers {
+                out.extend(follower.split(picks).envelopes);
+            }
+        }
+        // Without the batch they waited for, followers go on.
+        let (gone, parked) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|p: &Parked<T>| p.batch.is_empty());
+        self.parked = parked;
+        let gone: Vec<Parked<T>> = gone;
+        for follower in gone.into_iter().flat_map(|parked| parked.followers).rev() {
+            if !follower.is_empty() {
+                self.closed.push_front(follower);
+            }
+        }
+        out
+    }
+}

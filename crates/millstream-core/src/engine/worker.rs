@@ -1,0 +1,426 @@
+//! The processor pool: each worker takes a few ready messages, runs the user's code on them one after the other,
+//! and hands over what came of all of them at once.
+//!
+//! A message never leaves the worker: user code gets the decoded input and a [`Context`]. Should the worker die,
+//! [`Running`] fails the message that ran and [`Round`] hands over what had ended and returns the rest unrun (P2).
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio_util::sync::CancellationToken;
+
+use super::batcher::{Entrance, Entry};
+use super::envelope::{Alone, Envelope, LaneId};
+use super::guard::caught;
+use super::hub::{FAIR_TAKE, Fault, Hub, Next};
+use super::ready::Left;
+use crate::decode::Decode;
+use crate::processor::{Context, Destination, Processor, Route};
+use crate::rt::{self, Duration};
+use crate::settlement::{Reason, Settle, Settlement};
+
+/// How long a source waits before it hands out again what a full batcher could not take.
+const FULL_BATCHER_DELAY: Duration = Duration::from_secs(1);
+
+/// The ends of a flow, each with what enters it.
+pub(crate) type Entrances<T> = Arc<[Box<dyn Entrance<T>>]>;
+
+pub(crate) struct Worker<P: Processor> {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) processor: Arc<P>,
+    pub(crate) entrances: Entrances<P::Output>,
+    pub(crate) seat: usize,
+}
+
+/// How a run ended.
+enum Ran<T> {
+    Ended(Result<T, Fault>),
+    /// Its lease is lost, or the pipeline was cut.
+    Cancelled,
+}
+
+impl<P: Processor> Worker<P> {
+    pub(crate) async fn run(self) {
+        let hub = Arc::clone(&self.hub);
+        let stage: Arc<str> = "processor".into();
+        let mut round = Round::new(&hub, &self.entrances);
+        let mut cancellation = CancellationToken::new();
+        if let Some(seat) = hub.seats.get(self.seat) {
+            cancellation = seat.cancellation();
+        }
+        while hub
+            .ready
+            .take(&mut round.rest, || hub.fair_take(), |number| hub.may_take(number))
+            .await
+        {
+            let started = rt::now();
+            let probing = hub.probing();
+            while let Some(mut envelope) = round.rest.pop_front() {
+                if hub.is_lost(&envelope.ticket) {
+                    round.dropped(envelope);
+                    continue;
+                }
+                envelope.alone = envelope.alone.or(probing);
+                let running = Running {
+                    hub: &hub,
+                    stage: &stage,
+                    envelope: Some(envelope),
+                };
+                let input = match running.message().map(|message| P::Input::decode(message)) {
+                    Some(Ok(input)) => input,
+                    Some(Err(error)) => {
+                        round.give_up(running.end(), &stage, Reason::Decode, error.to_string());
+                        continue;
+                    }
+                    None => continue,
+                };
+                let mut route = Route::default();
+                let ran = self
+                    .run_one(input, &running, &mut route, &mut round, &cancellation)
+                    .await;
+                round.runs += 1;
+                if let Some(envelope) = running.end() {
+                    round.end(envelope, ran, route, &stage);
+                }
+                if cancellation.is_cancelled()
+                    && let Some(seat) = hub.seats.get(self.seat)
+                {
+                    cancellation = seat.cancellation();
+                }
+            }
+            let runs = std::mem::take(&mut round.runs);
+            hub.ran(runs, started.elapsed());
+            round.hand_over();
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Runs the user's code on one message. Most futures are ready at once; for one that is not, the rest of the
+    /// take goes back to the queue after a millisecond, so that nobody waits behind it.
+    async fn run_one(
+        &self,
+        input: P::Input,
+        running: &Running<'_>,
+        route: &mut Route,
+        round: &mut Round<'_, P::Output>,
+        cancellation: &CancellationToken,
+    ) -> Ran<P::Output> {
+        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+            return Ran::Cancelled;
+        };
+        let hub = &*self.hub;
+        let mut context = Context {
+            message,
+            ticket: *ticket,
+            hub,
+            cancellation,
+            route,
+        };
+        let mut future = pin!(caught(async {
+            self.processor.process(input, &mut context).await
+        }));
+        if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return Ran::Ended(flatten(result));
+        }
+
+        let seat = hub.seats.get(self.seat);
+        let occupied = Occupied::new(seat, *ticket);
+        if hub.is_cut() || hub.is_lost(ticket) {
+            return Ran::Cancelled;
+        }
+        let pending_since = rt::now();
+        let timeout = hub.spec.processor.timeout;
+        let give_back_at = pending_since + FAIR_TAKE;
+        let deadline = pending_since + timeout;
+        let mut gave_back = round.is_empty();
+        let mut cancelled = pin!(cancellation.cancelled());
+        let mut alarm = pin!(rt::sleep_until(if gave_back {
+            deadline
+        } else {
+            give_back_at.min(deadline)
+        }));
+        let ran = loop {
+            tokio::select! {
+                biased;
+                result = &mut future => break Ran::Ended(flatten(result)),
+                () = &mut cancelled => break Ran::Cancelled,
+                () = &mut alarm => {
+                    if rt::now() >= deadline {
+                        cancellation.cancel();
+                        break Ran::Ended(Err(Fault::Timeout(timeout)));
+                    }
+                    if !std::mem::replace(&mut gave_back, true) {
+                        hub.ran(1, FAIR_TAKE);
+                        round.hand_over();
+                    }
+                    alarm.as_mut().reset(deadline);
+                }
+            }
+        };
+        drop(occupied);
+        ran
+    }
+}
+
+fn flatten<T>(result: Result<Result<T, crate::Failure>, String>) -> Result<T, Fault> {
+    match result {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(failure)) => Err(Fault::Failure(failure)),
+        Err(panic) => Err(Fault::Panic(panic)),
+    }
+}
+
+/// The message that runs. Dropped with it, the worker has died: the message fails.
+struct Running<'a> {
+    hub: &'a Hub,
+    stage: &'a Arc<str>,
+    envelope: Option<Envelope>,
+}
+
+impl Running<'_> {
+    fn message(&self) -> Option<&crate::Message> {
+        self.envelope.as_ref().map(|envelope| &envelope.message)
+    }
+
+    fn end(mut self) -> Option<Envelope> {
+        self.envelope.take()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Some(mut envelope) = self.envelope.take() else {
+            return;
+        };
+        self.hub.counters.panicked.add(1);
+        self.hub.record(0, 1);
+        let next = self.hub.next(&mut envelope, Fault::Died);
+        let left = leave(self.hub, self.stage, envelope, next);
+        self.hub.finish(0, std::iter::once(left));
+    }
+}
+
+/// Says on the worker's seat what runs for a while.
+struct Occupied<'a>(Option<&'a super::hub::Seat>);
+
+impl<'a> Occupied<'a> {
+    fn new(seat: Option<&'a super::hub::Seat>, ticket: crate::Ticket) -> Self {
+        if let Some(seat) = seat {
+            seat.occupy(ticket);
+        }
+        Self(seat)
+    }
+}
+
+impl Drop for Occupied<'_> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0 {
+            seat.leave();
+        }
+    }
+}
+
+/// Acts on what comes next for a failed message.
+fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Left {
+    let lane = envelope.lane;
+    match next {
+        _ if envelope.settled => {
+            hub.give_up(
+                envelope,
+                stage,
+                Reason::Rejected,
+                "failed after it was settled".to_owned(),
+            );
+            Left::Free(lane)
+        }
+        Next::Park(due) => Left::Parked(due, envelope),
+        Next::Back => Left::Back(envelope),
+        Next::Return(after) => {
+            hub.return_later(&envelope, after);
+            Left::Withdrawn(lane)
+        }
+        Next::GiveUp(reason, error) => {
+            hub.give_up(envelope, stage, reason, error);
+            Left::Free(lane)
+        }
+    }
+}
+
+/// What a worker has taken, and what has come of it so far.
+struct Round<'a, T> {
+    hub: &'a Hub,
+    entrances: &'a [Box<dyn Entrance<T>>],
+    /// Taken and not yet run.
+    rest: VecDeque<Envelope>,
+    /// For each entrance, what goes in.
+    outputs: Vec<Vec<Entry<T>>>,
+    settles: Vec<Settle>,
+    left: Vec<Left>,
+    /// Messages without a lane that have left; they need no entry in `left`.
+    unordered: usize,
+    dropped: Vec<Envelope>,
+    runs: usize,
+    processed: usize,
+    /// Processed messages that end here, for the breaker: those that go to a batcher count there.
+    succeeded: usize,
+    failed: usize,
+    panicked: usize,
+    timed_out: usize,
+}
+
+impl<'a, T> Round<'a, T> {
+    fn new(hub: &'a Hub, entrances: &'a [Box<dyn Entrance<T>>]) -> Self {
+        Self {
+            hub,
+            entrances,
+            rest: VecDeque::new(),
+            outputs: entrances.iter().map(|_| Vec::new()).collect(),
+            settles: Vec::new(),
+            left: Vec::new(),
+            unordered: 0,
+            dropped: Vec::new(),
+            runs: 0,
+            processed: 0,
+            succeeded: 0,
+            failed: 0,
+            panicked: 0,
+            timed_out: 0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.unordered == 0
+    }
+
+    /// Decides what comes of a run.
+    fn end(&mut self, mut envelope: Envelope, ran: Ran<T>, route: Route, stage: &Arc<str>) {
+        envelope.settled |= route.settled;
+        match ran {
+            Ran::Ended(Ok(output)) => {
+                self.processed += 1;
+                self.route(envelope, output, route, stage);
+            }
+            Ran::Ended(Err(fault)) => {
+                match &fault {
+                    Fault::Panic(_) | Fault::Died => self.panicked += 1,
+                    Fault::Timeout(_) => self.timed_out += 1,
+                    Fault::Failure(failure) if failure.is_reject() => {}
+                    Fault::Failure(_) => {}
+                }
+                if !matches!(&fault, Fault::Failure(failure) if failure.is_reject()) {
+                    self.failed += 1;
+                }
+                let next = self.hub.next(&mut envelope, fault);
+                let left = leave(self.hub, stage, envelope, next);
+                self.left.push(left);
+            }
+            Ran::Cancelled if self.hub.is_lost(&envelope.ticket) => self.dropped(envelope),
+            Ran::Cancelled => {
+                self.settles.extend(envelope.settle(Settlement::Release));
+                self.left.push(Left::Withdrawn(envelope.lane));
+            }
+        }
+    }
+
+    fn route(&mut self, envelope: Envelope, output: T, route: Route, stage: &Arc<str>) {
+        let index = match route.to {
+            Destination::Done => None,
+            Destination::Batcher(index) => Some(index),
+            Destination::Default => match self.entrances.len() {
+                0 => None,
+                1 => Some(0),
+                _ => {
+                    let error = "the flow has several batchers and the processor chose none";
+                    return self.give_up(Some(envelope), stage, Reason::Route, error.to_owned());
+                }
+            },
+            Destination::Unknown(name) => {
+                let error = format!("the flow has no batcher `{name}`");
+                return self.give_up(Some(envelope), stage, Reason::Route, error);
+            }
+        };
+        self.free(envelope.lane);
+        let Some(index) = index else {
+            self.succeeded += 1;
+            self.settles.extend(envelope.settle(Settlement::Ack));
+            return;
+        };
+        let (Some(outputs), Some(entrance)) = (self.outputs.get_mut(index), self.entrances.get(index)) else {
+            return;
+        };
+        if envelope.lane == LaneId::NONE && self.hub.capabilities.delay && !entrance.has_room(outputs.len()) {
+            // The batcher holds its share (P5): the others go on, and this one comes again later.
+            self.hub.counters.throttled.add(1);
+            self.hub.return_later(&envelope, FULL_BATCHER_DELAY);
+            return;
+        }
+        let flush = route.flush || envelope.alone.is_some();
+        outputs.push(Entry {
+            envelope,
+            output,
+            key: route.batch_key,
+            flush,
+        });
+    }
+
+    fn give_up(&mut self, envelope: Option<Envelope>, stage: &Arc<str>, reason: Reason, error: String) {
+        let Some(envelope) = envelope else { return };
+        self.free(envelope.lane);
+        self.hub.give_up(envelope, stage, reason, error);
+    }
+
+    /// A message whose delivery is gone.
+    fn dropped(&mut self, envelope: Envelope) {
+        self.free(envelope.lane);
+        self.dropped.push(envelope);
+    }
+
+    fn free(&mut self, lane: LaneId) {
+        if lane == LaneId::NONE {
+            self.unordered += 1;
+        } else {
+            self.left.push(Left::Free(lane));
+        }
+    }
+
+    /// Hands over what has ended so far and returns what has not run.
+    fn hand_over(&mut self) {
+        let hub = self.hub;
+        // Into the batchers before the lanes go on: messages of a key enter batches in order.
+        for (entrance, outputs) in self.entrances.iter().zip(&mut self.outputs) {
+            if !outputs.is_empty() {
+                entrance.enter(outputs);
+            }
+        }
+        if !self.settles.is_empty() {
+            hub.settling.add(self.settles.drain(..));
+        }
+        if !self.dropped.is_empty() {
+            hub.drop_lost(&self.dropped);
+            self.dropped.clear();
+        }
+        let rest = self.rest.drain(..).rev().map(|mut envelope| {
+            envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
+            Left::Back(envelope)
+        });
+        let unordered = std::mem::take(&mut self.unordered);
+        if unordered > 0 || !self.left.is_empty() || rest.len() > 0 {
+            hub.finish(unordered, self.left.drain(..).chain(rest));
+        }
+        hub.counters.processed.add(std::mem::take(&mut self.processed));
+        hub.counters.panicked.add(std::mem::take(&mut self.panicked));
+        hub.counters.timed_out.add(std::mem::take(&mut self.timed_out));
+        let failed = std::mem::take(&mut self.failed);
+        hub.counters.failed.add(failed);
+        hub.record(std::mem::take(&mut self.succeeded), failed);
+    }
+}
+
+impl<T> Drop for Round<'_, T> {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}

@@ -1,0 +1,422 @@
+//! Many pipelines by name in one process: [`Host`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::rt::{self, Duration};
+use crate::spec::{OnGiveUp, PipelineSpec};
+
+/// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
+///
+/// It runs in the tokio runtime in which it is started. Dropping it stops nothing: [`drain`](Self::drain) it.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<BTreeMap<Arc<str>, Pipeline>>);
+
+/// Why a host, or a pipeline, did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A caught panic is part of what is promised.
+    #[error(
+        "built with panic = \"abort\": a panic in a handler would end the process; build with panic = \"unwind\""
+    )]
+    PanicAbort,
+    /// Two pipelines have one name.
+    #[error("two pipelines are named `{0}`: give each a name of its own")]
+    SameName(String),
+    /// Specification and flow do not fit.
+    #[error("pipeline `{pipeline}`: {cause}")]
+    Pipeline {
+        /// The pipeline's name.
+        pipeline: String,
+        /// What does not fit.
+        cause: String,
+    },
+    /// It runs already.
+    #[error("pipeline `{0}` is running already")]
+    Running(String),
+}
+
+impl Host {
+    /// Starts these pipelines in the current tokio runtime.
+    ///
+    /// A pipeline whose broker cannot be reached starts nonetheless, and is degraded until it can.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing has been started then.
+    pub fn start(specs: impl IntoIterator<Item = PipelineSpec>) -> Result<Self, StartError> {
+        if cfg!(panic = "abort") {
+            return Err(StartError::PanicAbort);
+        }
+        let mut pipelines = BTreeMap::new();
+        for spec in specs {
+            let name = Arc::clone(&spec.name);
+            if pipelines.insert(Arc::clone(&name), Pipeline::new(spec)).is_some() {
+                return Err(StartError::SameName(name.to_string()));
+            }
+        }
+        let prepared: Vec<_> = pipelines
+            .values()
+            .map(Pipeline::prepare)
+            .collect::<Result<_, _>>()?;
+        for (pipeline, prepared) in pipelines.values().zip(prepared) {
+            pipeline.launch(prepared);
+        }
+        Ok(Self(Arc::new(pipelines)))
+    }
+
+    /// The pipeline of this name.
+    pub fn pipeline(&self, name: &str) -> Option<&Pipeline> {
+        self.0.get(name)
+    }
+
+    /// All pipelines, by name.
+    pub fn pipelines(&self) -> impl Iterator<Item = &Pipeline> {
+        self.0.values()
+    }
+
+    /// Drains all pipelines at once, within this time in all (P6).
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the drain goes on; ask again for its reports.
+    pub async fn drain(&self, within: Duration) -> Vec<(Arc<str>, DrainReport)> {
+        let order = Order::within(within);
+        for pipeline in self.pipelines() {
+            pipeline.order(order);
+        }
+        let mut reports = Vec::new();
+        for pipeline in self.pipelines() {
+            if let Some(end) = pipeline.ended().await {
+                reports.push((Arc::clone(&pipeline.0.name), end.report));
+            }
+        }
+        reports
+    }
+
+    /// Cuts short a drain that is under way, or begins one: nothing runs on, everything goes back.
+    pub fn release_now(&self) {
+        for pipeline in self.pipelines() {
+            pipeline.order(Order::now());
+        }
+    }
+
+    /// Waits until every pipeline has ended, or one has given up that ends the process with it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn ended(&self) {
+        loop {
+            let mut changes: Vec<_> = self
+                .pipelines()
+                .map(|pipeline| pipeline.0.state.lock().end.subscribe())
+                .collect();
+            let ends: Vec<_> = changes
+                .iter_mut()
+                .map(|change| change.borrow_and_update().clone())
+                .collect();
+            let fatal = self.pipelines().zip(&ends).any(|(pipeline, end)| {
+                pipeline.0.spec.supervisor.on_give_up == OnGiveUp::Exit
+                    && end.as_ref().is_some_and(|end| end.gave_up.is_some())
+            });
+            if fatal || ends.iter().all(Option::is_some) {
+                return;
+            }
+            let mut waits: Vec<_> = changes
+                .iter_mut()
+                .map(|change| Box::pin(change.changed()))
+                .collect();
+            std::future::poll_fn(|cx| {
+                if waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Waits until nothing has been in flight and nothing has arrived for this long, in every running pipeline.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn idle(&self, quiet: Duration) {
+        for pipeline in self.pipelines() {
+            pipeline.idle(quiet).await;
+        }
+        // One may have been busy again while another was waited for.
+        while !self.pipelines().all(|pipeline| pipeline.is_idle(quiet)) {
+            for pipeline in self.pipelines() {
+                pipeline.idle(quiet).await;
+            }
+        }
+    }
+}
+
+/// One pipeline of a [`Host`]: starts, stops, pauses, resumes and drains alone. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pipeline(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: Arc<str>,
+    spec: PipelineSpec,
+    state: Mutex<Current>,
+}
+
+/// The run that is under way, or the last one.
+#[derive(Debug)]
+struct Current {
+    hub: Arc<Hub>,
+    orders: watch::Sender<Option<Order>>,
+    end: watch::Sender<Option<End>>,
+}
+
+type Prepared = (Arc<Hub>, crate::engine::Machine);
+
+impl Pipeline {
+    fn new(spec: PipelineSpec) -> Self {
+        let hub = Arc::new(Hub::new(spec.clone()));
+        let state = Current {
+            hub,
+            orders: watch::Sender::new(None),
+            end: watch::Sender::new(None),
+        };
+        Self(Arc::new(Inner {
+            name: Arc::clone(&spec.name),
+            spec,
+            state: Mutex::new(state),
+        }))
+    }
+
+    fn prepare(&self) -> Result<Prepared, StartError> {
+        let spec = &self.0.spec;
+        let error = |cause: String| StartError::Pipeline {
+            pipeline: spec.name.to_string(),
+            cause,
+        };
+        for name in spec.batchers.keys() {
+            if !spec.flow.steps().iter().any(|step| step.name == *name) {
+                return Err(error(format!("its flow has no batcher `{name}`")));
+            }
+        }
+        if matches!(spec.dead_letter, crate::DeadLetter::Source) && !spec.source.capabilities().keeps_rejected
+        {
+            return Err(error(
+                "its source keeps no rejected messages: name a dead letter".to_owned(),
+            ));
+        }
+        let hub = Arc::new(Hub::new(spec.clone()));
+        let machine = spec.flow.build(&hub).map_err(error)?;
+        let _ = hub.batchers.set(machine.batchers.clone());
+        Ok((hub, machine))
+    }
+
+    fn launch(&self, (hub, machine): Prepared) {
+        let orders = watch::Sender::new(None);
+        let end = watch::Sender::new(None);
+        let supervisor = Supervisor::new(Arc::clone(&hub), machine, orders.subscribe());
+        let flow = self.0.spec.flow.clone();
+        let ended = end.clone();
+        *self.0.state.lock() = Current {
+            hub: Arc::clone(&hub),
+            orders,
+            end,
+        };
+        rt::spawn(async move {
+            let end = match flow.on_start().await {
+                Ok(()) => supervisor.run().await,
+                Err(failure) => End {
+                    report: DrainReport::default(),
+                    gave_up: Some(format!("its start hook failed: {failure}")),
+                },
+            };
+            if let Err(failure) = flow.on_stop().await {
+                warn!(pipeline = hub.name(), %failure, "the stop hook failed");
+            }
+            ended.send_replace(Some(end));
+        });
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Starts it again after it has ended.
+    ///
+    /// # Errors
+    /// [`StartError::Running`] while it has not.
+    pub fn start(&self) -> Result<(), StartError> {
+        if self.0.state.lock().end.borrow().is_none() {
+            return Err(StartError::Running(self.name().to_owned()));
+        }
+        self.launch(self.prepare()?);
+        Ok(())
+    }
+
+    /// Stops fetching; what is in flight goes on.
+    pub fn pause(&self) {
+        self.hub().gate.change(|gate| gate.paused = true);
+    }
+
+    /// Fetches again.
+    pub fn resume(&self) {
+        self.hub().gate.change(|gate| gate.paused = false);
+    }
+
+    /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
+    /// up (P6). The pipeline has ended then; [`start`](Self::start) starts it again.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the drain goes on.
+    pub async fn drain(&self, within: Duration) -> DrainReport {
+        self.order(Order::within(within));
+        self.ended().await.map(|end| end.report).unwrap_or_default()
+    }
+
+    /// Ends it at once: nothing runs on, everything goes back to the source.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the stop goes on.
+    pub async fn stop(&self) -> DrainReport {
+        self.order(Order::now());
+        self.ended().await.map(|end| end.report).unwrap_or_default()
+    }
+
+    fn order(&self, order: Order) {
+        self.0.state.lock().orders.send_replace(Some(order));
+    }
+
+    async fn ended(&self) -> Option<End> {
+        let mut end = self.0.state.lock().end.subscribe();
+        end.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Waits until nothing has been in flight and nothing has arrived for this long, or it has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn idle(&self, quiet: Duration) {
+        let hub = self.hub();
+        let mut end = self.0.state.lock().end.subscribe();
+        let idle = async {
+            loop {
+                hub.places.until(|places| places.idle_since().is_some()).await;
+                let Some(since) = hub.places.idle_since() else {
+                    continue;
+                };
+                if since.elapsed() >= quiet {
+                    return;
+                }
+                rt::sleep_until(since + quiet).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = end.wait_for(Option::is_some) => {}
+            () = idle => {}
+        }
+    }
+
+    fn is_idle(&self, quiet: Duration) -> bool {
+        let state = self.0.state.lock();
+        state.end.borrow().is_some()
+            || state
+                .hub
+                .places
+                .idle_since()
+                .is_some_and(|since| since.elapsed() >= quiet)
+    }
+
+    /// How it is now.
+    pub fn status(&self) -> Status {
+        let (hub, end) = {
+            let state = self.0.state.lock();
+            (Arc::clone(&state.hub), state.end.borrow().clone())
+        };
+        let gate = hub.gate.state();
+        let degraded = hub.degradations();
+        let condition = match end {
+            Some(End {
+                gave_up: Some(why), ..
+            }) => Condition::GaveUp(why),
+            Some(_) => Condition::Ended,
+            None if gate.draining => Condition::Draining,
+            None if gate.paused => Condition::Paused,
+            None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
+            None => Condition::Running,
+        };
+        let load = hub.ready.load();
+        Status {
+            condition,
+            counts: hub.counters.snapshot(),
+            in_flight: hub.places.messages(),
+            bytes: hub.places.bytes(),
+            ready: load.ready,
+            waiting: load.waiting,
+            parked: load.parked,
+            running: load.running,
+            lanes: load.lanes,
+            batchers: hub
+                .batchers()
+                .iter()
+                .map(|batcher| (batcher.name().to_owned(), batcher.held()))
+                .collect(),
+            breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
+        }
+    }
+
+    fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.0.state.lock().hub)
+    }
+}
+
+/// How a pipeline is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// In one word.
+    pub condition: Condition,
+    /// What has happened since it was started.
+    pub counts: Counts,
+    /// Messages fetched and not yet settled.
+    pub in_flight: usize,
+    /// Bytes of the same.
+    pub bytes: usize,
+    /// Messages that may run now.
+    pub ready: usize,
+    /// Messages that wait behind others of their key.
+    pub waiting: usize,
+    /// Messages between two attempts.
+    pub parked: usize,
+    /// Messages taken by workers.
+    pub running: usize,
+    /// Keys that have a message at work.
+    pub lanes: usize,
+    /// Messages that each batcher holds, by its name.
+    pub batchers: Vec<(String, usize)>,
+    /// The breaker, where there is one.
+    pub breaker: Option<BreakerState>,
+}
+
+/// A pipeline's condition in one word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs.
+    Running,
+    /// It runs, but a part of it cannot do its work; this says which and why.
+    Degraded(String),
+    /// It fetches nothing because somebody said so.
+    Paused,
+    /// It is ending.
+    Draining,
+    /// It was drained or stopped.
+    Ended,
+    /// It ended by itself; this says why.
+    GaveUp(String),
+}
