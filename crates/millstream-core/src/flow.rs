@@ -252,7 +252,7 @@ impl<T: Into<Outgoing> + Send + 'static> Entrance<T> for IntoOutgoing {
         self.0.enter(&mut outgoing);
     }
 
-    fn has_room(&self, beside: usize) -> bool {
-        self.0.has_room(beside)
+    fn is_stuck(&self) -> bool {
+        self.0.is_stuck()
     }
 }

@@ -110,7 +110,8 @@ impl MemoryQueue {
 
     /// Whether every message is settled.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        // Settled ones are dropped from the front.
+        self.0.state.lock().slots.is_empty()
     }
 
     /// Messages that a consumer has and has not settled.

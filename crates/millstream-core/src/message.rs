@@ -143,7 +143,9 @@ impl From<String> for Outgoing {
 /// assert_eq!(headers.get("tenant"), Some("acme"));
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Option<Arc<Vec<(Box<str>, Box<str>)>>>);
+pub struct Headers(Option<Arc<Vec<Header>>>);
+
+type Header = (Box<str>, Box<str>);
 
 impl Headers {
     /// No headers.

@@ -94,7 +94,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
             }
         }
     };
-    running.end(ran);
+    running.end(&ran);
 }
 
 impl From<Result<Result<(), Failure>, String>> for Ran {
@@ -120,18 +120,18 @@ struct Running<'a, T: Send + 'static> {
 impl<T: Send + 'static> Drop for Running<'_, T> {
     fn drop(&mut self) {
         if !self.envelopes.is_empty() {
-            self.end(Ran::Died);
+            self.end(&Ran::Died);
         }
     }
 }
 
 impl<T: Send + 'static> Running<'_, T> {
     /// Decides what comes of each message, and lets go of the batch.
-    fn end(&mut self, ran: Ran) {
+    fn end(&mut self, ran: &Ran) {
         let envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
         hub.counters.batches.add(1);
-        match &ran {
+        match ran {
             Ran::Panicked(_) | Ran::Died => hub.counters.panicked.add(1),
             Ran::TimedOut(_) => hub.counters.timed_out.add(1),
             Ran::Ended | Ran::Failed(_) | Ran::Cancelled => {}
@@ -229,9 +229,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             self.settles.extend(envelope.settle(Settlement::Ack));
             return;
         };
-        if !matches!(&fault, Fault::Failure(failure) if failure.is_reject()) {
-            self.failed += 1;
-        }
+        self.failed += usize::from(!fault.is_reject());
         if envelope.settled {
             self.gone.push(envelope.order);
             let error = "its batch failed after it was settled".to_owned();

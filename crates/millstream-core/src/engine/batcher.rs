@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::envelope::Envelope;
 use super::hub::Hub;
@@ -19,9 +20,12 @@ use super::shard::{Closed, Shard, Turn};
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
-use crate::rt::{self, Instant};
+use crate::rt::{self, Duration, Instant};
 use crate::spec::BatcherSpec;
 use crate::ticket::{Scope, Ticket};
+
+/// How long a batcher may be full, with no batch ending, before the others go on without it (P5).
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// A processed message on its way into a batcher.
 pub(crate) struct Entry<T> {
@@ -36,8 +40,8 @@ pub(crate) trait Entrance<T>: Send + Sync {
     /// Takes them in, in order.
     fn enter(&self, entries: &mut Vec<Entry<T>>);
 
-    /// Whether the batcher's share has room for one more beside so many that are on their way.
-    fn has_room(&self, beside: usize) -> bool;
+    /// Whether the batcher is stuck and holds its share: then the source keeps what is for it, where it can.
+    fn is_stuck(&self) -> bool;
 }
 
 /// A batcher whose item type does not matter.
@@ -57,6 +61,9 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn begin_drain(&self);
     /// Gives everything back that does not run, and cancels what does.
     fn cut(&self);
+    /// Lets the others go on once it has been full for a while with no batch ending, if the source can keep what
+    /// is for it. Says when to look again.
+    fn give_up_on(&self, hub: &Hub) -> Option<Instant>;
     /// Closes the batches that hold messages of the scope.
     fn flush(&self, scope: Scope);
     /// Forgets messages of the scope that do not run in a batch now.
@@ -82,8 +89,10 @@ pub(crate) struct Batcher<T> {
     pub(crate) work: Vec<Notify>,
     share: usize,
     ordered: bool,
-    /// Whether intake must wait while the share is used up, as nothing can be given back.
-    gates: bool,
+    /// Whether the source can keep what a stuck batcher cannot take. Under an ordering nothing may be given back
+    /// out of turn.
+    gives_back: bool,
+    stuck: AtomicBool,
     hub: std::sync::Weak<Hub>,
 }
 
@@ -92,7 +101,8 @@ pub(crate) struct State<T> {
     /// The shard of each key that has items here, and how many.
     homes: FxHashMap<u64, (usize, usize)>,
     next_shard: usize,
-    full: bool,
+    /// Since when it holds its share and intake waits for it.
+    full: Option<Instant>,
     draining: bool,
     cut: bool,
     /// What the batch workers run now, to be cancelled.
@@ -123,7 +133,7 @@ impl<T: Send + 'static> Batcher<T> {
                 shards: (0..shards).map(|_| Shard::default()).collect(),
                 homes: FxHashMap::default(),
                 next_shard: 0,
-                full: false,
+                full: None,
                 draining: false,
                 cut: false,
                 running: vec![None; workers],
@@ -132,7 +142,8 @@ impl<T: Send + 'static> Batcher<T> {
             work: (0..shards).map(|_| Notify::new()).collect(),
             share,
             ordered,
-            gates: ordered || !hub.capabilities.delay,
+            gives_back: !ordered && hub.capabilities.delay,
+            stuck: AtomicBool::new(false),
             spec,
             hub: Arc::downgrade(hub),
         })
@@ -216,9 +227,16 @@ impl<T: Send + 'static> Batcher<T> {
     /// Counts messages out, and opens the gate again once there is room.
     fn account(&self, hub: &Hub, state: &mut State<T>, gone: usize) {
         let held = self.held.fetch_sub(gone, Ordering::AcqRel) - gone;
-        if state.full && held < self.share {
-            state.full = false;
+        if gone > 0 {
+            self.stuck.store(false, Ordering::Release);
+        }
+        if state.full.is_some() && held < self.share {
+            state.full = None;
             hub.gate.change(|gate| gate.full_batchers -= 1);
+        } else if gone > 0
+            && let Some(since) = &mut state.full
+        {
+            *since = rt::now();
         }
     }
 
@@ -295,14 +313,16 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                     *wakes += shard.add(&self.spec, deadline, entry);
                 }
             }
-            if self.gates
-                && !state.full
-                && held >= self.share
+            let stuck = self.stuck.load(Ordering::Acquire);
+            if held >= self.share
+                && state.full.is_none()
+                && !stuck
                 && let Some(hub) = self.hub.upgrade()
             {
-                state.full = true;
+                state.full = Some(rt::now());
                 hub.counters.throttled.add(1);
                 hub.gate.change(|gate| gate.full_batchers += 1);
+                hub.batcher_full.notify_one();
             }
         }
         if !released.is_empty() {
@@ -318,8 +338,8 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
         }
     }
 
-    fn has_room(&self, beside: usize) -> bool {
-        self.held.load(Ordering::Acquire) + beside < self.share
+    fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
     }
 }
 
@@ -369,6 +389,24 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         for token in running {
             token.cancel();
         }
+    }
+
+    fn give_up_on(&self, hub: &Hub) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let since = state.full.filter(|_| self.gives_back)?;
+        let then = since + STUCK_AFTER;
+        if rt::now() < then {
+            return Some(then);
+        }
+        warn!(
+            pipeline = hub.name(),
+            batcher = self.name(),
+            "stuck; what is for it goes back to the source for now"
+        );
+        self.stuck.store(true, Ordering::Release);
+        state.full = None;
+        hub.gate.change(|gate| gate.full_batchers -= 1);
+        None
     }
 
     fn flush(&self, scope: Scope) {

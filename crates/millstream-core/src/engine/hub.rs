@@ -14,7 +14,7 @@ use super::batcher::AnyBatcher;
 use super::breaker::{Breaker, BreakerState};
 use super::counters::Counters;
 use super::dead_letters::DeadLetters;
-use super::envelope::{Alone, Envelope};
+use super::envelope::{Alone, Envelope, LaneId};
 use super::gate::Gate;
 use super::places::Places;
 use super::rare::Rare;
@@ -43,6 +43,7 @@ pub(crate) struct Hub {
     pub(crate) gate: Gate,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) breaker_changed: Notify,
+    pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) seats: Vec<Seat>,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
@@ -89,6 +90,13 @@ pub(crate) enum Fault {
     Died,
 }
 
+impl Fault {
+    /// Whether it says something of the message and nothing of what handling it needs.
+    pub(crate) fn is_reject(&self) -> bool {
+        matches!(self, Self::Failure(failure) if failure.is_reject())
+    }
+}
+
 /// What comes next for a message whose run did not succeed.
 #[derive(Debug)]
 pub(crate) enum Next {
@@ -113,6 +121,7 @@ impl Hub {
             gate: Gate::new(),
             breaker: spec.breaker.map(Breaker::new),
             breaker_changed: Notify::new(),
+            batcher_full: Notify::new(),
             counters: Counters::default(),
             seats: (0..spec.processor.concurrency.get())
                 .map(|_| Seat::default())
@@ -171,6 +180,12 @@ impl Hub {
         usize::try_from(FAIR_TAKE.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .clamp(1, most)
+    }
+
+    /// How many ready messages are not worth waking another worker for.
+    pub(crate) fn spare(&self) -> usize {
+        let pace = self.pace.load(Ordering::Relaxed).max(1);
+        usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace).unwrap_or(usize::MAX)
     }
 
     /// Takes note of how long so many runs took.
@@ -295,9 +310,14 @@ impl Hub {
         self.settling.add([Settle { ticket, settlement }]);
     }
 
-    /// Takes back what left the workers, and releases what must leave with it.
-    pub(crate) fn finish(&self, unordered: usize, left: impl Iterator<Item = Left>) {
-        let followers = self.ready.finish(unordered, left);
+    /// Takes back what left the workers, as [`Ready::finish`], and releases what must leave with it.
+    pub(crate) fn finish(
+        &self,
+        gone: usize,
+        lanes: impl Iterator<Item = LaneId>,
+        left: impl Iterator<Item = Left>,
+    ) {
+        let followers = self.ready.finish(gone, lanes, left);
         if !followers.is_empty() {
             self.release(followers);
         }
@@ -535,6 +555,9 @@ impl Hub {
 
 /// How much work a worker takes at a time.
 pub(crate) const FAIR_TAKE: Duration = Duration::from_millis(1);
+
+/// How much work is worth waking another worker for.
+const WAKE_WORTH: Duration = Duration::from_micros(20);
 
 impl Seat {
     /// The token that cancels what runs here next.

@@ -22,7 +22,7 @@ use crate::ticket::Ticket;
 const UNSUSPECTED: u32 = 3;
 
 /// The most that one read is asked for: smaller hand-offs keep every stage busy.
-const MOST: usize = 1024;
+const MOST: usize = 256;
 
 /// How long a source keeps the tail of a key that has too much waiting.
 const LONG_LANE_DELAY: Duration = Duration::from_secs(1);
@@ -101,6 +101,7 @@ impl Intake {
     async fn read(&mut self, source: &mut dyn DynSource, one: bool) -> Result<Read, SourceError> {
         let hub = Arc::clone(&self.hub);
         let alone = self.suspicious;
+        hub.ready.hungry().await;
         hub.places
             .until(|places| {
                 if alone {
@@ -146,9 +147,9 @@ impl Intake {
             let chunk = self.chunk.drain();
             return hub
                 .ready
-                .admit(chunk.map(|(ticket, message)| (None, Envelope::new(ticket, message))));
+                .admit(chunk.map(|(ticket, message)| Envelope::new(ticket, message)));
         }
-        self.held_back.extend(self.chunk.drain());
+        self.admit_ordered();
         while !self.held_back.is_empty() {
             let mut freed = std::pin::pin!(hub.places.freed.notified());
             freed.as_mut().enable();
@@ -172,38 +173,33 @@ impl Intake {
     /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it.
     fn admit_ordered(&mut self) {
         let hub = &*self.hub;
-        let per_key = hub.spec.limits.per_key.get();
         let gives_back = hub.capabilities.orders_keys && hub.capabilities.delay;
-        let mut kept = Vec::new();
-        let mut returned: Vec<OrderKey> = Vec::new();
-        let mut counts = rustc_hash::FxHashMap::<OrderKey, usize>::default();
-        let mut admitted = Vec::with_capacity(self.held_back.len());
-        let mut deliveries = std::mem::take(&mut self.held_back).into_iter();
-        for (ticket, message) in deliveries.by_ref() {
-            let Some(key) = order_key(&hub.spec.ordering, &message) else {
-                admitted.push((None, Envelope::new(ticket, message)));
-                continue;
-            };
-            let waiting = counts
-                .entry(key.clone())
-                .or_insert_with(|| hub.ready.waiting_for(&key));
-            if *waiting < per_key && !returned.contains(&key) {
-                *waiting += 1;
-                admitted.push((Some(key), Envelope::new(ticket, message)));
-            } else if gives_back {
-                hub.counters.throttled.add(1);
-                hub.return_later(&Envelope::new(ticket, message), LONG_LANE_DELAY);
-                if !returned.contains(&key) {
-                    returned.push(key);
-                }
-            } else {
-                kept.push((ticket, message));
-                break;
-            }
+        let ordering = &hub.spec.ordering;
+        let mut returned = Vec::new();
+        let mut held_back = std::mem::take(&mut self.held_back);
+        let mut deliveries = held_back
+            .drain(..)
+            .chain(self.chunk.drain())
+            .map(|(ticket, message)| (order_key(ordering, &message), Envelope::new(ticket, message)));
+        let stopped_at =
+            hub.ready
+                .admit_ordered(&mut deliveries, hub.spec.limits.per_key.get(), |envelope| {
+                    if gives_back {
+                        returned.push(envelope);
+                        return None;
+                    }
+                    Some(envelope)
+                });
+        let rest = deliveries.map(|(_, envelope)| envelope);
+        self.held_back = stopped_at
+            .into_iter()
+            .chain(rest)
+            .map(|held| (held.ticket, held.message))
+            .collect();
+        hub.counters.throttled.add(returned.len());
+        for envelope in returned {
+            hub.return_later(&envelope, LONG_LANE_DELAY);
         }
-        kept.extend(deliveries);
-        self.held_back = kept;
-        hub.ready.admit(admitted.into_iter());
     }
 
     /// Gives up, unrun, what was delivered too often.
@@ -266,7 +262,8 @@ impl Intake {
         }
         hub.counters.suspects.add(1);
         let key = order_key(&hub.spec.ordering, &suspect.message);
-        hub.ready.admit(std::iter::once((key, suspect)));
+        hub.ready
+            .admit_ordered(&mut std::iter::once((key, suspect)), usize::MAX, Some);
     }
 
     /// Ends the source: what it still gives goes back untouched.

@@ -20,11 +20,17 @@ pub(crate) struct Ready {
     takers: Notify,
     /// The timer task waits here for an earlier due time.
     pub(crate) parked_sooner: Notify,
+    /// Intake waits here until there is little left to take.
+    hungry: Notify,
 }
+
+/// Ready messages beyond which reading on gains nothing: they would only go cold before their turn.
+const PLENTY: usize = 1024;
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Envelope>,
+    /// Messages without a lane that may run.
+    unordered: VecDeque<Envelope>,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
     /// Counts parkings, so that equal due times keep their order.
@@ -66,8 +72,6 @@ impl Ord for Parked {
 /// How a message left its worker.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// Settled, in a batcher or given up: its lane goes on.
-    Free(LaneId),
     /// To be tried again then; it keeps its lane.
     Parked(Instant, Envelope),
     /// Not run, or not to be counted: back to the front; it keeps its lane.
@@ -87,32 +91,50 @@ pub(crate) struct Load {
 }
 
 impl Ready {
-    /// Takes in a chunk; the key is what each is ordered by, if anything.
-    pub(crate) fn admit(&self, chunk: impl Iterator<Item = (Option<OrderKey>, Envelope)>) {
+    /// Takes in messages that are unordered.
+    pub(crate) fn admit(&self, chunk: impl Iterator<Item = Envelope>) {
         let mut state = self.state.lock();
-        for (key, envelope) in chunk {
-            let head = match key {
-                None => Some(envelope),
-                Some(key) => state.lanes.admit(key, envelope),
-            };
-            state.queue.extend(head);
-        }
-        self.wake(&state);
+        state.unordered.extend(chunk);
+        self.wake(&state, 0);
     }
 
-    /// How many wait in the lane of this key.
-    pub(crate) fn waiting_for(&self, key: &OrderKey) -> usize {
-        self.state.lock().lanes.waiting_for(key)
+    /// Takes in messages with what each is ordered by, if anything. At the first one whose lane has `per_key`
+    /// waiting, `overflow` decides: it keeps the message elsewhere and admission goes on, or it gives it back and
+    /// admission ends, leaving the rest in the iterator.
+    pub(crate) fn admit_ordered(
+        &self,
+        chunk: &mut impl Iterator<Item = (Option<OrderKey>, Envelope)>,
+        per_key: usize,
+        mut overflow: impl FnMut(Envelope) -> Option<Envelope>,
+    ) -> Option<Envelope> {
+        let mut state = self.state.lock();
+        let mut stopped_at = None;
+        for (key, envelope) in chunk {
+            let Some(key) = key else {
+                state.unordered.push_back(envelope);
+                continue;
+            };
+            if let Err(envelope) = state.lanes.admit(key, envelope, per_key) {
+                stopped_at = overflow(envelope);
+                if stopped_at.is_some() {
+                    break;
+                }
+            }
+        }
+        self.wake(&state, 0);
+        stopped_at
     }
 
     /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
     ///
     /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
-    /// [`wake_takers`](Self::wake_takers) says that its answer may have.
+    /// [`wake_takers`](Self::wake_takers) says that its answer may have. While more than `spare` remain, another
+    /// worker is woken.
     pub(crate) async fn take(
         &self,
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
+        spare: impl Fn() -> usize,
         allowed: impl Fn(usize) -> usize,
     ) -> bool {
         loop {
@@ -122,13 +144,16 @@ impl Ready {
                 if state.closed {
                     return false;
                 }
-                if !state.queue.is_empty() {
-                    let number = allowed(most().min(state.queue.len()));
+                let ready = state.ready();
+                if ready > 0 {
+                    let number = allowed(most().min(ready));
                     if number > 0 {
-                        taken.extend(state.queue.drain(..number));
-                        state.running += number;
+                        state.take(number, taken);
+                        if ready >= PLENTY && ready - number < PLENTY {
+                            self.hungry.notify_one();
+                        }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
-                        self.wake(&state);
+                        self.wake(&state, spare());
                         return true;
                     }
                 }
@@ -141,10 +166,32 @@ impl Ready {
         }
     }
 
-    fn wake(&self, state: &State) {
-        if state.idle_takers > 0 && !state.queue.is_empty() {
+    /// Wakes an idle worker if there are more than so many to take. What the awake ones will have done before
+    /// another is awake is left to them.
+    fn wake(&self, state: &State, spare: usize) {
+        if state.idle_takers > 0 && state.ready() > spare {
             self.takers.notify_one();
         }
+    }
+
+    /// Waits until there is less to take than would be plenty.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn hungry(&self) {
+        loop {
+            let mut hungry = std::pin::pin!(self.hungry.notified());
+            hungry.as_mut().enable();
+            if self.state.lock().ready() < PLENTY {
+                return;
+            }
+            hungry.await;
+        }
+    }
+
+    /// Wakes an idle worker if there is something to take.
+    pub(crate) fn wake_another(&self) {
+        self.wake(&self.state.lock(), 0);
     }
 
     /// Asks every idle worker to look again.
@@ -152,32 +199,37 @@ impl Ready {
         self.takers.notify_waiters();
     }
 
-    /// Takes back what left the workers: `unordered` messages without a lane, and these. Messages that go back
-    /// to the front come in reverse order. Gives the followers of what was withdrawn, to be released.
+    /// Takes back what left the workers: so many that are settled, in a batcher or given up, whose lanes go on, and
+    /// these others. Messages that go back to the front come in reverse order. Gives the followers of what was
+    /// withdrawn, to be released.
     #[must_use]
-    pub(crate) fn finish(&self, unordered: usize, left: impl Iterator<Item = Left>) -> Vec<Envelope> {
+    pub(crate) fn finish(
+        &self,
+        gone: usize,
+        lanes: impl Iterator<Item = LaneId>,
+        left: impl Iterator<Item = Left>,
+    ) -> Vec<Envelope> {
         let mut sooner = false;
         let mut followers = Vec::new();
         {
             let mut state = self.state.lock();
-            state.running -= unordered;
+            state.running -= gone;
+            for lane in lanes {
+                state.lanes.advance(lane);
+            }
             for left in left {
                 state.running -= 1;
                 match left {
-                    Left::Free(LaneId::NONE) | Left::Withdrawn(LaneId::NONE) => {}
-                    Left::Free(lane) => {
-                        let next = state.lanes.advance(lane);
-                        state.queue.extend(next);
-                    }
+                    Left::Withdrawn(LaneId::NONE) => {}
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
-                    Left::Back(envelope) => state.queue.push_front(envelope),
+                    Left::Back(envelope) => state.put_back(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
                         state.lanes.advance(lane);
                     }
                 }
             }
-            self.wake(&state);
+            self.wake(&state, 0);
         }
         if sooner {
             self.parked_sooner.notify_one();
@@ -209,9 +261,9 @@ impl Ready {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
         for envelope in due.into_iter().rev() {
-            state.queue.push_front(envelope);
+            state.put_back(envelope);
         }
-        self.wake(&state);
+        self.wake(&state, 0);
         state.parked.peek().map(|Reverse(parked)| parked.due)
     }
 
@@ -219,36 +271,33 @@ impl Ready {
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
         Load {
-            ready: state.queue.len(),
-            waiting: state.lanes.waiting(),
+            ready: state.ready(),
+            waiting: state.lanes.messages() - state.lanes.ready(),
             parked: state.parked.len(),
             running: state.running,
-            lanes: state.lanes.busy(),
+            lanes: state.lanes.len(),
         }
     }
 
     /// Takes out every message that is not running and that `leave` picks.
     pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
         let mut state = self.state.lock();
-        // Followers go first: a lane that its head leaves must not bring another that leaves too.
         let mut removed = state.lanes.remove(&leave);
-        let (heads, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.queue).into_iter().partition(&leave);
-        state.queue = stay.into();
-        let (parked, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
+        let (gone, stay): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.unordered).into_iter().partition(&leave);
+        state.unordered = stay.into();
+        removed.extend(gone);
+        let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
         state.parked = stay.into();
-        for envelope in heads
-            .into_iter()
-            .chain(parked.into_iter().map(|Reverse(parked)| parked.envelope))
-        {
+        for Reverse(Parked { envelope, .. }) in gone {
             if envelope.lane != LaneId::NONE {
-                let next = state.lanes.advance(envelope.lane);
-                state.queue.extend(next);
+                state.lanes.advance(envelope.lane);
             }
             removed.push(envelope);
         }
-        self.wake(&state);
+        self.wake(&state, 0);
         removed
     }
 
@@ -281,6 +330,36 @@ impl Ready {
 }
 
 impl State {
+    /// How many messages may run now.
+    fn ready(&self) -> usize {
+        self.unordered.len() + self.lanes.ready()
+    }
+
+    /// Takes so many of those that may run, of both kinds alike.
+    fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
+        let lanes = self.lanes.ready();
+        let from_lanes = match (lanes, self.unordered.len()) {
+            (_, 0) => number,
+            (0, _) => 0,
+            (_, unordered) => number
+                .div_ceil(2)
+                .min(lanes)
+                .max(number.saturating_sub(unordered)),
+        };
+        self.lanes.take(from_lanes, taken);
+        taken.extend(self.unordered.drain(..number - from_lanes));
+        self.running += number;
+    }
+
+    /// This one may run again, before all others.
+    fn put_back(&mut self, envelope: Envelope) {
+        if envelope.lane == LaneId::NONE {
+            self.unordered.push_front(envelope);
+        } else {
+            self.lanes.put_back(envelope);
+        }
+    }
+
     /// Says whether the new one is due before all others.
     fn park(&mut self, due: Instant, envelope: Envelope) -> bool {
         let sooner = self.parked.peek().is_none_or(|Reverse(first)| due < first.due);

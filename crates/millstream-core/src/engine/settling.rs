@@ -18,25 +18,11 @@ use crate::ticket::Ticket;
 /// How long an acknowledger may keep settlements back to coalesce them.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Settlements on their way to the acknowledger. They survive its death: what it owed goes to its successor.
+/// Settlements on their way to the acknowledger.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     queue: Mutex<Vec<Settle>>,
     added: Notify,
-    owed: Mutex<Owed>,
-}
-
-/// What the acknowledger was given and has not answered.
-#[derive(Debug, Default)]
-struct Owed {
-    /// In the call under way.
-    given: Vec<Settle>,
-    /// Kept back by it in earlier calls.
-    kept: FxHashMap<Ticket, Settlement>,
-    /// Failed, and waiting for another try.
-    again: VecDeque<(Instant, u32, Settle)>,
-    /// How often each of those under way has failed.
-    failures: FxHashMap<Ticket, u32>,
 }
 
 impl Settling {
@@ -51,82 +37,120 @@ impl Settling {
             self.added.notify_one();
         }
     }
+}
 
-    /// Takes up what a dead acknowledger still owed.
-    fn inherit(&self) {
-        let mut owed = self.owed.lock();
-        let given = std::mem::take(&mut owed.given);
-        let kept = std::mem::take(&mut owed.kept)
-            .into_iter()
+/// What the acknowledger was given and has not answered. Dropped, the acknowledger has died: what it owed goes back
+/// to the queue, for its successor.
+struct Owed<'a> {
+    settling: &'a Settling,
+    /// In the call under way.
+    given: Vec<Settle>,
+    /// Kept back by it in earlier calls.
+    kept: FxHashMap<Ticket, Settlement>,
+    /// Failed, and waiting for another try.
+    again: VecDeque<(Instant, u32, Settle)>,
+    /// How often each of those under way has failed.
+    failures: FxHashMap<Ticket, u32>,
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        let kept = self
+            .kept
+            .drain()
             .map(|(ticket, settlement)| Settle { ticket, settlement });
-        let again = std::mem::take(&mut owed.again)
-            .into_iter()
-            .map(|(_, _, settle)| settle);
-        let mut queue = self.queue.lock();
-        queue.extend(given.into_iter().chain(kept).chain(again));
+        let again = self.again.drain(..).map(|(_, _, settle)| settle);
+        self.settling.add(self.given.drain(..).chain(kept).chain(again));
     }
+}
 
-    /// Moves what is queued, and what is due for another try, into `batch`; says when more is due.
-    fn collect(&self, batch: &mut Vec<Settle>) -> Option<Instant> {
-        batch.clear();
-        std::mem::swap(batch, &mut self.queue.lock());
-        let mut owed = self.owed.lock();
-        if owed.again.is_empty() {
+impl Owed<'_> {
+    /// Moves what is queued, and what is due for another try, into `given`; says when more is due.
+    fn collect(&mut self) -> Option<Instant> {
+        std::mem::swap(&mut self.given, &mut self.settling.queue.lock());
+        if self.again.is_empty() {
             return None;
         }
         let now = rt::now();
         let mut next: Option<Instant> = None;
-        for _ in 0..owed.again.len() {
-            if let Some((due, failures, settle)) = owed.again.pop_front() {
+        for _ in 0..self.again.len() {
+            if let Some((due, failures, settle)) = self.again.pop_front() {
                 if due <= now {
-                    owed.failures.insert(settle.ticket, failures);
-                    batch.push(settle);
+                    self.failures.insert(settle.ticket, failures);
+                    self.given.push(settle);
                 } else {
                     next = Some(next.map_or(due, |next| next.min(due)));
-                    owed.again.push_back((due, failures, settle));
+                    self.again.push_back((due, failures, settle));
                 }
             }
         }
         next
     }
+
+    /// The call has returned with so many answers; what it did not answer for it keeps.
+    fn returned(&mut self, answers: usize) {
+        // Most acknowledgers answer at once, and then there is nothing to remember.
+        if answers == self.given.len() {
+            self.given.clear();
+        } else {
+            self.kept.extend(
+                self.given
+                    .drain(..)
+                    .map(|settle| (settle.ticket, settle.settlement)),
+            );
+        }
+    }
+
+    /// Acts on what the acknowledger said: frees places, counts, and puts failures off to another try.
+    fn answer(&mut self, hub: &Hub, outcomes: &mut Vec<(Settle, Outcome)>) {
+        let failed = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Failed);
+        if failed || !self.kept.is_empty() || !self.failures.is_empty() {
+            for (settle, outcome) in outcomes.iter() {
+                self.kept.remove(&settle.ticket);
+                let failures = self.failures.remove(&settle.ticket).unwrap_or(0);
+                if *outcome == Outcome::Failed {
+                    let failures = failures.saturating_add(1);
+                    self.again
+                        .push_back((rt::now() + patience(failures), failures, settle.clone()));
+                }
+            }
+        }
+        hub.settled(outcomes);
+        outcomes.clear();
+    }
 }
 
 /// Serves the acknowledger until the stage is dropped.
 pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
-    let settling = &hub.settling;
-    settling.inherit();
-    let mut batch = Vec::new();
+    let mut owed = Owed {
+        settling: &hub.settling,
+        given: Vec::new(),
+        kept: FxHashMap::default(),
+        again: VecDeque::new(),
+        failures: FxHashMap::default(),
+    };
     let mut outcomes = Vec::new();
     loop {
-        let next_try = settling.collect(&mut batch);
-        if batch.is_empty() {
-            let keeps_back = !settling.owed.lock().kept.is_empty();
+        let next_try = owed.collect();
+        if owed.given.is_empty() {
+            let keeps_back = !owed.kept.is_empty();
             let linger = keeps_back.then(|| rt::now() + LINGER);
             let wake = [next_try, linger].into_iter().flatten().min();
             tokio::select! {
                 biased;
-                () = settling.added.notified() => continue,
+                () = hub.settling.added.notified() => continue,
                 () = hub.flush_now.notified() => {}
                 () = until(wake) => {}
             }
             if keeps_back {
                 acknowledger.flush(&mut outcomes).await;
-                answer(&hub, &mut outcomes);
+                owed.answer(&hub, &mut outcomes);
             }
             continue;
         }
-        settling.owed.lock().given.clone_from(&batch);
-        acknowledger.settle(&batch, &mut outcomes).await;
-        {
-            let mut owed = settling.owed.lock();
-            let given = std::mem::take(&mut owed.given);
-            // Most acknowledgers answer at once, and then there is nothing to remember.
-            if outcomes.len() != given.len() {
-                owed.kept
-                    .extend(given.into_iter().map(|settle| (settle.ticket, settle.settlement)));
-            }
-        }
-        answer(&hub, &mut outcomes);
+        acknowledger.settle(&owed.given, &mut outcomes).await;
+        owed.returned(outcomes.len());
+        owed.answer(&hub, &mut outcomes);
     }
 }
 
@@ -135,28 +159,4 @@ async fn until(wake: Option<Instant>) {
         Some(then) => rt::sleep_until(then).await,
         None => std::future::pending().await,
     }
-}
-
-/// Acts on what the acknowledger said: frees places, counts, and puts failures off to another try.
-fn answer(hub: &Hub, outcomes: &mut Vec<(Settle, Outcome)>) {
-    {
-        let mut owed = hub.settling.owed.lock();
-        let owed = &mut *owed;
-        if !owed.kept.is_empty()
-            || !owed.failures.is_empty()
-            || outcomes.iter().any(|(_, o)| *o == Outcome::Failed)
-        {
-            for (settle, outcome) in outcomes.iter() {
-                owed.kept.remove(&settle.ticket);
-                let failures = owed.failures.remove(&settle.ticket).unwrap_or(0);
-                if *outcome == Outcome::Failed {
-                    let failures = failures.saturating_add(1);
-                    owed.again
-                        .push_back((rt::now() + patience(failures), failures, settle.clone()));
-                }
-            }
-        }
-    }
-    hub.settled(outcomes);
-    outcomes.clear();
 }

@@ -1,4 +1,5 @@
-//! The timer task: brings back what is parked and half-opens the breaker, each when its time has come.
+//! The timer task: brings back what is parked, half-opens the breaker and goes on without a stuck batcher, each when
+//! its time has come.
 
 use std::sync::Arc;
 
@@ -17,11 +18,17 @@ pub(crate) async fn run(hub: Arc<Hub>) {
             }
             then
         });
-        let next = [parked, breaker].into_iter().flatten().min();
+        let batchers = hub
+            .batchers()
+            .iter()
+            .filter_map(|batcher| batcher.give_up_on(&hub))
+            .min();
+        let next = [parked, breaker, batchers].into_iter().flatten().min();
         tokio::select! {
             biased;
             () = hub.ready.parked_sooner.notified() => {}
             () = hub.breaker_changed.notified() => {}
+            () = hub.batcher_full.notified() => {}
             () = rt::sleep_until(next.unwrap_or_else(rt::now)), if next.is_some() => {}
         }
     }

@@ -22,8 +22,8 @@ use crate::processor::{Context, Destination, Processor, Route};
 use crate::rt::{self, Duration};
 use crate::settlement::{Reason, Settle, Settlement};
 
-/// How long a source waits before it hands out again what a full batcher could not take.
-const FULL_BATCHER_DELAY: Duration = Duration::from_secs(1);
+/// How long a source waits before it hands out again what a stuck batcher could not take.
+const STUCK_BATCHER_DELAY: Duration = Duration::from_secs(1);
 
 /// The ends of a flow, each with what enters it.
 pub(crate) type Entrances<T> = Arc<[Box<dyn Entrance<T>>]>;
@@ -53,18 +53,23 @@ impl<P: Processor> Worker<P> {
         }
         while hub
             .ready
-            .take(&mut round.rest, || hub.fair_take(), |number| hub.may_take(number))
+            .take(
+                &mut round.rest,
+                || hub.fair_take(),
+                || hub.spare(),
+                |number| hub.may_take(number),
+            )
             .await
         {
             let started = rt::now();
             let probing = hub.probing();
             while let Some(mut envelope) = round.rest.pop_front() {
                 if hub.is_lost(&envelope.ticket) {
-                    round.dropped(envelope);
+                    round.dropped(Some(envelope));
                     continue;
                 }
                 envelope.alone = envelope.alone.or(probing);
-                let running = Running {
+                let mut running = Running {
                     hub: &hub,
                     stage: &stage,
                     envelope: Some(envelope),
@@ -72,7 +77,7 @@ impl<P: Processor> Worker<P> {
                 let input = match running.message().map(|message| P::Input::decode(message)) {
                     Some(Ok(input)) => input,
                     Some(Err(error)) => {
-                        round.give_up(running.end(), &stage, Reason::Decode, error.to_string());
+                        round.give_up(running.envelope.take(), &stage, Reason::Decode, error.to_string());
                         continue;
                     }
                     None => continue,
@@ -82,9 +87,7 @@ impl<P: Processor> Worker<P> {
                     .run_one(input, &running, &mut route, &mut round, &cancellation)
                     .await;
                 round.runs += 1;
-                if let Some(envelope) = running.end() {
-                    round.end(envelope, ran, route, &stage);
-                }
+                round.end(&mut running.envelope, ran, route, &stage);
                 if cancellation.is_cancelled()
                     && let Some(seat) = hub.seats.get(self.seat)
                 {
@@ -131,6 +134,8 @@ impl<P: Processor> Worker<P> {
         if hub.is_cut() || hub.is_lost(ticket) {
             return Ran::Cancelled;
         }
+        // What is ready may have been left to this worker, which now waits.
+        hub.ready.wake_another();
         let pending_since = rt::now();
         let timeout = hub.spec.processor.timeout;
         let give_back_at = pending_since + FAIR_TAKE;
@@ -184,10 +189,6 @@ impl Running<'_> {
     fn message(&self) -> Option<&crate::Message> {
         self.envelope.as_ref().map(|envelope| &envelope.message)
     }
-
-    fn end(mut self) -> Option<Envelope> {
-        self.envelope.take()
-    }
 }
 
 impl Drop for Running<'_> {
@@ -198,8 +199,12 @@ impl Drop for Running<'_> {
         self.hub.counters.panicked.add(1);
         self.hub.record(0, 1);
         let next = self.hub.next(&mut envelope, Fault::Died);
+        let lane = envelope.lane;
         let left = leave(self.hub, self.stage, envelope, next);
-        self.hub.finish(0, std::iter::once(left));
+        let gone = left.is_none();
+        let lane = Some(lane).filter(|lane| gone && *lane != LaneId::NONE);
+        self.hub
+            .finish(usize::from(gone), lane.into_iter(), left.into_iter());
     }
 }
 
@@ -223,9 +228,8 @@ impl Drop for Occupied<'_> {
     }
 }
 
-/// Acts on what comes next for a failed message.
-fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Left {
-    let lane = envelope.lane;
+/// Acts on what comes next for a failed message. Gives how it leaves the worker; nothing if it is gone.
+fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<Left> {
     match next {
         _ if envelope.settled => {
             hub.give_up(
@@ -234,17 +238,17 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Left {
                 Reason::Rejected,
                 "failed after it was settled".to_owned(),
             );
-            Left::Free(lane)
+            None
         }
-        Next::Park(due) => Left::Parked(due, envelope),
-        Next::Back => Left::Back(envelope),
+        Next::Park(due) => Some(Left::Parked(due, envelope)),
+        Next::Back => Some(Left::Back(envelope)),
         Next::Return(after) => {
             hub.return_later(&envelope, after);
-            Left::Withdrawn(lane)
+            Some(Left::Withdrawn(envelope.lane))
         }
         Next::GiveUp(reason, error) => {
             hub.give_up(envelope, stage, reason, error);
-            Left::Free(lane)
+            None
         }
     }
 }
@@ -258,9 +262,10 @@ struct Round<'a, T> {
     /// For each entrance, what goes in.
     outputs: Vec<Vec<Entry<T>>>,
     settles: Vec<Settle>,
+    /// Messages that are gone from the queue, and the lanes that some of them held.
+    gone: usize,
+    lanes: Vec<LaneId>,
     left: Vec<Left>,
-    /// Messages without a lane that have left; they need no entry in `left`.
-    unordered: usize,
     dropped: Vec<Envelope>,
     runs: usize,
     processed: usize,
@@ -279,8 +284,9 @@ impl<'a, T> Round<'a, T> {
             rest: VecDeque::new(),
             outputs: entrances.iter().map(|_| Vec::new()).collect(),
             settles: Vec::new(),
+            gone: 0,
+            lanes: Vec::new(),
             left: Vec::new(),
-            unordered: 0,
             dropped: Vec::new(),
             runs: 0,
             processed: 0,
@@ -292,40 +298,45 @@ impl<'a, T> Round<'a, T> {
     }
 
     fn is_empty(&self) -> bool {
-        self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.unordered == 0
+        self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.gone == 0
     }
 
-    /// Decides what comes of a run.
-    fn end(&mut self, mut envelope: Envelope, ran: Ran<T>, route: Route, stage: &Arc<str>) {
+    /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
+    fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
+        let Some(envelope) = running else { return };
         envelope.settled |= route.settled;
         match ran {
             Ran::Ended(Ok(output)) => {
                 self.processed += 1;
-                self.route(envelope, output, route, stage);
+                self.route(running, output, route, stage);
             }
             Ran::Ended(Err(fault)) => {
                 match &fault {
                     Fault::Panic(_) | Fault::Died => self.panicked += 1,
                     Fault::Timeout(_) => self.timed_out += 1,
-                    Fault::Failure(failure) if failure.is_reject() => {}
                     Fault::Failure(_) => {}
                 }
-                if !matches!(&fault, Fault::Failure(failure) if failure.is_reject()) {
-                    self.failed += 1;
+                self.failed += usize::from(!fault.is_reject());
+                let next = self.hub.next(envelope, fault);
+                let lane = envelope.lane;
+                match running
+                    .take()
+                    .and_then(|envelope| leave(self.hub, stage, envelope, next))
+                {
+                    Some(left) => self.left.push(left),
+                    None => self.free(lane),
                 }
-                let next = self.hub.next(&mut envelope, fault);
-                let left = leave(self.hub, stage, envelope, next);
-                self.left.push(left);
             }
-            Ran::Cancelled if self.hub.is_lost(&envelope.ticket) => self.dropped(envelope),
+            Ran::Cancelled if self.hub.is_lost(&envelope.ticket) => self.dropped(running.take()),
             Ran::Cancelled => {
                 self.settles.extend(envelope.settle(Settlement::Release));
                 self.left.push(Left::Withdrawn(envelope.lane));
+                *running = None;
             }
         }
     }
 
-    fn route(&mut self, envelope: Envelope, output: T, route: Route, stage: &Arc<str>) {
+    fn route(&mut self, running: &mut Option<Envelope>, output: T, route: Route, stage: &Arc<str>) {
         let index = match route.to {
             Destination::Done => None,
             Destination::Batcher(index) => Some(index),
@@ -334,36 +345,40 @@ impl<'a, T> Round<'a, T> {
                 1 => Some(0),
                 _ => {
                     let error = "the flow has several batchers and the processor chose none";
-                    return self.give_up(Some(envelope), stage, Reason::Route, error.to_owned());
+                    return self.give_up(running.take(), stage, Reason::Route, error.to_owned());
                 }
             },
             Destination::Unknown(name) => {
                 let error = format!("the flow has no batcher `{name}`");
-                return self.give_up(Some(envelope), stage, Reason::Route, error);
+                return self.give_up(running.take(), stage, Reason::Route, error);
             }
         };
-        self.free(envelope.lane);
-        let Some(index) = index else {
-            self.succeeded += 1;
-            self.settles.extend(envelope.settle(Settlement::Ack));
-            return;
-        };
-        let (Some(outputs), Some(entrance)) = (self.outputs.get_mut(index), self.entrances.get(index)) else {
-            return;
-        };
-        if envelope.lane == LaneId::NONE && self.hub.capabilities.delay && !entrance.has_room(outputs.len()) {
-            // The batcher holds its share (P5): the others go on, and this one comes again later.
-            self.hub.counters.throttled.add(1);
-            self.hub.return_later(&envelope, FULL_BATCHER_DELAY);
-            return;
+        let end = index.and_then(|index| Some((self.entrances.get(index)?, self.outputs.get_mut(index)?)));
+        let Some(envelope) = running else { return };
+        let lane = envelope.lane;
+        match end {
+            None => {
+                self.succeeded += 1;
+                self.settles.extend(envelope.settle(Settlement::Ack));
+                *running = None;
+            }
+            Some((entrance, _)) if entrance.is_stuck() => {
+                // It holds its share already (P5): the others go on, and this one comes again later.
+                self.hub.counters.throttled.add(1);
+                self.hub.return_later(envelope, STUCK_BATCHER_DELAY);
+                *running = None;
+            }
+            Some((_, outputs)) => {
+                let flush = route.flush || envelope.alone.is_some();
+                outputs.extend(running.take().map(|envelope| Entry {
+                    envelope,
+                    output,
+                    key: route.batch_key,
+                    flush,
+                }));
+            }
         }
-        let flush = route.flush || envelope.alone.is_some();
-        outputs.push(Entry {
-            envelope,
-            output,
-            key: route.batch_key,
-            flush,
-        });
+        self.free(lane);
     }
 
     fn give_up(&mut self, envelope: Option<Envelope>, stage: &Arc<str>, reason: Reason, error: String) {
@@ -373,16 +388,16 @@ impl<'a, T> Round<'a, T> {
     }
 
     /// A message whose delivery is gone.
-    fn dropped(&mut self, envelope: Envelope) {
+    fn dropped(&mut self, envelope: Option<Envelope>) {
+        let Some(envelope) = envelope else { return };
         self.free(envelope.lane);
         self.dropped.push(envelope);
     }
 
     fn free(&mut self, lane: LaneId) {
-        if lane == LaneId::NONE {
-            self.unordered += 1;
-        } else {
-            self.left.push(Left::Free(lane));
+        self.gone += 1;
+        if lane != LaneId::NONE {
+            self.lanes.push(lane);
         }
     }
 
@@ -406,9 +421,9 @@ impl<'a, T> Round<'a, T> {
             envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
             Left::Back(envelope)
         });
-        let unordered = std::mem::take(&mut self.unordered);
-        if unordered > 0 || !self.left.is_empty() || rest.len() > 0 {
-            hub.finish(unordered, self.left.drain(..).chain(rest));
+        let gone = std::mem::take(&mut self.gone);
+        if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
+            hub.finish(gone, self.lanes.drain(..), self.left.drain(..).chain(rest));
         }
         hub.counters.processed.add(std::mem::take(&mut self.processed));
         hub.counters.panicked.add(std::mem::take(&mut self.panicked));

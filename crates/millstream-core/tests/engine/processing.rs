@@ -31,7 +31,10 @@ async fn a_failed_message_is_tried_again_with_growing_waits() {
     let attempts: Vec<_> = log.events().iter().map(|event| event.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4, 5]);
     let took = started.elapsed();
-    assert!((1_500..1_600).contains(&took.as_millis()), "100 + 200 + 400 + 800 ms, and it took {took:?}");
+    assert!(
+        (1_500..1_600).contains(&took.as_millis()),
+        "100 + 200 + 400 + 800 ms, and it took {took:?}"
+    );
     let dead = rig.queue.dead();
     assert_eq!(dead[0].1.reason, Reason::Attempts);
     assert_eq!(dead[0].1.attempts, 5);
@@ -99,8 +102,11 @@ async fn a_run_that_takes_too_long_is_cancelled_and_tried_again() {
 async fn p1_a_dead_letter_is_acknowledged_only_once_its_sink_has_it() {
     let (_, flow) = scripted();
     let dead = MemoryQueue::new();
-    let rig = Rig::start(flow, |spec| spec.dead_letter = DeadLetter::Sink(Arc::new(dead.clone())));
-    rig.queue.publish(crate::support::keyed("k", "reject").with_header("tenant", "acme"));
+    let rig = Rig::start(flow, |spec| {
+        spec.dead_letter = DeadLetter::Sink(Arc::new(dead.clone()))
+    });
+    rig.queue
+        .publish(crate::support::keyed("k", "reject").with_header("tenant", "acme"));
     rig.settled().await;
     let letters = dead.messages();
     assert_eq!(letters[0].payload, "reject");
@@ -136,7 +142,10 @@ async fn settle_now_settles_before_the_work_is_done_and_only_once() {
     until(|| log.ended().len() == 1).await;
     assert_eq!(rig.queue.settlements(), 2);
     let counts = rig.pipeline().status().counts;
-    assert_eq!((counts.settled_early, counts.acked, counts.rejected, counts.stale), (2, 2, 0, 0));
+    assert_eq!(
+        (counts.settled_early, counts.acked, counts.rejected, counts.stale),
+        (2, 2, 0, 0)
+    );
     assert_eq!(rig.pipeline().status().in_flight, 0);
 }
 
@@ -151,7 +160,11 @@ async fn fair_takes_leave_nobody_waiting_behind_a_slow_message_while_a_worker_id
     let started = tokio::time::Instant::now();
     rig.publish(&["sleep=10000 slow", "a", "b", "c", "d"]);
     until(|| log.ended().len() == 1_004).await;
-    assert!(started.elapsed() < Duration::from_millis(10), "they waited for {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(10),
+        "they waited for {:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +189,10 @@ async fn p4_in_flight_never_exceeds_its_limits() {
     rig.publish(&["sleep=100"; 30]);
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(rig.queue.leased() <= 7, "nine bytes each, so seven reach the limit of 60");
+        assert!(
+            rig.queue.leased() <= 7,
+            "nine bytes each, so seven reach the limit of 60"
+        );
         assert!(rig.pipeline().status().bytes < 60 + 9);
     }
     rig.settled().await;

@@ -36,11 +36,19 @@ impl Log {
     }
 
     pub(crate) fn count(&self, what: What, payload: &str) -> usize {
-        self.0.lock().iter().filter(|event| event.what == what && event.payload == payload).count()
+        self.0
+            .lock()
+            .iter()
+            .filter(|event| event.what == what && event.payload == payload)
+            .count()
     }
 
     pub(crate) fn ended(&self) -> Vec<String> {
-        self.events().into_iter().filter(|event| event.what == What::Ended).map(|event| event.payload).collect()
+        self.events()
+            .into_iter()
+            .filter(|event| event.what == What::Ended)
+            .map(|event| event.payload)
+            .collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -120,7 +128,10 @@ impl Processor for Scripted {
                 }
             }
         }
-        self.log.push(Event { what: What::Ended, ..event });
+        self.log.push(Event {
+            what: What::Ended,
+            ..event
+        });
         Ok(payload)
     }
 }
@@ -159,7 +170,10 @@ impl BatchHandler for ScriptedBatches {
         {
             // The first word of an item names its key.
             let mut running = self.running.lock();
-            let keys: Vec<_> = items.iter().map(|item| item.split_whitespace().next().unwrap().to_owned()).collect();
+            let keys: Vec<_> = items
+                .iter()
+                .map(|item| item.split_whitespace().next().unwrap().to_owned())
+                .collect();
             if keys.iter().any(|key| running.contains(key)) {
                 self.overlaps.fetch_add(1, Ordering::SeqCst);
             }
@@ -176,7 +190,15 @@ impl BatchHandler for ScriptedBatches {
                     "batch-hang" => std::future::pending().await,
                     "batch-take" => {
                         batch.take_items();
-                        if attempt == 1 && !self.seen.lock().iter().rev().skip(1).any(|seen| seen.items == items) {
+                        if attempt == 1
+                            && !self
+                                .seen
+                                .lock()
+                                .iter()
+                                .rev()
+                                .skip(1)
+                                .any(|seen| seen.items == items)
+                        {
                             return Err("took the items and failed".into());
                         }
                     }
@@ -233,11 +255,13 @@ impl Rig {
     }
 
     pub(crate) fn publish(&self, payloads: &[&str]) {
-        self.queue.publish_all(payloads.iter().map(|payload| Message::new((*payload).to_owned())));
+        self.queue
+            .publish_all(payloads.iter().map(|payload| Message::new((*payload).to_owned())));
     }
 
     pub(crate) fn publish_keyed(&self, messages: &[(&str, &str)]) {
-        self.queue.publish_all(messages.iter().map(|(key, payload)| keyed(key, payload)));
+        self.queue
+            .publish_all(messages.iter().map(|(key, payload)| keyed(key, payload)));
     }
 
     /// Waits until every message is settled.
@@ -254,7 +278,10 @@ pub(crate) fn keyed(key: &str, payload: &str) -> Message {
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     let started = tokio::time::Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(86_400), "the condition never came true");
+        assert!(
+            started.elapsed() < Duration::from_secs(86_400),
+            "the condition never came true"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
