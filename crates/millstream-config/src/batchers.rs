@@ -31,11 +31,12 @@ impl<'i> Batchers<'i> {
         let mut tables = Vec::new();
         if let Some(mut batchers) = pipeline.take_table(report, "batchers") {
             span = batchers.span.clone();
-            let names: Vec<_> = batchers
+            let mut names: Vec<_> = batchers
                 .entries
                 .keys()
                 .map(|key| key.get_ref().to_string())
                 .collect();
+            names.sort_unstable();
             for name in names {
                 let table = batchers.take_table(report, &name);
                 tables.push((name, table));

@@ -151,7 +151,8 @@ impl<'a> SinkContext<'a> {
 
 /// One stock `handler` of `[pipelines.NAME.processor]`: a flow made from settings.
 ///
-/// `Settings` are the keys that it adds to the table. A flow that needs none is registered with
+/// `Settings` are the keys that it adds to the table, so none of them can be `handler`, `concurrency`,
+/// `max_demand` or `timeout`. What [`SourceKind`] says about settings goes for these too. A flow that needs none is registered with
 /// [`Registry::flow`](crate::Registry::flow).
 pub trait HandlerKind: Send + Sync + 'static {
     /// The keys it adds to the processor's table.

@@ -1,11 +1,13 @@
 //! One pipeline: its tables read, and checked against each other.
 
+use std::collections::BTreeMap;
+
 use millstream_core::{
     Capabilities, DeadLetter, Limits, Ordering, PipelineSpec, SharedConnector, SharedSinkConnector,
 };
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use crate::batchers::Batchers;
 use crate::config::PipelineConfig;
@@ -20,6 +22,7 @@ use crate::registry::Registry;
 use crate::report::Report;
 use crate::table::{Node, Table};
 use crate::tables::{LimitsTable, OrderingName, PipelineTable};
+use crate::values::HumanDuration;
 
 /// The keys of a pipeline that are tables.
 pub(crate) const TABLES: [&str; 9] = [
@@ -166,26 +169,35 @@ fn source_place<'i>(pipeline: &Table<'i>) -> Option<DeTable<'i>> {
 }
 
 /// Dead letters that go where the source reads would come back for ever.
+///
+/// They do when both tables name the same place: every name in either is in the other. Settings that name
+/// nothing, such as durations and numbers, may differ.
 fn check_loop(report: &mut Report<'_>, pipeline: &Table<'_>, source: Option<&DeTable<'_>>) {
     let node = pipeline.entries.get("dead_letter");
     let (Some(source), Some(dead_letter)) = (source, node.and_then(|node| node.get_ref().as_table())) else {
         return;
     };
-    let same = |key: &str, value: &Node<'_>| {
-        source
-            .get(key)
-            .is_some_and(|other| match (other.get_ref(), value.get_ref()) {
-                (DeValue::String(a), DeValue::String(b)) => a == b,
-                _ => false,
-            })
-    };
-    if dead_letter.len() > 1 && dead_letter.iter().all(|(key, value)| same(key.get_ref(), value)) {
+    let place = names(dead_letter);
+    if place.len() > 1 && place == names(source) {
         report.error(
             pipeline.at("dead_letter"),
             "the dead letters would go back to the source that they came from",
             "name another queue than the source's",
         );
     }
+}
+
+/// The keys with strings that are no durations.
+fn names<'t>(table: &'t DeTable<'_>) -> BTreeMap<&'t str, &'t str> {
+    let string = |node: &'t Node<'_>| {
+        node.get_ref()
+            .as_str()
+            .filter(|text| text.parse::<HumanDuration>().is_err())
+    };
+    table
+        .iter()
+        .filter_map(|(key, node)| Some((key.get_ref().as_ref(), string(node)?)))
+        .collect()
 }
 
 /// Without a place for dead letters the source must have one.

@@ -30,7 +30,7 @@ pub fn schema(registry: &Registry) -> Value {
         .sinks
         .iter()
         .map(|(name, kind)| typed(name, kind.fields().schema()));
-    json!({
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Millstream",
         "description": "Pipelines that consume messages, and the host that runs them.",
@@ -53,7 +53,9 @@ pub fn schema(registry: &Registry) -> Value {
             "processor": processor(registry),
             "batcher": batcher(),
         },
-    })
+    });
+    schema.sort_all_objects();
+    schema
 }
 
 /// A table of the reference, with the keys that are not honoured yet.

@@ -235,3 +235,16 @@ fn a_byte_order_mark_counts_for_nothing() {
     assert_eq!((error.line, error.column), (1, 2));
     assert_eq!(&text[error.span.clone()], "hosts");
 }
+
+#[test]
+fn dead_letters_may_share_a_file_with_their_source_and_not_a_queue() {
+    let text = |queue: &str| {
+        format!(
+            "[pipelines.audit.source]\ntype = \"sqlite\"\npath = \"x.db\"\nqueue = \"audit\"\nlease = \"1m\"\n\
+             [pipelines.audit.dead_letter]\ntype = \"sqlite\"\npath = \"x.db\"\n{queue}\n"
+        )
+    };
+    assert!(parse(&text("queue = \"audit\"")).is_err());
+    assert!(parse(&text("queue = \"dead\"")).is_ok());
+    assert!(parse(&text("")).is_ok(), "the default may be another");
+}
