@@ -85,6 +85,7 @@ fn refuse_unknown(
 ) -> Vec<String> {
     let mut misspelt = Vec::new();
     for unknown in fields.take_unknown(value) {
+        unknown.strings.into_iter().for_each(|span| report.cover(span));
         let mut known: Vec<_> = unknown.known.iter().map(String::as_str).collect();
         let mut path = table.path.clone();
         if unknown.within.is_empty() {

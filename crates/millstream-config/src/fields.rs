@@ -21,6 +21,8 @@ pub(crate) struct Unknown {
     pub(crate) within: Vec<String>,
     pub(crate) key: String,
     pub(crate) span: Range<usize>,
+    /// The strings it holds, unless it is a table: a misspelt `url` holds a secret no less.
+    pub(crate) strings: Vec<Range<usize>>,
     /// The keys that are known in its place.
     pub(crate) known: Vec<String>,
 }
@@ -127,12 +129,19 @@ fn take_unknown(
                     .map(|key| (key.get_ref().to_string(), key.span()))
                     .collect();
                 for (key, span) in wrong {
-                    table.remove(key.as_str());
+                    let mut strings = Vec::new();
+                    if let Some(value) = table
+                        .remove(key.as_str())
+                        .filter(|value| !value.get_ref().is_table())
+                    {
+                        mask::search(&value, true, &mut |span, _| strings.push(span));
+                    }
                     let known = names(schema).map(str::to_owned).collect();
                     found.push(Unknown {
                         within: within.clone(),
                         key,
                         span,
+                        strings,
                         known,
                     });
                 }

@@ -1,8 +1,9 @@
 //! Keeps secrets out of what diagnostics show.
 //!
-//! Three things count as secret: the value of a setting of type [`Secret`](crate::Secret), the user and
-//! password of a URL wherever one stands, and any string under a key whose name says so (`password`,
-//! `sasl.password`, `api_key`). `${NAME}` stays visible, since it tells nothing but the name.
+//! Four things count as secret: the value of a setting of type [`Secret`](crate::Secret), the user and
+//! password of a URL wherever one stands, any string under a key whose name says so (`password`,
+//! `sasl.password`, `api_key`), and what a key holds that is not known, for it may be one of these misspelt.
+//! `${NAME}` stays visible, since it tells nothing but the name.
 
 use std::ops::Range;
 

@@ -70,10 +70,15 @@ impl<'a> Report<'a> {
         self.unresolved.push(span);
     }
 
+    /// Keeps what is here out of excerpts.
+    pub(crate) fn cover(&mut self, span: Range<usize>) {
+        self.secrets.push(span);
+    }
+
     /// Keeps this value out of excerpts and messages.
     pub(crate) fn secret(&mut self, span: Range<usize>, value: &str) {
         self.hide(value, &Secret::new(value).redacted_url());
-        self.secrets.push(span);
+        self.cover(span);
     }
 
     /// Puts `shown` in place of `value` in every message.

@@ -12,6 +12,7 @@ fn no_error_shows_a_secret_wherever_it_comes_from() {
         "url = '''\nhunter2'''",
         "url = \"${PASSWORD}\"",
         "url = [\"hunter2\"]",
+        "urll = \"hunter2\"\ndeclare = { durble = [\"hunter2\"] }",
         "url = { user = \"hunter2\" }",
         "properties = { \"sasl.password\" = \"hunter2\", start = 3 }",
         "api_key = \"hunter2\"",
