@@ -1,0 +1,221 @@
+//! What the reference has and this build does not honour yet.
+//!
+//! One entry for each: to honour it, delete the entry and add the key to its table. Until then the schema has
+//! it, a value that asks for what the build does anyway is taken, and any other is an error.
+
+use serde_json::Value;
+use toml::de::{DeTable, DeValue};
+
+use crate::explain;
+use crate::fields::set;
+use crate::report::Report;
+use crate::table::Node;
+
+/// Connectors of the reference; one that is not registered is not unknown.
+pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq", "kafka", "sqs"];
+/// Handlers of the reference.
+pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
+
+const ENTRIES: [Entry; 7] = [
+    Entry {
+        table: "host",
+        key: "listen",
+        refused: Refused::Always,
+        schema: r#"{"type": "string", "examples": ["127.0.0.1:9464"],
+            "description": "Where metrics, health, API and dashboard listen; absent: nowhere."}"#,
+        remedy: "remove it: this build opens no listener",
+    },
+    Entry {
+        table: "pipelines.*.processor",
+        key: "concurrency",
+        refused: Refused::Table,
+        schema: "",
+        remedy: "write a fixed number, as in `concurrency = 16`",
+    },
+    Entry {
+        table: "pipelines.*.batchers.*",
+        key: "bisect",
+        refused: Refused::Other {
+            honoured: "false",
+            refused: "true",
+        },
+        schema: r#"{"type": "boolean", "default": false,
+            "description": "On failure split the batch to find the message at fault."}"#,
+        remedy: "remove it, and let the batch handler name the items that failed",
+    },
+    Entry {
+        table: "pipelines.*.retry",
+        key: "max_age",
+        refused: Refused::Always,
+        schema: r#"{"type": "string", "examples": ["1h"],
+            "description": "Older than this, no further attempt; absent: no limit."}"#,
+        remedy: "remove it, and bound retries by `attempts`",
+    },
+    Entry {
+        table: "pipelines.*.retry",
+        key: "strategy",
+        refused: Refused::Other {
+            honoured: "in_place",
+            refused: "redeliver",
+        },
+        schema: r#"{"enum": ["in_place", "redeliver"], "default": "in_place",
+            "description": "Whether messages wait for their next attempt in memory or at the broker."}"#,
+        remedy: "remove it: retries wait in memory",
+    },
+    Entry {
+        table: "pipelines.*",
+        key: "dead_letter",
+        refused: Refused::Value("halt"),
+        schema: "",
+        remedy: "name a sink in a table [pipelines.NAME.dead_letter], or write \"discard\"",
+    },
+    Entry {
+        table: "pipelines.*.rate_limit",
+        key: "key",
+        refused: Refused::Always,
+        schema: r#"{"type": "string", "examples": ["header:tenant"],
+            "description": "One limit for each value of this header; absent: one limit for the pipeline."}"#,
+        remedy: "remove it: one limit holds for the whole pipeline",
+    },
+];
+
+struct Entry {
+    /// Where it is; `*` for any name.
+    table: &'static str,
+    key: &'static str,
+    refused: Refused,
+    /// Its JSON Schema, unless the table has the key already, for the values that are honoured.
+    schema: &'static str,
+    remedy: &'static str,
+}
+
+enum Refused {
+    /// Whatever it says.
+    Always,
+    /// A table.
+    Table,
+    /// This string, which stays where it is so that its key does not seem absent.
+    Value(&'static str),
+    /// All but one value; a third is simply wrong.
+    Other {
+        honoured: &'static str,
+        refused: &'static str,
+    },
+}
+
+/// Takes every such key out of the file; what is not honoured is an error.
+pub(crate) fn refuse(report: &mut Report<'_>, root: &mut DeTable<'_>) {
+    for entry in &ENTRIES {
+        let steps: Vec<_> = entry.table.split('.').collect();
+        walk(report, entry, &steps, root);
+    }
+}
+
+fn walk(report: &mut Report<'_>, entry: &Entry, steps: &[&str], table: &mut DeTable<'_>) {
+    let Some((step, rest)) = steps.split_first() else {
+        if let Some(value) = table.get(entry.key)
+            && entry.settle(report, value)
+        {
+            table.remove(entry.key);
+        }
+        return;
+    };
+    for (name, value) in table.iter_mut() {
+        if let DeValue::Table(table) = value.get_mut()
+            && (*step == "*" || *step == name.get_ref())
+        {
+            walk(report, entry, rest, table);
+        }
+    }
+}
+
+impl Entry {
+    /// Whether the matter ends here, honoured or refused.
+    fn settle(&self, report: &mut Report<'_>, value: &Node<'_>) -> bool {
+        let written = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            _ => String::new(),
+        };
+        let key = self.key;
+        let named = match self.refused {
+            Refused::Always => format!("`{key}`"),
+            Refused::Table if value.get_ref().is_table() => format!("`{key} = {{ min, max }}`"),
+            Refused::Value(refused) if written == refused => format!("`{key} = \"{refused}\"`"),
+            Refused::Table | Refused::Value(_) => return false,
+            Refused::Other { honoured, .. } if written == honoured => return true,
+            Refused::Other { refused, .. } if written == refused && value.get_ref().is_str() => {
+                format!("`{key} = \"{refused}\"`")
+            }
+            Refused::Other { refused, .. } if written == refused => format!("`{key} = {refused}`"),
+            Refused::Other { honoured, refused } => {
+                let help = if honoured == "false" {
+                    format!("write `{key} = false`")
+                } else {
+                    explain::options(&written, &[honoured, refused])
+                };
+                report.error(value.span(), format!("`{key}` cannot have this value"), help);
+                return true;
+            }
+        };
+        report.error(value.span(), message(&named), self.remedy);
+        if matches!(self.refused, Refused::Value(_)) {
+            report.unresolved(value.span());
+            return false;
+        }
+        true
+    }
+
+    fn is_in(&self, path: &str) -> bool {
+        let (pattern, path) = (self.table.split('.'), path.split('.'));
+        pattern.clone().count() == path.clone().count()
+            && pattern
+                .zip(path)
+                .all(|(pattern, name)| pattern == "*" || pattern == name)
+    }
+}
+
+/// The cause, for all that is in the reference and not in the build.
+pub(crate) fn message(named: &str) -> String {
+    format!("{named} is part of the reference, but this build does not honour it yet")
+}
+
+/// The keys of this table that are known although they are not honoured.
+pub(crate) fn keys_in(path: &str) -> impl Iterator<Item = &'static str> {
+    ENTRIES
+        .iter()
+        .filter(move |entry| entry.is_in(path))
+        .map(|entry| entry.key)
+}
+
+/// Adds their schemas to the properties of this table.
+pub(crate) fn document(table: &str, properties: &mut serde_json::Map<String, Value>) {
+    for entry in ENTRIES
+        .iter()
+        .filter(|entry| entry.table == table && !entry.schema.is_empty())
+    {
+        let mut schema: Value = serde_json::from_str(entry.schema).unwrap_or_default();
+        if let Some(description) = schema.get("description").and_then(Value::as_str) {
+            let note = match entry.refused {
+                Refused::Other { refused, .. } => format!("This build does not honour `{refused}` yet."),
+                _ => "This build does not honour it yet.".to_owned(),
+            };
+            let description = format!("{description} {note}").into();
+            set(&mut schema, "description", description);
+        }
+        properties.insert(entry.key.to_owned(), schema);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_has_a_schema_that_parses() {
+        for entry in ENTRIES.iter().filter(|entry| !entry.schema.is_empty()) {
+            let schema: Value = serde_json::from_str(entry.schema).unwrap();
+            assert!(schema["description"].is_string(), "{}", entry.key);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The source of a pipeline, its sinks and its dead letters: tables whose `type` says who reads them.
+
+use millstream_core::{DeadLetter, SharedConnector, SharedSinkConnector};
+use toml::de::DeValue;
+
+use crate::erased::{AnySink, AnySource};
+use crate::explain;
+use crate::kind::{SinkContext, SourceContext};
+use crate::not_yet;
+use crate::registry::Registry;
+use crate::report::Report;
+use crate::suggest;
+use crate::table::{Table, described};
+
+/// The two roles a connector can have.
+#[derive(Clone, Copy)]
+struct Role {
+    name: &'static str,
+    plural: &'static str,
+}
+
+const SOURCE: Role = Role {
+    name: "source",
+    plural: "sources",
+};
+const SINK: Role = Role {
+    name: "sink",
+    plural: "sinks",
+};
+
+/// The source, and what `publish` writes to.
+pub(crate) fn source(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    table: &mut Table<'_>,
+    cx: &SourceContext<'_>,
+) -> Option<(SharedConnector, Option<SharedSinkConnector>)> {
+    let names: Vec<_> = registry.sources.keys().map(String::as_str).collect();
+    let name = type_of(report, table, &names)?;
+    match registry.sources.get(&name) {
+        Some(kind) => AnySource::build(&**kind, report, table, cx),
+        None => {
+            let elsewhere = registry.sinks.contains_key(&name);
+            unknown(report, registry, table, &name, &names, SOURCE, elsewhere);
+            None
+        }
+    }
+}
+
+/// One sink.
+pub(crate) fn sink(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    table: &mut Table<'_>,
+    pipeline: &str,
+) -> Option<SharedSinkConnector> {
+    let names: Vec<_> = registry.sinks.keys().map(String::as_str).collect();
+    let name = type_of(report, table, &names)?;
+    match registry.sinks.get(&name) {
+        Some(kind) => AnySink::build(&**kind, report, table, &SinkContext::new(pipeline)),
+        None => {
+            let elsewhere = registry.sources.contains_key(&name);
+            unknown(report, registry, table, &name, &names, SINK, elsewhere);
+            None
+        }
+    }
+}
+
+/// Where messages go that are given up.
+pub(crate) fn dead_letter(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    pipeline: &mut Table<'_>,
+    name: &str,
+) -> Option<DeadLetter> {
+    let Some(node) = pipeline.take("dead_letter") else {
+        return Some(DeadLetter::Source);
+    };
+    let path = pipeline.below("dead_letter");
+    match node.get_ref() {
+        DeValue::Table(_) => {
+            let mut table = Table::of(report, path, node)?;
+            sink(report, registry, &mut table, name).map(DeadLetter::Sink)
+        }
+        DeValue::String(text) if text == "discard" => Some(DeadLetter::Discard),
+        other => {
+            let (message, help) = match other.as_str() {
+                Some(text) => (
+                    format!("`dead_letter` cannot be \"{text}\""),
+                    format!(
+                        "{}, or name a sink in a table [{path}]",
+                        explain::options(text, &["discard"])
+                    ),
+                ),
+                None => (
+                    format!(
+                        "`dead_letter` must be a table or \"discard\", not {}",
+                        described(other)
+                    ),
+                    format!("name a sink in a table [{path}]"),
+                ),
+            };
+            report.error(node.span(), message, help);
+            None
+        }
+    }
+}
+
+/// Takes `type` out of the table.
+fn type_of(report: &mut Report<'_>, table: &mut Table<'_>, names: &[&str]) -> Option<String> {
+    let Some(node) = table.take("type") else {
+        let help = format!("add `type`, one of {}", suggest::list(names));
+        report.error(
+            table.span.clone(),
+            format!("missing key `type` in {}", table.label()),
+            help,
+        );
+        return None;
+    };
+    match node.get_ref() {
+        DeValue::String(name) => Some(name.to_string()),
+        other => {
+            let message = format!("`type` must be a string, not {}", described(other));
+            report.error(
+                node.span(),
+                message,
+                format!("write one of {}", suggest::list(names)),
+            );
+            None
+        }
+    }
+}
+
+fn unknown(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    table: &Table<'_>,
+    name: &str,
+    names: &[&str],
+    role: Role,
+    elsewhere: bool,
+) {
+    let known = format!("this build has the {} {}", role.plural, suggest::list(names));
+    let (message, help) = if elsewhere {
+        (format!("connector `{name}` cannot be a {}", role.name), known)
+    } else if let Some(feature) = registry.left_out.get(name) {
+        (
+            format!("connector `{name}` is left out of this build"),
+            format!("build with the feature `{feature}`"),
+        )
+    } else if not_yet::CONNECTORS.contains(&name) {
+        (not_yet::message(&format!("connector `{name}`")), known)
+    } else {
+        let help = match suggest::nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`? ({known})"),
+            None => known,
+        };
+        (format!("unknown connector `{name}`"), help)
+    };
+    report.error(table.at("type"), message, help);
+}

@@ -1,0 +1,220 @@
+//! One pipeline: its tables read, and checked against each other.
+
+use std::collections::BTreeMap;
+
+use millstream_core::{
+    Capabilities, DeadLetter, Limits, Ordering, PipelineSpec, SharedConnector, SharedSinkConnector,
+};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use toml::de::DeTable;
+
+use crate::batchers::Batchers;
+use crate::config::PipelineConfig;
+use crate::decode::decode;
+use crate::fields::Fields;
+use crate::kind::{HandlerContext, SourceContext};
+use crate::order_by::OrderByName;
+use crate::parts;
+use crate::policies;
+use crate::processor::processor;
+use crate::registry::Registry;
+use crate::report::Report;
+use crate::table::{Node, Table};
+use crate::tables::{LimitsTable, OrderingName, PipelineTable};
+use crate::values::HumanDuration;
+
+/// The keys of a pipeline that are tables.
+pub(crate) const TABLES: [&str; 9] = [
+    "limits",
+    "source",
+    "processor",
+    "batchers",
+    "retry",
+    "dead_letter",
+    "rate_limit",
+    "breaker",
+    "supervisor",
+];
+
+/// Reads the pipeline of this name.
+pub(crate) fn pipeline(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    name: &str,
+    mut table: Table<'_>,
+) -> Option<PipelineConfig> {
+    let mut parts = set_apart(&mut table);
+    let ordering = ordering(report, &mut table);
+    let limits = limits(report, &mut parts);
+    let (order, ordered) = ordering.clone().unwrap_or((Ordering::None, false));
+
+    let mut cx = SourceContext::new(name);
+    (cx.ordering, cx.ordered) = (&order, ordered);
+    let place = source_place(&parts);
+    let source = source(report, registry, &mut parts, &cx);
+
+    let batchers = Batchers::take(report, &mut parts);
+    let names = batchers.names();
+    let (flow, run) = processor(report, registry, &mut parts, &HandlerContext::new(name, &names));
+    let batchers = batchers.specs(report, registry, name, flow.as_ref(), limits.as_ref());
+
+    check_loop(report, &parts, place.as_ref());
+    let dead_letter = parts::dead_letter(report, registry, &mut parts, name);
+    if let (Some((source, _)), Some(dead_letter)) = (&source, &dead_letter) {
+        check_dead_letter(report, &parts, dead_letter, source.capabilities());
+    }
+
+    let retry = policies::retry(report, &mut parts);
+    let rate_limit = policies::rate_limit(report, &mut parts);
+    let breaker = policies::breaker(report, &mut parts);
+    let supervisor = policies::supervisor(report, &mut parts);
+
+    let (ordering, _) = ordering?;
+    let (source, publish_to) = source?;
+    let spec = PipelineSpec {
+        ordering,
+        limits: limits?,
+        processor: run?,
+        batchers: batchers?,
+        retry: retry?,
+        dead_letter: dead_letter?,
+        rate_limit: rate_limit?,
+        breaker: breaker?,
+        supervisor: supervisor?,
+        ..PipelineSpec::new(name, source, flow?)
+    };
+    Some(PipelineConfig { spec, publish_to })
+}
+
+/// A part of the pipeline with its table, or its default where the file has none.
+pub(crate) fn part<'i, T: DeserializeOwned + JsonSchema + Default>(
+    report: &mut Report<'_>,
+    pipeline: &mut Table<'i>,
+    key: &str,
+) -> Option<(T, Table<'i>)> {
+    if !pipeline.has(key) {
+        return Some((
+            T::default(),
+            Table::new(pipeline.below(key), pipeline.span.clone(), DeTable::new()),
+        ));
+    }
+    let mut table = pipeline.take_table(report, key)?;
+    Some((decode(report, &mut table, &Fields::of::<T>(), &[])?, table))
+}
+
+/// Moves the entries that are tables into a table of their own.
+fn set_apart<'i>(table: &mut Table<'i>) -> Table<'i> {
+    let mut parts = DeTable::new();
+    for key in TABLES {
+        if let Some((key, value)) = table.entries.remove_entry(key) {
+            parts.insert(key, value);
+        }
+    }
+    Table::new(table.path.clone(), table.span.clone(), parts)
+}
+
+/// What is kept in order, and whether that is the message's own key.
+fn ordering(report: &mut Report<'_>, table: &mut Table<'_>) -> Option<(Ordering, bool)> {
+    let mut fields = Fields::of::<PipelineTable>();
+    fields.require(
+        "source",
+        "A table with the `type` of connector that messages come from.",
+    );
+    let written: PipelineTable = decode(report, table, &fields, &TABLES)?;
+    if written.ordering != OrderingName::Key && written.order_by != OrderByName::Key {
+        report.error(
+            table.at("order_by"),
+            "`order_by` has no effect without `ordering = \"key\"`",
+            "add `ordering = \"key\"`, or remove `order_by`",
+        );
+        return None;
+    }
+    let ordered = written.ordering == OrderingName::Key && written.order_by == OrderByName::Key;
+    let ordering = match written.ordering {
+        OrderingName::None => Ordering::None,
+        OrderingName::Key => written.order_by.ordering(),
+        OrderingName::Partition => Ordering::Partition,
+    };
+    Some((ordering, ordered))
+}
+
+fn limits(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<Limits> {
+    let (written, _) = part::<LimitsTable>(report, pipeline, "limits")?;
+    Some(Limits {
+        in_flight: written.in_flight.size(),
+        bytes: written.bytes.get(),
+        per_key: written.per_key.size(),
+        per_batcher: written.per_batcher.get(),
+    })
+}
+
+fn source(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    pipeline: &mut Table<'_>,
+    cx: &SourceContext<'_>,
+) -> Option<(SharedConnector, Option<SharedSinkConnector>)> {
+    let mut table = pipeline.take_table(report, "source")?;
+    parts::source(report, registry, &mut table, cx)
+}
+
+/// The source's table as it is written, to compare with the dead letters'.
+fn source_place<'i>(pipeline: &Table<'i>) -> Option<DeTable<'i>> {
+    pipeline
+        .entries
+        .get("source")
+        .and_then(|node| node.get_ref().as_table())
+        .cloned()
+}
+
+/// Dead letters that go where the source reads would come back for ever.
+///
+/// They do when both tables name the same place: every name in either is in the other. Settings that name
+/// nothing, such as durations and numbers, may differ.
+fn check_loop(report: &mut Report<'_>, pipeline: &Table<'_>, source: Option<&DeTable<'_>>) {
+    let node = pipeline.entries.get("dead_letter");
+    let (Some(source), Some(dead_letter)) = (source, node.and_then(|node| node.get_ref().as_table())) else {
+        return;
+    };
+    let place = names(dead_letter);
+    if place.len() > 1 && place == names(source) {
+        report.error(
+            pipeline.at("dead_letter"),
+            "the dead letters would go back to the source that they came from",
+            "name another queue than the source's",
+        );
+    }
+}
+
+/// The keys with strings that are no durations.
+fn names<'t>(table: &'t DeTable<'_>) -> BTreeMap<&'t str, &'t str> {
+    let string = |node: &'t Node<'_>| {
+        node.get_ref()
+            .as_str()
+            .filter(|text| text.parse::<HumanDuration>().is_err())
+    };
+    table
+        .iter()
+        .filter_map(|(key, node)| Some((key.get_ref().as_ref(), string(node)?)))
+        .collect()
+}
+
+/// Without a place for dead letters the source must have one.
+fn check_dead_letter(
+    report: &mut Report<'_>,
+    pipeline: &Table<'_>,
+    dead_letter: &DeadLetter,
+    source: Capabilities,
+) {
+    if matches!(dead_letter, DeadLetter::Source) && !source.keeps_rejected {
+        report.error(
+            pipeline.at("source"),
+            "this source does not keep the messages that are given up, and there is no `dead_letter`",
+            format!(
+                "name a sink in a table [{0}.dead_letter], or write `dead_letter = \"discard\"` in [{0}]",
+                pipeline.path
+            ),
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! The policies of a pipeline: retry, rate limit, breaker, supervisor.
+
+use millstream_core::{BreakerSpec, OnGiveUp, RateLimit, RetrySpec, SupervisorSpec};
+
+use crate::decode::decode;
+use crate::fields::Fields;
+use crate::pipeline::part;
+use crate::report::Report;
+use crate::table::Table;
+use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, SupervisorTable};
+
+/// When and how often to try again.
+pub(crate) fn retry(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<RetrySpec> {
+    let (written, table) = part::<RetryTable>(report, pipeline, "retry")?;
+    let mut max_backoff = written.max_backoff;
+    if max_backoff < written.backoff {
+        if table.has("max_backoff") {
+            report.error(
+                table.at("max_backoff"),
+                format!(
+                    "`max_backoff` is less than `backoff`, which is {}",
+                    written.backoff
+                ),
+                format!("write at least \"{}\", or lower `backoff`", written.backoff),
+            );
+            return None;
+        }
+        max_backoff = written.backoff;
+    }
+    Some(RetrySpec {
+        attempts: written.attempts.get(),
+        max_deliveries: written.max_deliveries.get(),
+        backoff: written.backoff.get(),
+        factor: written.factor.0,
+        max_backoff: max_backoff.get(),
+        jitter: written.jitter,
+    })
+}
+
+/// How fast to fetch; the outer option is for errors.
+pub(crate) fn rate_limit(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<Option<RateLimit>> {
+    if !pipeline.has("rate_limit") {
+        return Some(None);
+    }
+    let mut table = pipeline.take_table(report, "rate_limit")?;
+    let written: RateLimitTable = decode(report, &mut table, &Fields::of::<RateLimitTable>(), &[])?;
+    let (messages, per) = (written.messages.get(), written.per.get());
+    if per.as_nanos() < u128::from(messages.get()) {
+        report.error(
+            table.at("messages"),
+            format!("{messages} in {} is more than one a nanosecond", written.per),
+            "write fewer `messages`, a longer `per`, or no rate limit",
+        );
+        return None;
+    }
+    let burst = written.burst.map_or(messages, |burst| burst.get());
+    Some(Some(RateLimit { messages, per, burst }))
+}
+
+/// When to stop fetching; the outer option is for errors.
+pub(crate) fn breaker(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<Option<BreakerSpec>> {
+    if !pipeline.has("breaker") {
+        return Some(None);
+    }
+    let (written, _) = part::<BreakerTable>(report, pipeline, "breaker")?;
+    Some(Some(BreakerSpec {
+        failure_rate: written.failure_rate.get(),
+        window: written.window.get(),
+        minimum: written.minimum.get(),
+        open_for: written.open_for.get(),
+        probes: written.probes.get(),
+    }))
+}
+
+/// How often to restart what dies.
+pub(crate) fn supervisor(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<SupervisorSpec> {
+    let (written, _) = part::<SupervisorTable>(report, pipeline, "supervisor")?;
+    Some(SupervisorSpec {
+        max_restarts: written.max_restarts,
+        within: written.within.get(),
+        on_give_up: match written.on_give_up {
+            OnGiveUpName::Stop => OnGiveUp::Stop,
+            OnGiveUpName::Exit => OnGiveUp::Exit,
+        },
+    })
+}

@@ -1,0 +1,8 @@
+//! Files good and broken, and what is made of them.
+
+mod broken;
+mod good;
+mod robust;
+mod schema;
+mod secrets;
+mod support;
