@@ -29,8 +29,9 @@ const PLENTY: usize = 1024;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Messages without a lane that may run.
-    unordered: VecDeque<Envelope>,
+    /// Messages without a lane that may run: chunks of at most what a worker may take, handed on whole.
+    unordered: VecDeque<Vec<Envelope>>,
+    unordered_messages: usize,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
     /// Counts parkings, so that equal due times keep their order.
@@ -91,10 +92,18 @@ pub(crate) struct Load {
 }
 
 impl Ready {
-    /// Takes in messages that are unordered.
-    pub(crate) fn admit(&self, chunk: impl Iterator<Item = Envelope>) {
+    /// Takes in messages that are unordered, in chunks of at most so many.
+    pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize) {
+        let mut envelopes = std::mem::take(envelopes);
         let mut state = self.state.lock();
-        state.unordered.extend(chunk);
+        state.unordered_messages += envelopes.len();
+        while envelopes.len() > chunk {
+            let rest = envelopes.split_off(chunk);
+            state.unordered.push_back(std::mem::replace(&mut envelopes, rest));
+        }
+        if !envelopes.is_empty() {
+            state.unordered.push_back(envelopes);
+        }
         self.wake(&state, 0);
     }
 
@@ -111,7 +120,7 @@ impl Ready {
         let mut stopped_at = None;
         for (key, envelope) in chunk {
             let Some(key) = key else {
-                state.unordered.push_back(envelope);
+                state.push_unordered(envelope);
                 continue;
             };
             if let Err(envelope) = state.lanes.admit(key, envelope, per_key) {
@@ -283,10 +292,11 @@ impl Ready {
     pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
         let mut state = self.state.lock();
         let mut removed = state.lanes.remove(&leave);
-        let (gone, stay): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.unordered).into_iter().partition(&leave);
-        state.unordered = stay.into();
-        removed.extend(gone);
+        for chunk in &mut state.unordered {
+            removed.extend(chunk.extract_if(.., |envelope| leave(envelope)));
+        }
+        state.unordered.retain(|chunk| !chunk.is_empty());
+        state.unordered_messages = state.unordered.iter().map(Vec::len).sum();
         let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
@@ -332,13 +342,13 @@ impl Ready {
 impl State {
     /// How many messages may run now.
     fn ready(&self) -> usize {
-        self.unordered.len() + self.lanes.ready()
+        self.unordered_messages + self.lanes.ready()
     }
 
     /// Takes so many of those that may run, of both kinds alike.
     fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
         let lanes = self.lanes.ready();
-        let from_lanes = match (lanes, self.unordered.len()) {
+        let from_lanes = match (lanes, self.unordered_messages) {
             (_, 0) => number,
             (0, _) => 0,
             (_, unordered) => number
@@ -347,14 +357,39 @@ impl State {
                 .max(number.saturating_sub(unordered)),
         };
         self.lanes.take(from_lanes, taken);
-        taken.extend(self.unordered.drain(..number - from_lanes));
+        self.take_unordered(number - from_lanes, taken);
         self.running += number;
+    }
+
+    fn take_unordered(&mut self, mut number: usize, taken: &mut VecDeque<Envelope>) {
+        self.unordered_messages -= number;
+        while number > 0
+            && let Some(chunk) = self.unordered.front_mut()
+        {
+            if chunk.len() > number {
+                taken.extend(chunk.drain(..number));
+                return;
+            }
+            number -= chunk.len();
+            match self.unordered.pop_front() {
+                // The chunk as it came: nothing is moved.
+                Some(chunk) if taken.is_empty() => *taken = chunk.into(),
+                Some(chunk) => taken.extend(chunk),
+                None => return,
+            }
+        }
+    }
+
+    fn push_unordered(&mut self, envelope: Envelope) {
+        self.unordered_messages += 1;
+        self.unordered.push_back(vec![envelope]);
     }
 
     /// This one may run again, before all others.
     fn put_back(&mut self, envelope: Envelope) {
         if envelope.lane == LaneId::NONE {
-            self.unordered.push_front(envelope);
+            self.unordered_messages += 1;
+            self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
         }
