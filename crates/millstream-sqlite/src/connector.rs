@@ -15,8 +15,10 @@ use tokio::sync::oneshot;
 use crate::consumer::Consumer;
 use crate::inbox::{Found, Inbox};
 
-/// The shortest lease: it is renewed three times in that time.
-const SHORTEST_LEASE: Duration = Duration::from_millis(30);
+/// The shortest lease, which is renewed three times in that time, and the longest.
+const LEASE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_hours(24 * 365));
+/// The shortest wait between polls, and the longest.
+const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_hours(24));
 
 /// Reads a queue in a database, which is made if it is not there.
 ///
@@ -91,18 +93,18 @@ impl SqliteConnector {
 
     /// How long a process that hangs keeps its messages; one that has ended loses them at once.
     ///
-    /// Renewed while the process lives, however long a message takes. At least 30 milliseconds.
+    /// Renewed while the process lives, however long a message takes. From 30 milliseconds to a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease.max(SHORTEST_LEASE);
+        self.settings.lease = lease.clamp(LEASE.0, LEASE.1);
         self
     }
 
     /// How often to look for messages of other processes while there are none; those of this one are seen at
-    /// once. At least a millisecond.
+    /// once. From a millisecond to a day.
     #[must_use]
     pub fn poll(mut self, poll: Duration) -> Self {
-        self.settings.poll = poll.max(Duration::from_millis(1));
+        self.settings.poll = poll.clamp(POLL.0, POLL.1);
         self
     }
 

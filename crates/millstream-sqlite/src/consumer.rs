@@ -276,7 +276,8 @@ impl Consumer {
         }
         let mut next = (now + self.settings.poll).min(self.next_reap.max(now));
         if let Some(due) = self.due {
-            next = next.min(now + Duration::from_millis(u64::try_from(due - unix_now()).unwrap_or(0)));
+            let left = u64::try_from(due.saturating_sub(unix_now())).unwrap_or(0);
+            next = next.min(now + self.settings.poll.min(Duration::from_millis(left)));
         }
         if let Some(again) = self.again {
             next = next.min(again);

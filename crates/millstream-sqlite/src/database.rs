@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use millstream_core::rt;
 use parking_lot::{Mutex, MutexGuard};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Error, Problem, Refusal};
@@ -14,9 +15,17 @@ use crate::publisher::Publisher;
 use crate::schema::{self, Found, SCHEMA};
 
 /// How long a writer waits for the writers of other processes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a first opening looks for damage; what it has not seen by then shows itself when it is read.
 const INSPECTION: Duration = Duration::from_millis(100);
+
+/// A small cache, since a queue reads what it has just written, and an idle host stays small; and a log that is
+/// carried over less often than SQLite's own choice of 1000 pages, because each time flushes the disk twice.
+const PRAGMAS: &str = "
+    PRAGMA cache_size = -1024;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA wal_autocheckpoint = 4000;
+    PRAGMA journal_size_limit = 16777216;";
 
 /// The databases that this process has open, one each however often it is named.
 static OPEN: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
@@ -86,14 +95,15 @@ impl Database {
         let mut connection = Connection::open_with_flags(&self.path, flags)?;
         be_patient(&mut connection)?;
         connection.set_prepared_statement_cache_capacity(48);
-        // A small cache: a queue reads what it has just written, and an idle host stays small.
-        connection.execute_batch("PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY;")?;
+        // Plans are fixed by the statement, so that SQLite does not plan it again for each new value.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        connection.execute_batch(PRAGMAS)?;
         let found = schema::look(&connection)?;
         self.inspect(&mut connection, found)?;
         write_ahead(&connection)?;
         connection.execute_batch(match durability {
-            Durability::Commit => "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216;",
-            Durability::Order => "PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 16777216;",
+            Durability::Commit => "PRAGMA synchronous = FULL",
+            Durability::Order => "PRAGMA synchronous = NORMAL",
         })?;
         if found == Found::Incomplete {
             let turn = self.turn.lock();
@@ -224,12 +234,29 @@ fn be_patient(connection: &mut Connection) -> rusqlite::Result<()> {
     }))
 }
 
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
 fn write_ahead(connection: &Connection) -> Result<(), Problem> {
     let mode = |sql| connection.query_row(sql, [], |row| row.get::<_, String>(0));
     if mode("PRAGMA journal_mode")? == "wal" {
         return Ok(());
     }
-    match mode("PRAGMA journal_mode = WAL")? {
+    // Others that open the file at the same time are in the way here, and SQLite does not wait for them.
+    let until = rt::now() + PATIENCE;
+    let changed = loop {
+        match mode("PRAGMA journal_mode = WAL") {
+            Err(error) if is_busy(&error) && rt::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => break other?,
+        }
+    };
+    match changed {
         wal if wal == "wal" => Ok(()),
         other => Err(Refusal::Journal(other).into()),
     }

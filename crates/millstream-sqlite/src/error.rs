@@ -159,6 +159,8 @@ pub(crate) enum Refusal {
     NoDirectory,
     #[error("is damaged ({0}); restore it from a backup, or salvage it with `sqlite3 FILE .recover`")]
     Damaged(String),
+    #[error("cannot have a group without a name; give it one, or leave it out")]
+    NoGroup,
     #[error("stores text as {0}; use a database in UTF-8")]
     Encoding(String),
     #[error("has a table {0} but no millstream_format, so it is not Millstream's; name another database")]

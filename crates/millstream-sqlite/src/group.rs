@@ -4,6 +4,8 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::error::{Problem, Refusal};
+
 /// The readers of a queue that share its messages out among themselves.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
@@ -14,7 +16,10 @@ pub(crate) struct Group {
 impl Group {
     /// Enters it for its queue, with whatever the queue still holds: the first group takes what no group has,
     /// a later one gets copies.
-    pub(crate) fn register(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn register(&self, connection: &Connection) -> Result<(), Problem> {
+        if self.name.is_empty() {
+            return Err(Refusal::NoGroup.into());
+        }
         let entered = connection
             .prepare_cached("INSERT OR IGNORE INTO millstream_groups (queue, name) VALUES (?1, ?2)")?
             .execute([&self.queue, &self.name])?;

@@ -19,7 +19,7 @@ use crate::stored::{Stored, stored};
 
 /// A queue in a database: publishes, counts, and looks after what is in it.
 ///
-/// Its calls block, for as long as other processes write, up to ten seconds. It may be shared by threads.
+/// Its calls block, for as long as other processes write, up to five seconds. It may be shared by threads.
 ///
 /// ```
 /// # let directory = tempfile::tempdir()?;
@@ -192,7 +192,7 @@ impl Queue {
     /// The dead letters of the queue, oldest first.
     ///
     /// ```
-    /// # let directory = tempfile::tempdir()?;
+    /// # let directory = tempfile::tempdir().unwrap();
     /// # let queue = millstream_sqlite::Queue::open(directory.path().join("orders.db"), "orders")?;
     /// for letter in queue.dead() {
     ///     let letter = letter?;
@@ -243,7 +243,7 @@ impl Queue {
 
     /// Runs these for each row, and counts the rows that the last of them changed.
     fn each(&self, positions: &[u64], statements: &[&str]) -> Result<usize, Error> {
-        self.write(|connection| {
+        self.write(|connection| -> rusqlite::Result<usize> {
             let mut done = 0;
             for &position in positions {
                 let mut changed = 0;
@@ -258,7 +258,10 @@ impl Queue {
         })
     }
 
-    fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    fn write<T, E>(&self, work: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, Error>
+    where
+        E: Into<Problem> + From<rusqlite::Error>,
+    {
         let connection = self.connection.lock();
         self.database
             .write(&connection, work)

@@ -14,6 +14,8 @@ pub(crate) const VERSION: i64 = 1;
 ///
 /// It may run more than once, inside a transaction or not. Times are milliseconds since 1970.
 ///
+/// Whatever else writes to the tables needs SQLite 3.38 or newer.
+///
 /// A publish is a plain `INSERT`, in the same transaction as whatever it tells of, from any language:
 ///
 /// ```sql
