@@ -6,8 +6,8 @@
 //!
 //! A blocked hot key can put any number of messages in the way. A sweep that has passed over many remembers
 //! how far it came and which keys were blocked, and the next one goes on from there. It forgets when any
-//! message has returned to the group, which could be an earlier one of a key that lies ahead, and after a
-//! time in proportion to what it passed over, so that looking for keys that are free again stays cheap.
+//! message has returned to the group, which could be an earlier one of a key that lies ahead; when a key is
+//! found free again; and after a time in proportion to what it passed over, so that it costs little.
 
 use std::hash::BuildHasher;
 use std::time::Duration;
@@ -19,13 +19,17 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use crate::group::Group;
 
 /// Messages that one sweep looks at before it lets other writers in.
-const STRIDE: usize = 20_000;
+const STRIDE: usize = 10_000;
 /// Messages that are passed over anew each time rather than remembered.
 const FORGETTABLE: usize = 1000;
 /// Blocked keys that are remembered; with more of them a sweep goes no further.
 const REMEMBERED: usize = 250_000;
-/// How long a sweep is remembered: at least this long, and longer for each message that it passed over.
-const MEMORY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_micros(2));
+/// Blocked keys that are looked at again while a sweep is remembered; more than these wait until it is not.
+const WATCHED: usize = 64;
+/// How often they are looked at.
+const WATCH: Duration = Duration::from_millis(100);
+/// How long a sweep is remembered for each message that it passed over: ten times what passing it costs.
+const MEMORY: Duration = Duration::from_micros(10);
 
 const FRONT: &str = "
     SELECT id, priority, NULL FROM millstream_messages INDEXED BY millstream_ready
@@ -89,17 +93,33 @@ struct Passed {
     to: Place,
     /// Hashes of the keys that were blocked: a collision holds a key up until all this is forgotten.
     blocked: FxHashSet<u64>,
+    /// The first of these keys.
+    watched: Vec<Vec<u8>>,
+    next_watch: Instant,
     messages: usize,
     returned: i64,
     since: Instant,
 }
 
 impl Passed {
+    fn nothing(returned: i64) -> Self {
+        let now = rt::now();
+        Self {
+            to: Place {
+                id: i64::MIN,
+                priority: i64::MAX,
+            },
+            blocked: FxHashSet::default(),
+            watched: Vec::new(),
+            next_watch: now + WATCH,
+            messages: 0,
+            returned,
+            since: now,
+        }
+    }
+
     fn until(&self) -> Instant {
-        let longer = MEMORY
-            .1
-            .saturating_mul(u32::try_from(self.messages).unwrap_or(u32::MAX));
-        self.since + MEMORY.0 + longer
+        self.since + MEMORY.saturating_mul(u32::try_from(self.messages).unwrap_or(u32::MAX))
     }
 }
 
@@ -153,11 +173,6 @@ impl Sweeper {
             self.passed = None;
             return Self::front(connection, group, most);
         }
-        let returned = group.returned(connection)?;
-        let passed = self
-            .passed
-            .take()
-            .filter(|passed| passed.returned == returned && rt::now() < passed.until());
         let mut sweep = Sweep {
             connection,
             group,
@@ -166,29 +181,28 @@ impl Sweeper {
             looked: 0,
             verdicts: FxHashMap::default(),
         };
+        let returned = group.returned(connection)?;
         let mut swept = Swept::default();
-        if let Some(passed) = passed {
-            let Place { id, priority } = passed.to;
-            swept.passed = Some(passed);
-            let same = params![group.queue, group.name, priority, id];
-            let lower = params![group.queue, group.name, priority];
-            if sweep.run(SAME_PRIORITY, same, &mut swept)? {
-                sweep.run(LOWER_PRIORITY, lower, &mut swept)?;
+        let mut remembered = self.passed.take().filter(|passed| passed.returned == returned);
+        if let Some(passed) = &mut remembered
+            && sweep.outdates(passed)?
+        {
+            remembered = None;
+        }
+        match remembered {
+            Some(passed) => {
+                let Place { id, priority } = passed.to;
+                swept.passed = Some(passed);
+                let same = params![group.queue, group.name, priority, id];
+                let lower = params![group.queue, group.name, priority];
+                if sweep.run(SAME_PRIORITY, same, &mut swept)? {
+                    sweep.run(LOWER_PRIORITY, lower, &mut swept)?;
+                }
             }
-        } else {
-            let start = Place {
-                id: i64::MIN,
-                priority: i64::MAX,
-            };
-            let (blocked, since) = (FxHashSet::default(), rt::now());
-            swept.passed = Some(Passed {
-                to: start,
-                blocked,
-                messages: 0,
-                returned,
-                since,
-            });
-            sweep.run(ALL, params![group.queue, group.name], &mut swept)?;
+            None => {
+                swept.passed = Some(Passed::nothing(returned));
+                sweep.run(ALL, params![group.queue, group.name], &mut swept)?;
+            }
         }
         Ok(swept)
     }
@@ -201,7 +215,7 @@ impl Sweeper {
         if let Some(last) = last {
             passed.to = last;
         }
-        Some(passed.until())
+        Some(passed.until().min(passed.next_watch))
     }
 }
 
@@ -216,6 +230,25 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    /// Whether what is remembered is too old, or one of its keys is free again.
+    fn outdates(&mut self, passed: &mut Passed) -> rusqlite::Result<bool> {
+        let now = rt::now();
+        if now >= passed.until() {
+            return Ok(true);
+        }
+        if now < passed.next_watch {
+            return Ok(false);
+        }
+        passed.next_watch = now + WATCH;
+        for key in &passed.watched {
+            let Verdict { elsewhere, delayed } = self.verdict(key)?;
+            if !elsewhere && delayed.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Goes through the rows of one query; returns whether to go on behind them.
     fn run(
         &mut self,
@@ -247,7 +280,9 @@ impl Sweep<'_> {
             if let Some(key) = key {
                 let hash = FxBuildHasher.hash_one(key);
                 if passed.blocked.contains(&hash) || self.verdict(key)?.blocks(place) {
-                    passed.blocked.insert(hash);
+                    if passed.blocked.insert(hash) && passed.watched.len() < WATCHED {
+                        passed.watched.push(key.to_vec());
+                    }
                     passed.messages += 1;
                     passed.to = place;
                     continue;

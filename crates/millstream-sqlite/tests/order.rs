@@ -34,7 +34,7 @@ async fn p3_a_key_that_another_session_has_is_passed_over() {
         .await;
     let (mut one, mut two) = (ordered(&place).await, ordered(&place).await);
     let first = one.one().await;
-    assert_eq!(payloads(&[first.clone()]), ["a1"]);
+    assert_eq!(payloads(std::slice::from_ref(&first)), ["a1"]);
     let theirs = two.read(10).await;
     assert_eq!(payloads(&theirs), ["b1", "free"]);
     assert!(two.finds_nothing().await);
@@ -113,6 +113,21 @@ async fn p5_a_blocked_hot_key_does_not_keep_a_session_from_the_keys_behind_it() 
     // What comes back lies before everything that was passed over, and must come first again.
     assert_eq!(one.settle(first.0, Settlement::Release).await, Outcome::Sent);
     assert_eq!(payloads(&two.collect(3).await), ["0", "1", "2"]);
+}
+
+/// Nothing tells a session that another has acknowledged the last message that it had of a key.
+#[tokio::test]
+async fn p3_a_hot_key_that_was_passed_over_is_found_once_it_is_free() {
+    let place = Place::new();
+    let hot: Vec<_> = (0..5_000)
+        .map(|number| keyed("hot", &number.to_string()))
+        .collect();
+    place.publish(&hot).await;
+    let (mut one, mut two) = (ordered(&place).await, ordered(&place).await);
+    let first = one.one().await;
+    assert!(two.finds_nothing().await);
+    one.ack(&[first]).await;
+    assert_eq!(payloads(&two.collect(2).await), ["1", "2"]);
 }
 
 /// Two sessions and a publisher at once: for no key do two messages run at the same time, and each key's
