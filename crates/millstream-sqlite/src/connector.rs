@@ -161,7 +161,8 @@ impl Connector for SqliteConnector {
 /// The source of a [`SqliteConnector`].
 ///
 /// Dropping it and its acknowledger ends the session: what was read and not settled is free for others at
-/// once, with the delivery counted.
+/// once, with the delivery counted. The last of the two to be dropped waits for that, but no longer than a quarter
+/// of a second.
 pub struct Leasing(Arc<Inbox>);
 
 impl Source for Leasing {

@@ -112,7 +112,7 @@ impl Consumer {
 
     /// Serves until both sides are gone, then ends the session.
     pub(crate) fn run(mut self) {
-        let attendance = Attendance(Arc::clone(&self.inbox));
+        let _attendance = Attendance::new(Arc::clone(&self.inbox));
         loop {
             let turn = self.inbox.next(self.wake_at());
             let closed = turn.closed;
@@ -121,7 +121,6 @@ impl Consumer {
                 break;
             }
         }
-        drop(attendance);
         if let Some(session) = self.session.take() {
             // What cannot be freed now is freed by whoever finds the lock file unlocked.
             session.close(&self.database, &self.connection).ok();

@@ -5,11 +5,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_core::rt::Instant;
 use millstream_core::{Chunk, Credit, Message, Outcome, Settle, Ticket, rt};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
+
+/// How long the last to leave waits for the session's end, which takes a millisecond unless others write.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A fetched message that nobody has read yet.
 pub(crate) type Fetched = (Ticket, Message);
@@ -44,6 +48,7 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     work: Condvar,
     readable: Notify,
+    over: Condvar,
 }
 
 #[derive(Default)]
@@ -57,6 +62,8 @@ struct State {
     source_gone: bool,
     acknowledger_gone: bool,
     thread_gone: bool,
+    /// From when the thread begins until it has ended the session.
+    served: bool,
 }
 
 impl Inbox {
@@ -112,12 +119,22 @@ impl Inbox {
         state.draining = true;
         state.source_gone = true;
         state.want = None;
-        self.work.notify_one();
+        self.leave(state);
     }
 
     pub(crate) fn leave_acknowledger(&self) {
-        self.state.lock().acknowledger_gone = true;
+        let mut state = self.state.lock();
+        state.acknowledger_gone = true;
+        self.leave(state);
+    }
+
+    /// The last to leave sees the session end, so that a process which ends next leaves nothing behind.
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
         self.work.notify_one();
+        if state.source_gone && state.acknowledger_gone && state.served {
+            self.over
+                .wait_while_for(&mut state, |state| state.served, FAREWELL);
+        }
     }
 
     /// Hands settlements over; `None` once the thread is gone.
@@ -185,17 +202,31 @@ impl Inbox {
         self.state.lock().fetched.clear();
     }
 
+    /// The thread serves from now on.
+    fn begin(&self) {
+        self.state.lock().served = true;
+    }
+
     /// The thread has ended: whoever waits for it need not.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let mut state = self.state.lock();
         state.thread_gone = true;
+        state.served = false;
         state.settling = None;
         self.readable.notify_one();
+        self.over.notify_all();
     }
 }
 
 /// Ends the inbox with the thread, however that ends.
-pub(crate) struct Attendance(pub(crate) Arc<Inbox>);
+pub(crate) struct Attendance(Arc<Inbox>);
+
+impl Attendance {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        inbox.begin();
+        Self(inbox)
+    }
+}
 
 impl Drop for Attendance {
     fn drop(&mut self) {
