@@ -121,9 +121,10 @@ impl Intake {
     /// Takes in what was read. While it waits, nothing more is read.
     async fn admit(&mut self) {
         let hub = Arc::clone(&self.hub);
+        hub.counters.received.add(self.chunk.len());
+        hub.drop_late(&mut self.chunk.envelopes);
         hub.places
             .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
-        hub.counters.received.add(self.chunk.len());
         if hub.capabilities.counts_deliveries {
             self.reject_deadly();
             if self.chunk.envelopes.iter().any(Envelope::is_suspect) {

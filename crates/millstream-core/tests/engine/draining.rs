@@ -32,19 +32,27 @@ async fn p6_a_drain_with_hung_handlers_keeps_to_its_one_deadline_and_its_report_
         spec.processor.concurrency = non_zero(100);
         spec.limits.in_flight = non_zero(300);
     });
-    let payloads: Vec<_> = (0..1_000).map(|number| if number % 10 < 3 { "hang" } else { "sleep=700" }).collect();
+    let payloads: Vec<_> = (0..1_000)
+        .map(|number| if number % 10 < 3 { "hang" } else { "sleep=700" })
+        .collect();
     rig.publish(&payloads);
     until(|| log.len() >= 100).await;
     let started = tokio::time::Instant::now();
     let report = rig.pipeline().drain(Duration::from_secs(25)).await;
     println!("{report}");
     assert!(started.elapsed() <= Duration::from_secs(25));
-    assert!(started.elapsed() >= Duration::from_secs(23), "the hung ones had until the cut");
+    assert!(
+        started.elapsed() >= Duration::from_secs(23),
+        "the hung ones had until the cut"
+    );
     assert!(adds_up(&report), "{report}");
     assert_eq!((report.in_flight, report.left), (300, 0));
     assert!(report.released > 0);
     assert_eq!(rig.queue.leased(), 0);
-    assert_eq!(rig.queue.len() as u64, 1_000 - rig.pipeline().status().counts.acked);
+    assert_eq!(
+        rig.queue.len() as u64,
+        1_000 - rig.pipeline().status().counts.acked
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,12 +63,17 @@ async fn p6_parked_messages_and_what_waits_behind_them_go_back_at_once() {
         spec.retry.backoff = Duration::from_secs(3_600);
         spec.retry.max_backoff = Duration::from_secs(3_600);
     });
-    rig.queue.publish_all([keyed("a", "fail"), keyed("a", "b"), keyed("a", "c")]);
+    rig.queue
+        .publish_all([keyed("a", "fail"), keyed("a", "b"), keyed("a", "c")]);
     until(|| rig.pipeline().status().parked == 1).await;
     let report = rig.pipeline().drain(Duration::from_secs(25)).await;
     assert!(report.took < Duration::from_secs(1), "{report}");
     assert_eq!((report.in_flight, report.released), (3, 3));
-    assert_eq!(rig.queue.messages()[0].failures, 1, "its failed attempt goes back with it");
+    assert_eq!(
+        rig.queue.messages()[0].failures,
+        1,
+        "its failed attempt goes back with it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +109,9 @@ async fn p6_dead_letters_that_their_sink_does_not_take_go_back() {
         }
     }
     let (_, flow) = scripted();
-    let rig = Rig::start(flow, |spec| spec.dead_letter = DeadLetter::Sink(Arc::new(Refusing)));
+    let rig = Rig::start(flow, |spec| {
+        spec.dead_letter = DeadLetter::Sink(Arc::new(Refusing));
+    });
     rig.publish(&["reject", "reject"]);
     until(|| matches!(rig.pipeline().status().condition, Condition::Degraded(_))).await;
     let report = rig.pipeline().drain(Duration::from_secs(10)).await;
@@ -117,7 +132,11 @@ async fn a_second_order_cuts_a_drain_short() {
         rig.host.release_now();
     });
     assert_eq!(reports[0].1.released, 1);
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +147,11 @@ async fn a_drained_pipeline_starts_again_and_finds_what_it_released() {
     until(|| log.len() == 1).await;
     rig.pipeline().stop().await;
     assert_eq!(rig.pipeline().status().condition, Condition::Ended);
-    assert_eq!(rig.queue.messages()[0].deliveries, 0, "an untouched message counts as not delivered");
+    assert_eq!(
+        rig.queue.messages()[0].deliveries,
+        0,
+        "an untouched message counts as not delivered"
+    );
     rig.pipeline().start().unwrap();
     assert!(rig.pipeline().start().is_err());
     rig.settled().await;

@@ -31,7 +31,11 @@ fn assert_never_overlapped(events: &[Event]) {
             What::Began => *of_key += 1,
             What::Ended => *of_key -= 1,
         }
-        assert!(*of_key <= 1, "two messages of {:?} ran at the same time", event.key);
+        assert!(
+            *of_key <= 1,
+            "two messages of {:?} ran at the same time",
+            event.key
+        );
     }
 }
 
@@ -39,8 +43,10 @@ fn assert_in_order(log: &Log, keys: usize, per_key: usize) {
     let ended = by_key(&log.events());
     assert_eq!(ended.len(), keys);
     for (key, payloads) in ended {
-        let numbers: Vec<usize> =
-            payloads.iter().map(|payload| payload.rsplit('#').next().unwrap().parse().unwrap()).collect();
+        let numbers: Vec<usize> = payloads
+            .iter()
+            .map(|payload| payload.rsplit('#').next().unwrap().parse().unwrap())
+            .collect();
         assert_eq!(numbers, (0..per_key).collect::<Vec<_>>(), "key {key}");
     }
 }
@@ -52,7 +58,8 @@ async fn p3_messages_of_a_key_run_one_at_a_time_and_in_order() {
     for number in 0..50 {
         for key in 0..20 {
             let pause = (number * 7 + key * 3) % 5;
-            rig.queue.publish(keyed(&format!("k{key}"), &format!("sleep={pause} #{number}")));
+            rig.queue
+                .publish(keyed(&format!("k{key}"), &format!("sleep={pause} #{number}")));
         }
     }
     rig.settled().await;
@@ -69,7 +76,11 @@ async fn p3_a_retry_holds_what_follows_it_and_nothing_else() {
     });
     rig.publish_keyed(&[("a", "fail-once #0"), ("a", "#1"), ("b", "#0"), ("b", "#1")]);
     until(|| log.ended().len() == 2).await;
-    assert!(log.events().iter().all(|event| event.what == What::Began || event.key.as_deref() == Some("b")));
+    assert!(
+        log.events()
+            .iter()
+            .all(|event| event.what == What::Began || event.key.as_deref() == Some("b"))
+    );
     rig.settled().await;
     assert_eq!(by_key(&log.events())["a"], ["fail-once #0", "#1"]);
 }
@@ -89,7 +100,8 @@ async fn p3_order_by_a_header_or_by_the_place_of_origin() {
     let rig = Rig::start(flow, |spec| spec.ordering = Ordering::by_header("account"));
     for number in 0..10 {
         rig.queue.publish(
-            millstream_core::Message::new(format!("sleep={} #{number}", 10 - number)).with_header("account", "7"),
+            millstream_core::Message::new(format!("sleep={} #{number}", 10 - number))
+                .with_header("account", "7"),
         );
     }
     rig.settled().await;
@@ -98,12 +110,20 @@ async fn p3_order_by_a_header_or_by_the_place_of_origin() {
     let (log, flow) = scripted();
     let rig = Rig::start(flow, |spec| spec.ordering = Ordering::Partition);
     for number in 0..10 {
-        rig.queue.publish(keyed(&format!("k{number}"), &format!("sleep={} #{number}", 10 - number)));
+        rig.queue.publish(keyed(
+            &format!("k{number}"),
+            &format!("sleep={} #{number}", 10 - number),
+        ));
     }
     rig.settled().await;
     let ended: Vec<_> = log.ended();
     assert_eq!(ended.len(), 10);
-    assert!(ended.iter().enumerate().all(|(number, payload)| payload.ends_with(&format!("#{number}"))));
+    assert!(
+        ended
+            .iter()
+            .enumerate()
+            .all(|(number, payload)| payload.ends_with(&format!("#{number}")))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,19 +140,34 @@ async fn p3_batches_that_share_a_key_never_run_at_the_same_time() {
     let batches = ScriptedBatches::default();
     let (log, seen, overlaps) = {
         let processor = Scripted::default();
-        (processor.log.clone(), Arc::clone(&batches.seen), Arc::clone(&batches.overlaps))
+        (
+            processor.log.clone(),
+            Arc::clone(&batches.seen),
+            Arc::clone(&batches.overlaps),
+        )
     };
-    let processor = Scripted { log, ..Scripted::default() };
+    let processor = Scripted {
+        log,
+        ..Scripted::default()
+    };
     let rig = Rig::start(Flow::process(processor).batch("out", batches), |spec| {
         spec.ordering = Ordering::Key;
         spec.batchers.insert(
             "out".to_owned(),
-            BatcherSpec { size: non_zero(3), concurrency: non_zero(4), ..BatcherSpec::default() },
+            BatcherSpec {
+                size: non_zero(3),
+                concurrency: non_zero(4),
+                ..BatcherSpec::default()
+            },
         );
     });
     for number in 0..60 {
         let key = format!("k{}", number % 5);
-        let fate = if number % 11 == 0 { "item-fail-once" } else { "batch-sleep=7" };
+        let fate = if number % 11 == 0 {
+            "item-fail-once"
+        } else {
+            "batch-sleep=7"
+        };
         rig.queue.publish(keyed(&key, &format!("{key} {fate} #{number}")));
     }
     rig.settled().await;
@@ -146,7 +181,10 @@ async fn p3_batches_that_share_a_key_never_run_at_the_same_time() {
             let number: usize = item.rsplit('#').next().unwrap().parse().unwrap();
             if !failed && batch.attempt == 1 || batch.attempt > 1 {
                 let before = last.insert(key.clone(), number);
-                assert!(before.is_none_or(|before| before <= number || batch.attempt > 1), "{key}: {before:?} {number}");
+                assert!(
+                    before.is_none_or(|before| before <= number || batch.attempt > 1),
+                    "{key}: {before:?} {number}"
+                );
             }
         }
     }
@@ -160,27 +198,41 @@ async fn p3_later_items_of_a_retried_items_key_are_retried_with_it_and_later_bat
     let rig = Rig::start(Flow::process(Scripted::default()).batch("out", batches), |spec| {
         spec.ordering = Ordering::Key;
         spec.processor.concurrency = non_zero(1);
-        spec.batchers
-            .insert("out".to_owned(), BatcherSpec { size: non_zero(4), ..BatcherSpec::default() });
+        spec.batchers.insert(
+            "out".to_owned(),
+            BatcherSpec {
+                size: non_zero(7),
+                ..BatcherSpec::default()
+            },
+        );
         spec.retry.backoff = Duration::from_secs(10);
     });
     rig.publish_keyed(&[
         ("a", "a item-fail-once #0"),
         ("b", "b #0"),
         ("c", "c #0"),
+        ("d", "d #0"),
+        ("e", "e #0"),
         ("a", "a #1"),
-        ("a", "a #2"),
         ("b", "b #1"),
         ("c", "c #1"),
-        ("d", "d #0"),
+        ("a", "a #2"),
     ]);
     rig.settled().await;
     let items: Vec<_> = seen.lock().iter().map(|batch| batch.items.clone()).collect();
     assert_eq!(
         items,
         [
-            vec!["a item-fail-once #0", "b #0", "c #0", "a #1"],
-            vec!["b #1", "c #1", "d #0"],
+            vec![
+                "a item-fail-once #0",
+                "b #0",
+                "c #0",
+                "d #0",
+                "e #0",
+                "a #1",
+                "b #1"
+            ],
+            vec!["c #1"],
             vec!["a item-fail-once #0", "a #1"],
             vec!["a #2"],
         ]

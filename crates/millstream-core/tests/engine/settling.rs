@@ -27,7 +27,18 @@ async fn p2_every_delivery_is_settled_exactly_once_whatever_becomes_of_it() {
         spec.processor.timeout = Duration::from_millis(50);
         spec.supervisor.max_restarts = 10_000;
     });
-    let fates = ["ok", "fail", "fail-once", "panic", "reject", "hang", "bomb", "settle", "settle fail", "sleep=3"];
+    let fates = [
+        "ok",
+        "fail",
+        "fail-once",
+        "panic",
+        "reject",
+        "hang",
+        "bomb",
+        "settle",
+        "settle fail",
+        "sleep=3",
+    ];
     for round in 0..20 {
         rig.publish(&fates);
         rig.queue.fail_settlements(round % 3);

@@ -37,7 +37,14 @@ impl Connector for Mortal {
     async fn open(&self, engine: EngineHandle) -> Result<(MortalSource, MemoryAcknowledger), OpenError> {
         self.opened.fetch_add(1, Ordering::SeqCst);
         let (source, acknowledger) = Connector::open(&self.queue, engine).await?;
-        Ok((MortalSource { source, left: self.reads, panics: self.panics }, acknowledger))
+        Ok((
+            MortalSource {
+                source,
+                left: self.reads,
+                panics: self.panics,
+            },
+            acknowledger,
+        ))
     }
 }
 
@@ -47,7 +54,16 @@ impl Source for MortalSource {
             assert!(!self.panics, "the source panics");
             return Err(SourceError("the source died".to_owned()));
         }
-        let read = self.source.read(Credit { messages: 2, ..credit }, chunk).await;
+        let read = self
+            .source
+            .read(
+                Credit {
+                    messages: 2,
+                    ..credit
+                },
+                chunk,
+            )
+            .await;
         self.left -= 1;
         read
     }
@@ -59,7 +75,12 @@ impl Source for MortalSource {
 
 fn mortal(panics: bool) -> (MemoryQueue, Arc<AtomicUsize>, Mortal) {
     let (queue, opened) = (MemoryQueue::new(), Arc::new(AtomicUsize::new(0)));
-    let connector = Mortal { queue: queue.clone(), reads: 3, opened: Arc::clone(&opened), panics };
+    let connector = Mortal {
+        queue: queue.clone(),
+        reads: 3,
+        opened: Arc::clone(&opened),
+        panics,
+    };
     (queue, opened, connector)
 }
 
@@ -94,7 +115,10 @@ async fn a_pipeline_whose_source_dies_too_often_gives_up_and_releases_what_it_he
     let host = Host::start([spec]).unwrap();
     host.ended().await;
     let condition = host.pipeline("test").unwrap().status().condition;
-    assert!(matches!(&condition, Condition::GaveUp(why) if why.contains("more than 2 restarts")), "{condition:?}");
+    assert!(
+        matches!(&condition, Condition::GaveUp(why) if why.contains("more than 2 restarts")),
+        "{condition:?}"
+    );
     assert_eq!((queue.len(), queue.leased()), (100, 0));
 }
 
@@ -110,10 +134,19 @@ async fn giving_up_ends_the_host_only_where_the_pipeline_says_so() {
     };
     let steady = || PipelineSpec::new("steady", Arc::new(MemoryQueue::new()), scripted().1);
     let host = Host::start([failing(OnGiveUp::Exit), steady()]).unwrap();
-    tokio::time::timeout(Duration::from_secs(60), host.ended()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), host.ended())
+        .await
+        .unwrap();
     let host = Host::start([failing(OnGiveUp::Stop), steady()]).unwrap();
-    assert!(tokio::time::timeout(Duration::from_secs(60), host.ended()).await.is_err());
-    assert_eq!(host.pipeline("steady").unwrap().status().condition, Condition::Running);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(60), host.ended())
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        host.pipeline("steady").unwrap().status().condition,
+        Condition::Running
+    );
 }
 
 /// A broker that cannot be reached at first.
@@ -152,22 +185,45 @@ async fn a_broker_that_cannot_be_reached_is_tried_for_ever_without_a_restart() {
 async fn a_pipeline_drains_while_its_broker_cannot_be_reached() {
     let late = Late(MemoryQueue::new(), AtomicUsize::new(0));
     let host = Host::start([PipelineSpec::new("test", Arc::new(late), scripted().1)]).unwrap();
-    until(|| matches!(host.pipeline("test").unwrap().status().condition, Condition::Degraded(_))).await;
-    let report = host.pipeline("test").unwrap().drain(Duration::from_secs(25)).await;
+    until(|| {
+        matches!(
+            host.pipeline("test").unwrap().status().condition,
+            Condition::Degraded(_)
+        )
+    })
+    .await;
+    let report = host
+        .pipeline("test")
+        .unwrap()
+        .drain(Duration::from_secs(25))
+        .await;
     assert_eq!(report.in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_host_refuses_what_does_not_fit() {
     let spec = |name: &str| PipelineSpec::new(name, Arc::new(MemoryQueue::new()), scripted().1);
-    assert!(matches!(Host::start([spec("a"), spec("a")]), Err(StartError::SameName(_))));
+    assert!(matches!(
+        Host::start([spec("a"), spec("a")]),
+        Err(StartError::SameName(_))
+    ));
     let mut wrong = spec("a");
-    wrong.batchers.insert("nowhere".to_owned(), millstream_core::BatcherSpec::default());
+    wrong
+        .batchers
+        .insert("nowhere".to_owned(), millstream_core::BatcherSpec::default());
     let error = Host::start([wrong]).unwrap_err();
-    assert_eq!(error.to_string(), "pipeline `a`: its flow has no batcher `nowhere`");
+    assert_eq!(
+        error.to_string(),
+        "pipeline `a`: its flow has no batcher `nowhere`"
+    );
     let forgetful = MemoryQueue::with_capabilities(Capabilities::default());
     let wrong = PipelineSpec::new("a", Arc::new(forgetful), scripted().1);
-    assert!(Host::start([wrong]).unwrap_err().to_string().contains("name a dead letter"));
+    assert!(
+        Host::start([wrong])
+            .unwrap_err()
+            .to_string()
+            .contains("name a dead letter")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,5 +251,8 @@ async fn start_and_stop_hooks_frame_a_run_and_a_failing_start_hook_prevents_it()
     let rig = Rig::start(flow.on_start(|| async { Err("no database".into()) }), |_| {});
     rig.host.ended().await;
     let condition = rig.pipeline().status().condition;
-    assert_eq!(condition, Condition::GaveUp("its start hook failed: no database".to_owned()));
+    assert_eq!(
+        condition,
+        Condition::GaveUp("its start hook failed: no database".to_owned())
+    );
 }

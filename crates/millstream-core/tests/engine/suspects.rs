@@ -8,7 +8,10 @@ use parking_lot::Mutex;
 use crate::support::{Rig, What, scripted, until};
 
 fn delivered(payload: &str, deliveries: u32) -> Message {
-    Message { deliveries, ..Message::new(payload.to_owned()) }
+    Message {
+        deliveries,
+        ..Message::new(payload.to_owned())
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -17,15 +20,20 @@ async fn a_suspect_runs_alone_and_what_was_fetched_with_it_is_released() {
     let (log, running) = (processor.log.clone(), Arc::clone(&processor.running));
     let rig = Rig::start(millstream_core::Flow::process(processor), |_| {});
     let beside = Arc::new(Mutex::new(0));
-    rig.queue.publish_all((0..5).map(|_| delivered("sleep=100 innocent", 0)));
+    rig.queue
+        .publish_all((0..5).map(|_| delivered("sleep=100 innocent", 0)));
     rig.queue.publish(delivered("sleep=100 suspect", 3));
-    rig.queue.publish_all((0..5).map(|_| delivered("sleep=100 innocent", 0)));
+    rig.queue
+        .publish_all((0..5).map(|_| delivered("sleep=100 innocent", 0)));
     until(|| log.count(What::Began, "sleep=100 suspect") == 1).await;
     while log.count(What::Ended, "sleep=100 suspect") == 0 {
         let mut most = beside.lock();
         *most = running.load(std::sync::atomic::Ordering::SeqCst).max(*most);
         drop(most);
-        assert!(rig.queue.leased() <= 1, "something else was held beside the suspect");
+        assert!(
+            rig.queue.leased() <= 1,
+            "something else was held beside the suspect"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     assert_eq!(*beside.lock(), 1);
@@ -55,13 +63,16 @@ async fn a_suspect_does_not_wait_for_its_batch_to_fill() {
     use crate::support::{Scripted, ScriptedBatches};
     let batches = ScriptedBatches::default();
     let seen = Arc::clone(&batches.seen);
-    let rig = Rig::start(millstream_core::Flow::process(Scripted::default()).batch("out", batches), |spec| {
-        let batcher = millstream_core::BatcherSpec {
-            max_age: std::time::Duration::from_secs(3_600),
-            ..Default::default()
-        };
-        spec.batchers.insert("out".to_owned(), batcher);
-    });
+    let rig = Rig::start(
+        millstream_core::Flow::process(Scripted::default()).batch("out", batches),
+        |spec| {
+            let batcher = millstream_core::BatcherSpec {
+                max_age: std::time::Duration::from_secs(3_600),
+                ..Default::default()
+            };
+            spec.batchers.insert("out".to_owned(), batcher);
+        },
+    );
     let started = tokio::time::Instant::now();
     rig.queue.publish(delivered("suspect", 5));
     rig.settled().await;
