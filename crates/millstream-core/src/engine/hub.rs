@@ -118,7 +118,7 @@ impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::default(),
+            ready: Ready::new(spec.processor.concurrency.get()),
             places: Places::new(spec.limits),
             settling: Settling::default(),
             dead_letters: DeadLetters::default(),

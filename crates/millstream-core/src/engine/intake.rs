@@ -9,13 +9,10 @@ use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
-use super::lanes::OrderKey;
 use super::rate::Rate;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
-use crate::message::Message;
 use crate::rt::Duration;
 use crate::settlement::Reason;
-use crate::spec::Ordering;
 
 /// How long a source keeps the tail of a key that has too much waiting.
 const LONG_LANE_DELAY: Duration = Duration::from_secs(1);
@@ -138,6 +135,8 @@ impl Intake {
                 .ready
                 .admit(&mut self.chunk.envelopes, hub.spec.processor.max_demand.get());
         }
+        self.chunk.bytes = 0;
+        std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         self.admit_ordered();
         while !self.held_back.is_empty() {
             let mut freed = std::pin::pin!(hub.places.freed.notified());
@@ -162,28 +161,17 @@ impl Intake {
     /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it.
     fn admit_ordered(&mut self) {
         let hub = &*self.hub;
+        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let mut full = Vec::new();
         let gives_back = hub.capabilities.orders_keys && hub.capabilities.delay;
-        let ordering = &hub.spec.ordering;
-        let mut returned = Vec::new();
-        let mut held_back = std::mem::take(&mut self.held_back);
-        self.chunk.bytes = 0;
-        let mut envelopes = held_back
-            .drain(..)
-            .chain(self.chunk.envelopes.drain(..))
-            .map(|envelope| (order_key(ordering, &envelope.message), envelope));
-        let stopped_at = hub
-            .ready
-            .admit_ordered(&mut envelopes, hub.spec.limits.per_key.get(), |envelope| {
-                if gives_back {
-                    returned.push(envelope);
-                    return None;
-                }
-                Some(envelope)
-            });
-        let rest = envelopes.map(|(_, envelope)| envelope);
-        self.held_back = stopped_at.into_iter().chain(rest).collect();
-        hub.counters.throttled.add(returned.len());
-        for envelope in returned {
+        hub.ready.admit_ordered(
+            &mut self.held_back,
+            ordering,
+            per_key,
+            gives_back.then_some(&mut full),
+        );
+        hub.counters.throttled.add(full.len());
+        for envelope in full {
             hub.return_later(&envelope, LONG_LANE_DELAY);
         }
     }
@@ -246,9 +234,8 @@ impl Intake {
             () = hub.places.until(|places| places.messages() <= 1) => {}
         }
         hub.counters.suspects.add(1);
-        let key = order_key(&hub.spec.ordering, &suspect.message);
         hub.ready
-            .admit_ordered(&mut std::iter::once((key, suspect)), usize::MAX, Some);
+            .admit_ordered(&mut vec![suspect], &hub.spec.ordering, usize::MAX, None);
     }
 
     /// Ends the source: what it still gives goes back untouched.
@@ -300,15 +287,5 @@ impl Drop for Intake {
                     .map(|(ticket, message)| Envelope::new(ticket, message)),
             );
         }
-    }
-}
-
-/// What a message is ordered by, if anything.
-fn order_key(ordering: &Ordering, message: &Message) -> Option<OrderKey> {
-    match ordering {
-        Ordering::None => None,
-        Ordering::Key => message.key.clone().map(OrderKey::Bytes),
-        Ordering::By(by) => by(message).map(OrderKey::Bytes),
-        Ordering::Partition => Some(OrderKey::Origin(message.origin)),
     }
 }
