@@ -9,19 +9,20 @@ use crate::alone;
 use crate::place::{Place, SOON};
 
 #[test]
-fn p4_messages_in_flight_that_wait_for_a_worker_fit_in_the_memory_they_may_have() {
-    holds(
-        ", ready for a worker",
-        0,
-        &[("conduct", "hangs"), ("percent", "100")],
-    );
+fn p4_messages_in_flight_that_wait_for_their_next_attempt_fit_in_the_memory_they_may_have() {
+    holds(", between two attempts", 0, &[("conduct", "postpones")]);
 }
 
 #[test]
 fn p4_messages_in_flight_that_wait_in_lanes_fit_in_the_memory_they_may_have() {
-    let settings = [("conduct", "hangs"), ("percent", "100"), ("by_key", "true"), ("per_key", "2000")];
+    let settings = [
+        ("conduct", "hangs"),
+        ("percent", "100"),
+        ("by_key", "true"),
+        ("per_key", "10000"),
+    ];
     // Nearly all of them wait behind the first of their key; no key has more than may wait there.
-    holds(", in lanes of their keys", 1000, &settings);
+    holds(", in lanes of their keys", 200, &settings);
 }
 
 #[test]
@@ -45,14 +46,7 @@ fn holds(case: &str, keys: u32, settings: &[(&str, &str)]) {
         bytes: scale.get("payload_bytes"),
     };
     let place = Place::new();
-    // Published here, so that the process measured is one that consumes and does nothing else.
-    let queue = place.queue();
-    let every: Vec<u32> = (0..messages).collect();
-    for some in every.chunks(5_000) {
-        let some: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
-        queue.publish(&some).unwrap();
-    }
-    drop(queue);
+    publish(&place, work, messages);
     let (ledger, records) = Ledger::new().unwrap();
     let reader = std::thread::spawn(move || records.count());
 
@@ -110,6 +104,58 @@ fn an_idle_host_with_one_pipeline_costs_little() {
     report.add("allowed, MiB", limit);
     report.print();
     assert!(now <= limit << 10, "{} MiB are resident", mebibytes(now));
+}
+
+/// The first group takes a backlog over, and a second one copies it: more of it than may be in memory.
+#[test]
+fn p4_a_backlog_from_before_a_group_came_is_never_in_memory() {
+    let _machine = alone();
+    let scale = Scale::of("memory");
+    let mut report = Report::begin(&scale, ", backlog");
+    let messages: u32 = scale.get("messages");
+    let limit: u64 = scale.get("idle_mib");
+    let work = Work {
+        seed: scale.seed(),
+        keys: 0,
+        bytes: scale.get("payload_bytes"),
+    };
+    let place = Place::new();
+    publish(&place, work, messages);
+    let (ledger, records) = Ledger::new().unwrap();
+    let reader = std::thread::spawn(move || records.count());
+    let mut peaks = Vec::new();
+    for (number, group) in (0..).zip(["first", "second"]) {
+        let arguments = [
+            ("group", group),
+            ("conduct", "postpones"),
+            ("in_flight", "10"),
+            ("tell_at", "10"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()));
+        let consumer = place.start("consume", number, &ledger, &arguments);
+        let told = consumer.told(SOON);
+        let counts = place.queue().group_counts(group).unwrap();
+        assert_eq!(counts.ready + counts.leased, u64::from(messages), "{told}");
+        peaks.push(consumer.kibibytes("VmHWM"));
+    }
+    drop(ledger);
+    reader.join().unwrap();
+    report.add("messages published before the groups came", messages);
+    report.add("resident at most with the first group, MiB", mebibytes(peaks[0]));
+    report.add("resident at most with the second group, MiB", mebibytes(peaks[1]));
+    report.add("allowed, MiB", limit);
+    report.print();
+    assert!(peaks.iter().all(|peak| *peak <= limit << 10));
+}
+
+/// Published here, so that the process measured is one that consumes and does nothing else.
+fn publish(place: &Place, work: Work, messages: u32) {
+    let queue = place.queue();
+    let every: Vec<u32> = (0..messages).collect();
+    for some in every.chunks(5_000) {
+        let some: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
+        queue.publish(&some).unwrap();
+    }
 }
 
 fn mebibytes(kibibytes: u64) -> String {

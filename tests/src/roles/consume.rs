@@ -59,7 +59,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 fn spec(arguments: &Arguments) -> PipelineSpec {
     let by_key = arguments.get_or("by_key", false);
     let path: String = arguments.get("path");
-    let connector = SqliteConnector::new(path, QUEUE).ordered(by_key);
+    let group = arguments.get_or("group", "default".to_owned());
+    let connector = SqliteConnector::new(path, QUEUE).group(&group).ordered(by_key);
     let handler = Handler::new(arguments);
     let batcher = arguments.get_or("batch", 0);
     let flow: SharedFlow = match NonZero::new(batcher) {

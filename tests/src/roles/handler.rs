@@ -25,6 +25,8 @@ enum Conduct {
     Hangs { percent: u32, longest: Duration },
     /// Hands every message on at once.
     Passes,
+    /// Fails every message, to be tried again long after the test.
+    Postpones,
 }
 
 impl Handler {
@@ -41,6 +43,7 @@ impl Handler {
                 longest,
             },
             "passes" => Conduct::Passes,
+            "postpones" => Conduct::Postpones,
             other => panic!("no handler does `{other}`"),
         };
         Self {
@@ -65,12 +68,13 @@ impl Processor for Handler {
                 deliveries: cx.deliveries(),
             });
         };
-        if matches!(self.conduct, Conduct::Passes) {
-            return Ok(());
-        }
-        record(Event::Begin);
         match self.conduct {
-            Conduct::Passes => {}
+            Conduct::Passes => return Ok(()),
+            Conduct::Postpones => return Err(Failure::retry_after(Duration::from_hours(1), "not now")),
+            Conduct::Busy { .. } | Conduct::Aborts { .. } | Conduct::Hangs { .. } => record(Event::Begin),
+        }
+        match self.conduct {
+            Conduct::Passes | Conduct::Postpones => {}
             Conduct::Busy { longest } => busy(longest).await,
             Conduct::Aborts { culprit, longest } => {
                 busy(longest).await;
