@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::message::{Message, Outgoing};
 use crate::settlement::{Outcome, Settle};
@@ -86,7 +87,7 @@ pub enum Read {
     Ended,
 }
 
-/// How much a source may fetch now.
+/// How much a source may fetch now. It may be a lot: a source fetches as much at a time as is good for its broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
     /// Messages; at least one.
@@ -98,7 +99,7 @@ pub struct Credit {
 /// The messages of one read.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    pub(crate) deliveries: Vec<(Ticket, Message)>,
+    pub(crate) envelopes: Vec<Envelope>,
     pub(crate) bytes: usize,
 }
 
@@ -113,17 +114,17 @@ impl Chunk {
         let size = message.size();
         ticket.weight = u32::try_from(size).unwrap_or(u32::MAX);
         self.bytes += size;
-        self.deliveries.push((ticket, message));
+        self.envelopes.push(Envelope::new(ticket, message));
     }
 
     /// How many deliveries it holds.
     pub fn len(&self) -> usize {
-        self.deliveries.len()
+        self.envelopes.len()
     }
 
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.deliveries.is_empty()
+        self.envelopes.is_empty()
     }
 
     /// Bytes of all its messages, as [`Message::size`] counts them.
@@ -134,7 +135,9 @@ impl Chunk {
     /// Takes the deliveries out, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = (Ticket, Message)> + '_ {
         self.bytes = 0;
-        self.deliveries.drain(..)
+        self.envelopes
+            .drain(..)
+            .map(|envelope| (envelope.ticket, envelope.message))
     }
 }
 

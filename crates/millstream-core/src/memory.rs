@@ -17,6 +17,9 @@ use crate::rt::{self, Instant};
 use crate::settlement::{Outcome, Rejection, Settle, Settlement};
 use crate::ticket::{Scope, Ticket};
 
+/// The most that one read gives.
+const MOST: usize = 100;
+
 /// A queue in memory. Every clone is the same queue; it is a source and a sink at once.
 ///
 /// ```
@@ -282,7 +285,7 @@ impl MemorySource {
         }
         let generation = state.generation;
         let counts = self.queue.0.capabilities.counts_deliveries;
-        while chunk.len() < credit.messages && chunk.bytes() < credit.bytes {
+        while chunk.len() < credit.messages.min(MOST) && chunk.bytes() < credit.bytes {
             let Some(number) = state.ready.pop_front() else {
                 break;
             };

@@ -43,6 +43,11 @@ impl Envelope {
         }
     }
 
+    /// Whether it has been delivered so often that it may be what ends its process.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.message.deliveries > UNSUSPECTED
+    }
+
     /// What it counts for in limits on bytes.
     pub(crate) fn weight(&self) -> usize {
         self.ticket.weight as usize
@@ -56,6 +61,9 @@ impl Envelope {
         })
     }
 }
+
+/// Deliveries without an outcome that any message may have.
+const UNSUSPECTED: u32 = 3;
 
 /// Names a lane while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What the tasks of one pipeline share: [`Hub`].
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -56,8 +57,11 @@ pub(crate) struct Hub {
     /// Nanoseconds that a run has taken of late.
     pace: AtomicU64,
     places_by_name: Mutex<Vec<String>>,
+    /// Scopes that are gone and of which something is still in flight.
     lost: RwLock<Vec<Scope>>,
     any_lost: AtomicBool,
+    /// The last scopes that went: a chunk of theirs may have been read already and arrive late.
+    lost_lately: Mutex<VecDeque<Scope>>,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     rare: RareLines,
 }
@@ -114,7 +118,7 @@ impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::default(),
+            ready: Ready::new(spec.processor.concurrency.get()),
             places: Places::new(spec.limits),
             settling: Settling::default(),
             dead_letters: DeadLetters::default(),
@@ -134,6 +138,7 @@ impl Hub {
             places_by_name: Mutex::new(Vec::new()),
             lost: RwLock::new(Vec::new()),
             any_lost: AtomicBool::new(false),
+            lost_lately: Mutex::new(VecDeque::new()),
             degraded: Mutex::new(FxHashMap::default()),
             rare: RareLines::default(),
             spec,
@@ -393,8 +398,27 @@ impl Hub {
         }
     }
 
+    /// Takes out what arrives after its lease or assignment went.
+    pub(crate) fn drop_late(&self, arrived: &mut Vec<Envelope>) {
+        let lost = self.lost_lately.lock();
+        if !lost.is_empty() {
+            let before = arrived.len();
+            arrived.retain(|envelope| !lost.iter().any(|scope| scope.holds(&envelope.ticket)));
+            self.counters.lost.add(before - arrived.len());
+        }
+    }
+
     /// Drops what has not started, and lets nothing of the scope start again.
     pub(crate) fn withdraw(&self, scope: Scope) -> usize {
+        {
+            let mut lately = self.lost_lately.lock();
+            if !lately.contains(&scope) {
+                lately.push_back(scope);
+            }
+            while lately.len() > REMEMBERED {
+                lately.pop_front();
+            }
+        }
         {
             let mut lost = self.lost.write();
             if !lost.contains(&scope) {
@@ -555,6 +579,9 @@ impl Hub {
 
 /// How much work a worker takes at a time.
 pub(crate) const FAIR_TAKE: Duration = Duration::from_millis(1);
+
+/// How many lost scopes are remembered for chunks that arrive late.
+const REMEMBERED: usize = 64;
 
 /// How much work is worth waking another worker for.
 const WAKE_WORTH: Duration = Duration::from_micros(20);

@@ -9,20 +9,10 @@ use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
-use super::lanes::OrderKey;
 use super::rate::Rate;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
-use crate::message::Message;
 use crate::rt::Duration;
 use crate::settlement::Reason;
-use crate::spec::Ordering;
-use crate::ticket::Ticket;
-
-/// Deliveries beyond which a message may be what ends its process.
-const UNSUSPECTED: u32 = 3;
-
-/// The most that one read is asked for: smaller hand-offs keep every stage busy.
-const MOST: usize = 256;
 
 /// How long a source keeps the tail of a key that has too much waiting.
 const LONG_LANE_DELAY: Duration = Duration::from_secs(1);
@@ -32,7 +22,7 @@ pub(crate) struct Intake {
     rate: Option<Rate>,
     chunk: Chunk,
     /// Read, and not admitted because its lane is too long.
-    held_back: Vec<(Ticket, Message)>,
+    held_back: Vec<Envelope>,
     /// Suspects were seen: one message at a time until one comes that is none.
     suspicious: bool,
 }
@@ -114,7 +104,7 @@ impl Intake {
         let Some(Credit { messages, bytes }) = hub.places.credit() else {
             return Ok(Read::Messages);
         };
-        let mut messages = if one || alone { 1 } else { messages.min(MOST) };
+        let mut messages = if one || alone { 1 } else { messages };
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }
@@ -128,27 +118,25 @@ impl Intake {
     /// Takes in what was read. While it waits, nothing more is read.
     async fn admit(&mut self) {
         let hub = Arc::clone(&self.hub);
-        hub.places
-            .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
         hub.counters.received.add(self.chunk.len());
+        hub.drop_late(&mut self.chunk.envelopes);
+        hub.places
+            .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
         if hub.capabilities.counts_deliveries {
             self.reject_deadly();
-            if self
-                .chunk
-                .deliveries
-                .iter()
-                .any(|(_, message)| message.deliveries > UNSUSPECTED)
-            {
+            if self.chunk.envelopes.iter().any(Envelope::is_suspect) {
                 return self.admit_suspect().await;
             }
         }
         self.suspicious &= self.chunk.is_empty();
         if !hub.spec.ordering.is_ordered() {
-            let chunk = self.chunk.drain();
+            self.chunk.bytes = 0;
             return hub
                 .ready
-                .admit(chunk.map(|(ticket, message)| Envelope::new(ticket, message)));
+                .admit(&mut self.chunk.envelopes, hub.spec.processor.max_demand.get());
         }
+        self.chunk.bytes = 0;
+        std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         self.admit_ordered();
         while !self.held_back.is_empty() {
             let mut freed = std::pin::pin!(hub.places.freed.notified());
@@ -162,7 +150,7 @@ impl Intake {
             tokio::select! {
                 biased;
                 _ = gate.wait_for(|gate| gate.draining) => {
-                    hub.release(self.held_back.drain(..).map(|(ticket, message)| Envelope::new(ticket, message)));
+                    hub.release(self.held_back.drain(..));
                 }
                 () = freed => {}
             }
@@ -173,31 +161,17 @@ impl Intake {
     /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it.
     fn admit_ordered(&mut self) {
         let hub = &*self.hub;
+        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let mut full = Vec::new();
         let gives_back = hub.capabilities.orders_keys && hub.capabilities.delay;
-        let ordering = &hub.spec.ordering;
-        let mut returned = Vec::new();
-        let mut held_back = std::mem::take(&mut self.held_back);
-        let mut deliveries = held_back
-            .drain(..)
-            .chain(self.chunk.drain())
-            .map(|(ticket, message)| (order_key(ordering, &message), Envelope::new(ticket, message)));
-        let stopped_at =
-            hub.ready
-                .admit_ordered(&mut deliveries, hub.spec.limits.per_key.get(), |envelope| {
-                    if gives_back {
-                        returned.push(envelope);
-                        return None;
-                    }
-                    Some(envelope)
-                });
-        let rest = deliveries.map(|(_, envelope)| envelope);
-        self.held_back = stopped_at
-            .into_iter()
-            .chain(rest)
-            .map(|held| (held.ticket, held.message))
-            .collect();
-        hub.counters.throttled.add(returned.len());
-        for envelope in returned {
+        hub.ready.admit_ordered(
+            &mut self.held_back,
+            ordering,
+            per_key,
+            gives_back.then_some(&mut full),
+        );
+        hub.counters.throttled.add(full.len());
+        for envelope in full {
             hub.return_later(&envelope, LONG_LANE_DELAY);
         }
     }
@@ -207,23 +181,22 @@ impl Intake {
         let most = self.hub.spec.retry.max_deliveries.get();
         if self
             .chunk
-            .deliveries
+            .envelopes
             .iter()
-            .all(|(_, message)| message.deliveries <= most)
+            .all(|envelope| envelope.message.deliveries <= most)
         {
             return;
         }
         let stage = "source".into();
-        for (ticket, message) in std::mem::take(&mut self.chunk.deliveries) {
-            if message.deliveries > most {
+        for envelope in std::mem::take(&mut self.chunk.envelopes) {
+            let deliveries = envelope.message.deliveries;
+            if deliveries > most {
                 let error = format!(
-                    "delivered {} times without an outcome: it seems to end the process that runs it",
-                    message.deliveries
+                    "delivered {deliveries} times without an outcome: it seems to end the process that runs it"
                 );
-                self.hub
-                    .give_up(Envelope::new(ticket, message), &stage, Reason::Deliveries, error);
+                self.hub.give_up(envelope, &stage, Reason::Deliveries, error);
             } else {
-                self.chunk.deliveries.push((ticket, message));
+                self.chunk.envelopes.push(envelope);
             }
         }
     }
@@ -235,9 +208,9 @@ impl Intake {
         self.suspicious = true;
         let mut suspect = None;
         let mut others = Vec::new();
-        for (ticket, message) in self.chunk.drain() {
-            let mut envelope = Envelope::new(ticket, message);
-            if suspect.is_none() && envelope.message.deliveries > UNSUSPECTED {
+        self.chunk.bytes = 0;
+        for mut envelope in self.chunk.envelopes.drain(..) {
+            if suspect.is_none() && envelope.is_suspect() {
                 envelope.alone = Some(Alone::Suspect);
                 suspect = Some(envelope);
             } else {
@@ -261,9 +234,8 @@ impl Intake {
             () = hub.places.until(|places| places.messages() <= 1) => {}
         }
         hub.counters.suspects.add(1);
-        let key = order_key(&hub.spec.ordering, &suspect.message);
         hub.ready
-            .admit_ordered(&mut std::iter::once((key, suspect)), usize::MAX, Some);
+            .admit_ordered(&mut vec![suspect], &hub.spec.ordering, usize::MAX, None);
     }
 
     /// Ends the source: what it still gives goes back untouched.
@@ -271,14 +243,14 @@ impl Intake {
         source.drain();
         loop {
             let credit = Credit {
-                messages: MOST,
+                messages: usize::MAX,
                 bytes: usize::MAX,
             };
             let read = source.read(credit, &mut self.chunk).await?;
             if !self.chunk.is_empty() {
                 self.hub
                     .places
-                    .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
+                    .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
                 self.hub.counters.received.add(self.chunk.len());
                 self.hub.release(
                     self.chunk
@@ -302,33 +274,18 @@ impl Drop for Intake {
                 messages = self.held_back.len(),
                 "intake ended with messages held back"
             );
-            let dropped: Vec<_> = self
-                .held_back
-                .drain(..)
-                .map(|(ticket, message)| Envelope::new(ticket, message))
-                .collect();
-            self.hub.release(dropped);
+            self.hub.release(self.held_back.drain(..));
         }
         // Fetched by a read that was dropped, and so without places yet.
         if !self.chunk.is_empty() {
             self.hub
                 .places
-                .occupy(self.chunk.deliveries.iter().map(|(ticket, _)| ticket));
+                .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
             self.hub.release(
                 self.chunk
                     .drain()
                     .map(|(ticket, message)| Envelope::new(ticket, message)),
             );
         }
-    }
-}
-
-/// What a message is ordered by, if anything.
-fn order_key(ordering: &Ordering, message: &Message) -> Option<OrderKey> {
-    match ordering {
-        Ordering::None => None,
-        Ordering::Key => message.key.clone().map(OrderKey::Bytes),
-        Ordering::By(by) => by(message).map(OrderKey::Bytes),
-        Ordering::Partition => Some(OrderKey::Origin(message.origin)),
     }
 }

@@ -4,34 +4,55 @@
 //! A lane that is neither and in which nobody waits is gone: an idle key costs nothing, and two keys never wait for
 //! each other.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use rustc_hash::FxBuildHasher;
 
 use super::envelope::{Envelope, LaneId};
-use crate::message::OriginId;
+use crate::message::{Message, OriginId};
+use crate::spec::Ordering;
 
 /// What a lane is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum OrderKey {
-    Bytes(Bytes),
+enum OrderKey<'a> {
+    Bytes(Cow<'a, Bytes>),
     Origin(OriginId),
 }
 
-impl OrderKey {
-    /// A hash that stands for the key where only "same or not" matters and a collision merely costs
+impl<'a> OrderKey<'a> {
+    /// What this message is ordered by, if anything.
+    fn of(ordering: &Ordering, message: &'a Message) -> Option<Self> {
+        match ordering {
+            Ordering::None => None,
+            Ordering::Key => message.key.as_ref().map(|key| Self::Bytes(Cow::Borrowed(key))),
+            Ordering::By(by) => by(message).map(|key| Self::Bytes(Cow::Owned(key))),
+            Ordering::Partition => Some(Self::Origin(message.origin)),
+        }
+    }
+
+    /// A hash that also stands for the key where only "same or not" matters and a collision merely costs
     /// concurrency; never zero, which stands for unordered.
     fn hash(&self) -> u64 {
         FxBuildHasher.hash_one(self) | 1
+    }
+
+    fn into_owned(self) -> OrderKey<'static> {
+        match self {
+            Self::Bytes(key) => OrderKey::Bytes(Cow::Owned(key.into_owned())),
+            Self::Origin(origin) => OrderKey::Origin(origin),
+        }
     }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
-    index: FxHashMap<OrderKey, LaneId>,
+    /// The lanes by their keys, which stand in the slots.
+    index: HashTable<LaneId>,
     slots: Vec<Lane>,
     free: Vec<LaneId>,
     /// Lanes whose first message may run.
@@ -41,43 +62,44 @@ pub(crate) struct Lanes {
 
 #[derive(Debug, Default)]
 struct Lane {
-    key: Option<OrderKey>,
+    key: Option<OrderKey<'static>>,
+    order: u64,
     messages: VecDeque<Envelope>,
     busy: bool,
 }
 
+/// Why a message was not put into a lane.
+pub(crate) enum Outside {
+    /// It is not ordered by anything.
+    Unordered(Envelope),
+    /// Its lane is full.
+    Full(Envelope),
+}
+
 impl Lanes {
-    /// Puts a message at the end of its key's lane, unless so many are there already: then it is given back.
+    /// Puts a message at the end of its key's lane, unless so many are there already.
     #[expect(
         clippy::result_large_err,
-        reason = "it is moved once, and only where a lane is full"
+        reason = "it is moved once, and only where it stays outside"
     )]
     pub(crate) fn admit(
         &mut self,
-        key: OrderKey,
+        ordering: &Ordering,
         mut envelope: Envelope,
         most: usize,
-    ) -> Result<(), Envelope> {
-        envelope.order = key.hash();
-        let lane = match self.index.entry(key) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
-                let lane = self.free.pop().unwrap_or_else(|| {
-                    self.slots.push(Lane::default());
-                    LaneId(u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX - 1))
-                });
-                if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
-                    slot.key = Some(new.key().clone());
-                }
-                *new.insert(lane)
-            }
+    ) -> Result<(), Outside> {
+        let Some(key) = OrderKey::of(ordering, &envelope.message) else {
+            return Err(Outside::Unordered(envelope));
         };
+        let order = key.hash();
+        let lane = self.lane(key, order);
         let Some(slot) = self.slots.get_mut(lane.0 as usize) else {
-            return Err(envelope);
+            return Err(Outside::Full(envelope));
         };
         if slot.messages.len() >= most {
-            return Err(envelope);
+            return Err(Outside::Full(envelope));
         }
+        envelope.order = order;
         envelope.lane = lane;
         if slot.messages.is_empty() && !slot.busy {
             self.ready.push_back(lane);
@@ -85,6 +107,35 @@ impl Lanes {
         slot.messages.push_back(envelope);
         self.waiting += 1;
         Ok(())
+    }
+
+    /// The lane of this key, a new one if it has none.
+    fn lane(&mut self, key: OrderKey<'_>, order: u64) -> LaneId {
+        let slots = &self.slots;
+        let same = |lane: &LaneId| {
+            slots
+                .get(lane.0 as usize)
+                .is_some_and(|slot| slot.order == order && slot.key.as_ref() == Some(&key))
+        };
+        let hash = |lane: &LaneId| slots.get(lane.0 as usize).map_or(0, |slot| slot.order);
+        match self.index.entry(order, same, hash) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                let lane = self
+                    .free
+                    .pop()
+                    .unwrap_or_else(|| LaneId(u32::try_from(slots.len()).unwrap_or(u32::MAX - 1)));
+                new.insert(lane);
+                if lane.0 as usize == self.slots.len() {
+                    self.slots.push(Lane::default());
+                }
+                if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
+                    slot.key = Some(key.into_owned());
+                    slot.order = order;
+                }
+                lane
+            }
+        }
     }
 
     /// Takes the first message of each of up to so many ready lanes, which are busy from then on.
@@ -108,10 +159,13 @@ impl Lanes {
         slot.busy = false;
         if !slot.messages.is_empty() {
             self.ready.push_back(lane);
-        } else if let Some(key) = slot.key.take() {
-            self.index.remove(&key);
+        } else if slot.key.take().is_some() {
+            let order = slot.order;
             // A lane that once was long does not keep its memory.
             slot.messages.shrink_to(16);
+            if let Ok(entry) = self.index.find_entry(order, |known| *known == lane) {
+                entry.remove();
+            }
             self.free.push(lane);
         }
     }

@@ -36,6 +36,7 @@ pub use drain::DrainReport;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entry};
 pub(crate) use drain::Order;
+pub(crate) use envelope::Envelope;
 pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};

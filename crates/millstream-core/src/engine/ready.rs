@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::envelope::{Envelope, LaneId};
-use super::lanes::{Lanes, OrderKey};
+use super::lanes::{Lanes, Outside};
 use crate::rt::{self, Instant};
+use crate::spec::Ordering;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
@@ -24,13 +25,18 @@ pub(crate) struct Ready {
     hungry: Notify,
 }
 
-/// Ready messages beyond which reading on gains nothing: they would only go cold before their turn.
+/// Messages in the queue beyond which reading on gains nothing, if enough of them may run: they would only go cold
+/// before their turn.
 const PLENTY: usize = 1024;
+
+/// How many that may run are enough, for each worker.
+const ENOUGH: usize = 16;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Messages without a lane that may run.
-    unordered: VecDeque<Envelope>,
+    /// Messages without a lane that may run: chunks of at most what a worker may take, handed on whole.
+    unordered: VecDeque<Vec<Envelope>>,
+    unordered_messages: usize,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
     /// Counts parkings, so that equal due times keep their order.
@@ -38,6 +44,8 @@ struct State {
     /// Taken and not yet finished.
     running: usize,
     idle_takers: usize,
+    /// Messages that may run of which there need not be more.
+    enough: usize,
     closed: bool,
 }
 
@@ -91,38 +99,53 @@ pub(crate) struct Load {
 }
 
 impl Ready {
-    /// Takes in messages that are unordered.
-    pub(crate) fn admit(&self, chunk: impl Iterator<Item = Envelope>) {
+    /// An empty queue for so many workers.
+    pub(crate) fn new(workers: usize) -> Self {
+        let state = State { enough: ENOUGH * workers, ..State::default() };
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
+    /// Takes in messages that are unordered, in chunks of at most so many.
+    pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize) {
+        let mut envelopes = std::mem::take(envelopes);
         let mut state = self.state.lock();
-        state.unordered.extend(chunk);
+        state.unordered_messages += envelopes.len();
+        while envelopes.len() > chunk {
+            let rest = envelopes.split_off(chunk);
+            state.unordered.push_back(std::mem::replace(&mut envelopes, rest));
+        }
+        if !envelopes.is_empty() {
+            state.unordered.push_back(envelopes);
+        }
         self.wake(&state, 0);
     }
 
-    /// Takes in messages with what each is ordered by, if anything. At the first one whose lane has `per_key`
-    /// waiting, `overflow` decides: it keeps the message elsewhere and admission goes on, or it gives it back and
-    /// admission ends, leaving the rest in the iterator.
+    /// Takes in messages in order. Those whose lane has `per_key` waiting go to `full`, where there is one; where
+    /// there is none, admission ends at the first such message, and it and the rest stay.
     pub(crate) fn admit_ordered(
         &self,
-        chunk: &mut impl Iterator<Item = (Option<OrderKey>, Envelope)>,
+        envelopes: &mut Vec<Envelope>,
+        ordering: &Ordering,
         per_key: usize,
-        mut overflow: impl FnMut(Envelope) -> Option<Envelope>,
-    ) -> Option<Envelope> {
+        mut full: Option<&mut Vec<Envelope>>,
+    ) {
         let mut state = self.state.lock();
-        let mut stopped_at = None;
-        for (key, envelope) in chunk {
-            let Some(key) = key else {
-                state.unordered.push_back(envelope);
-                continue;
-            };
-            if let Err(envelope) = state.lanes.admit(key, envelope, per_key) {
-                stopped_at = overflow(envelope);
-                if stopped_at.is_some() {
+        let mut chunk = envelopes.drain(..);
+        let mut rest = Vec::new();
+        while let Some(envelope) = chunk.next() {
+            match (state.lanes.admit(ordering, envelope, per_key), &mut full) {
+                (Ok(()), _) => {}
+                (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),
+                (Err(Outside::Full(envelope)), Some(full)) => full.push(envelope),
+                (Err(Outside::Full(envelope)), None) => {
+                    rest.push(envelope);
                     break;
                 }
             }
         }
+        rest.extend(chunk);
+        envelopes.append(&mut rest);
         self.wake(&state, 0);
-        stopped_at
     }
 
     /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
@@ -148,8 +171,9 @@ impl Ready {
                 if ready > 0 {
                     let number = allowed(most().min(ready));
                     if number > 0 {
+                        let had_plenty = state.has_plenty();
                         state.take(number, taken);
-                        if ready >= PLENTY && ready - number < PLENTY {
+                        if had_plenty && !state.has_plenty() {
                             self.hungry.notify_one();
                         }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
@@ -182,7 +206,7 @@ impl Ready {
         loop {
             let mut hungry = std::pin::pin!(self.hungry.notified());
             hungry.as_mut().enable();
-            if self.state.lock().ready() < PLENTY {
+            if !self.state.lock().has_plenty() {
                 return;
             }
             hungry.await;
@@ -283,10 +307,11 @@ impl Ready {
     pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
         let mut state = self.state.lock();
         let mut removed = state.lanes.remove(&leave);
-        let (gone, stay): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.unordered).into_iter().partition(&leave);
-        state.unordered = stay.into();
-        removed.extend(gone);
+        for chunk in &mut state.unordered {
+            removed.extend(chunk.extract_if(.., |envelope| leave(envelope)));
+        }
+        state.unordered.retain(|chunk| !chunk.is_empty());
+        state.unordered_messages = state.unordered.iter().map(Vec::len).sum();
         let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
@@ -332,13 +357,18 @@ impl Ready {
 impl State {
     /// How many messages may run now.
     fn ready(&self) -> usize {
-        self.unordered.len() + self.lanes.ready()
+        self.unordered_messages + self.lanes.ready()
+    }
+
+    /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
+    fn has_plenty(&self) -> bool {
+        self.ready() >= self.enough && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
     fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
         let lanes = self.lanes.ready();
-        let from_lanes = match (lanes, self.unordered.len()) {
+        let from_lanes = match (lanes, self.unordered_messages) {
             (_, 0) => number,
             (0, _) => 0,
             (_, unordered) => number
@@ -347,14 +377,46 @@ impl State {
                 .max(number.saturating_sub(unordered)),
         };
         self.lanes.take(from_lanes, taken);
-        taken.extend(self.unordered.drain(..number - from_lanes));
+        self.take_unordered(number - from_lanes, taken);
         self.running += number;
+    }
+
+    fn take_unordered(&mut self, mut number: usize, taken: &mut VecDeque<Envelope>) {
+        self.unordered_messages -= number;
+        while number > 0
+            && let Some(chunk) = self.unordered.front_mut()
+        {
+            if chunk.len() > number {
+                taken.extend(chunk.drain(..number));
+                return;
+            }
+            number -= chunk.len();
+            match self.unordered.pop_front() {
+                // The chunk as it came: nothing is moved.
+                Some(chunk) if taken.is_empty() => *taken = chunk.into(),
+                Some(chunk) => taken.extend(chunk),
+                None => return,
+            }
+        }
+    }
+
+    fn push_unordered(&mut self, envelope: Envelope) {
+        self.unordered_messages += 1;
+        match self.unordered.back_mut() {
+            Some(chunk) if chunk.len() < chunk.capacity() => chunk.push(envelope),
+            _ => {
+                let mut chunk = Vec::with_capacity(16);
+                chunk.push(envelope);
+                self.unordered.push_back(chunk);
+            }
+        }
     }
 
     /// This one may run again, before all others.
     fn put_back(&mut self, envelope: Envelope) {
         if envelope.lane == LaneId::NONE {
-            self.unordered.push_front(envelope);
+            self.unordered_messages += 1;
+            self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
         }

@@ -87,12 +87,12 @@ impl<P: Processor> Worker<P> {
                     .run_one(input, &running, &mut route, &mut round, &cancellation)
                     .await;
                 round.runs += 1;
-                round.end(&mut running.envelope, ran, route, &stage);
-                if cancellation.is_cancelled()
+                if matches!(ran, Ran::Cancelled | Ran::Ended(Err(Fault::Timeout(_))))
                     && let Some(seat) = hub.seats.get(self.seat)
                 {
                     cancellation = seat.cancellation();
                 }
+                round.end(&mut running.envelope, ran, route, &stage);
             }
             let runs = std::mem::take(&mut round.runs);
             hub.ran(runs, started.elapsed());

@@ -1,1 +1,134 @@
-//! x
+//! The breaker: it pauses the source and burns no attempt.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use millstream_core::{BreakerSpec, BreakerState, Context, Failure, Flow, Processor};
+
+use crate::support::{Rig, until};
+
+/// Fails while what it needs is down.
+#[derive(Clone, Default)]
+struct Dependent {
+    down: Arc<AtomicBool>,
+    runs: Arc<AtomicUsize>,
+    most_attempts: Arc<AtomicUsize>,
+}
+
+impl Processor for Dependent {
+    type Input = ();
+    type Output = ();
+
+    async fn process(&self, (): (), cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.runs.fetch_add(1, SeqCst);
+        self.most_attempts.fetch_max(cx.attempt() as usize, SeqCst);
+        if self.down.load(SeqCst) {
+            Err("down".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_an_hour_opens_the_breaker_and_dead_letters_nothing() {
+    let processor = Dependent::default();
+    let (down, runs, most_attempts) = (
+        Arc::clone(&processor.down),
+        Arc::clone(&processor.runs),
+        Arc::clone(&processor.most_attempts),
+    );
+    let rig = Rig::start(Flow::process(processor), |spec| {
+        spec.breaker = Some(BreakerSpec::default());
+        // No pause at all between attempts: they would be burnt in no time.
+        spec.retry.backoff = Duration::from_millis(100);
+    });
+    down.store(true, SeqCst);
+    rig.publish(&["a"; 100]);
+    until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+    let received = rig.pipeline().status().counts.received;
+    rig.publish(&["b"; 100]);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(
+        rig.pipeline().status().counts.received,
+        received,
+        "the source fetched while the breaker was open"
+    );
+    let probes = runs.load(SeqCst);
+    assert!(
+        probes < 200 + 3_600 / 5 + 10,
+        "{probes} runs: one probe each five seconds, and no more"
+    );
+    down.store(false, SeqCst);
+    rig.settled().await;
+    assert!(rig.queue.dead().is_empty());
+    assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Closed));
+    assert!(
+        most_attempts.load(SeqCst) <= 3,
+        "attempts were burnt: {}",
+        most_attempts.load(SeqCst)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_open_breaker_fetches_one_message_where_it_has_none_to_probe_with() {
+    let processor = Dependent::default();
+    let down = Arc::clone(&processor.down);
+    let rig = Rig::start(Flow::process(processor), |spec| {
+        spec.breaker = Some(BreakerSpec {
+            minimum: NonZeroU32::MIN,
+            ..BreakerSpec::default()
+        });
+        spec.retry.attempts = NonZeroU32::MIN;
+    });
+    down.store(true, SeqCst);
+    rig.publish(&["a"]);
+    until(|| rig.queue.dead().len() == 1).await;
+    assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Open));
+    down.store(false, SeqCst);
+    rig.publish(&["b"; 10]);
+    rig.settled().await;
+    assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejects_never_feed_the_failure_rate() {
+    let (_, flow) = crate::support::scripted();
+    let rig = Rig::start(flow, |spec| spec.breaker = Some(BreakerSpec::default()));
+    rig.publish(&["reject"; 100]);
+    rig.settled().await;
+    assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Closed));
+    assert_eq!(rig.queue.dead().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_batches_open_it_and_a_batch_probes_for_them() {
+    use crate::support::{Scripted, ScriptedBatches, non_zero};
+    let rig = Rig::start(
+        Flow::process(Scripted::default()).batch("out", ScriptedBatches::default()),
+        |spec| {
+            spec.breaker = Some(BreakerSpec {
+                minimum: NonZeroU32::new(4).unwrap(),
+                ..BreakerSpec::default()
+            });
+            spec.batchers.insert(
+                "out".to_owned(),
+                millstream_core::BatcherSpec {
+                    size: non_zero(2),
+                    ..Default::default()
+                },
+            );
+        },
+    );
+    rig.publish(&[
+        "batch-fail-once",
+        "batch-fail-once",
+        "batch-fail-once",
+        "batch-fail-once",
+    ]);
+    until(|| rig.pipeline().status().counts.breaker_opened == 1).await;
+    rig.settled().await;
+    assert!(rig.queue.dead().is_empty());
+}

@@ -1,1 +1,177 @@
-//! x
+//! P6: one deadline, and a report that adds up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::memory::MemoryQueue;
+use millstream_core::{BatcherSpec, Condition, DeadLetter, Flow, Ordering};
+
+use crate::support::{Rig, Scripted, ScriptedBatches, keyed, non_zero, scripted, until};
+
+fn adds_up(report: &millstream_core::DrainReport) -> bool {
+    report.in_flight == report.done + report.given_up + report.released + report.lost + report.left
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_a_drain_lets_what_is_in_flight_end_and_fetches_nothing_more() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |spec| spec.limits.in_flight = non_zero(10));
+    rig.publish(&["sleep=1000"; 30]);
+    until(|| log.len() == 10).await;
+    let report = rig.pipeline().drain(Duration::from_secs(25)).await;
+    assert_eq!((report.in_flight, report.done), (10, 10));
+    assert!(adds_up(&report), "{report}");
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (20, 0));
+    assert!(report.took < Duration::from_secs(2), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_a_drain_with_hung_handlers_keeps_to_its_one_deadline_and_its_report_adds_up() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.processor.concurrency = non_zero(100);
+        spec.limits.in_flight = non_zero(300);
+    });
+    let payloads: Vec<_> = (0..1_000)
+        .map(|number| if number % 10 < 3 { "hang" } else { "sleep=700" })
+        .collect();
+    rig.publish(&payloads);
+    until(|| log.len() >= 100).await;
+    let started = tokio::time::Instant::now();
+    let report = rig.pipeline().drain(Duration::from_secs(25)).await;
+    println!("{report}");
+    assert!(started.elapsed() <= Duration::from_secs(25));
+    assert!(
+        started.elapsed() >= Duration::from_secs(23),
+        "the hung ones had until the cut"
+    );
+    assert!(adds_up(&report), "{report}");
+    assert_eq!((report.in_flight, report.left), (300, 0));
+    assert!(report.released > 0);
+    assert_eq!(rig.queue.leased(), 0);
+    assert_eq!(
+        rig.queue.len() as u64,
+        1_000 - rig.pipeline().status().counts.acked
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_parked_messages_and_what_waits_behind_them_go_back_at_once() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.retry.backoff = Duration::from_secs(3_600);
+        spec.retry.max_backoff = Duration::from_secs(3_600);
+    });
+    rig.queue
+        .publish_all([keyed("a", "fail"), keyed("a", "b"), keyed("a", "c")]);
+    until(|| rig.pipeline().status().parked == 1).await;
+    let report = rig.pipeline().drain(Duration::from_secs(25)).await;
+    assert!(report.took < Duration::from_secs(1), "{report}");
+    assert_eq!((report.in_flight, report.released), (3, 3));
+    assert_eq!(
+        rig.queue.messages()[0].failures,
+        1,
+        "its failed attempt goes back with it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_open_batches_are_flushed_and_hung_ones_released() {
+    let batches = ScriptedBatches::default();
+    let seen = Arc::clone(&batches.seen);
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", batches), |spec| {
+        spec.processor.concurrency = non_zero(1);
+        spec.batchers.insert(
+            "out".to_owned(),
+            BatcherSpec {
+                size: non_zero(3),
+                max_age: Duration::from_secs(3_600),
+                concurrency: non_zero(2),
+                ..BatcherSpec::default()
+            },
+        );
+    });
+    rig.publish(&["batch-hang", "b", "c", "d"]);
+    until(|| rig.pipeline().status().batchers[0].1 == 4).await;
+    let report = rig.pipeline().drain(Duration::from_secs(10)).await;
+    assert_eq!((report.done, report.released, report.left), (1, 3, 0));
+    assert_eq!(seen.lock().last().unwrap().items, ["d"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_dead_letters_that_their_sink_does_not_take_go_back() {
+    struct Refusing;
+    impl millstream_core::SinkConnector for Refusing {
+        type Sink = millstream_core::memory::MemorySink;
+        async fn open(&self) -> Result<Self::Sink, millstream_core::OpenError> {
+            Err(millstream_core::OpenError::Unavailable("down".to_owned()))
+        }
+    }
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.dead_letter = DeadLetter::Sink(Arc::new(Refusing));
+    });
+    rig.publish(&["reject", "reject"]);
+    until(|| matches!(rig.pipeline().status().condition, Condition::Degraded(_))).await;
+    let report = rig.pipeline().drain(Duration::from_secs(10)).await;
+    assert_eq!((report.in_flight, report.released, report.left), (2, 2, 0));
+    assert_eq!(rig.queue.leased(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_order_cuts_a_drain_short() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |_| {});
+    rig.publish(&["hang"]);
+    until(|| log.len() == 1).await;
+    let started = tokio::time::Instant::now();
+    let drain = rig.host.drain(Duration::from_secs(25));
+    let (reports, ()) = tokio::join!(drain, async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.host.release_now();
+    });
+    assert_eq!(reports[0].1.released, 1);
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_pipeline_starts_again_and_finds_what_it_released() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |_| {});
+    rig.publish(&["sleep=3000 a"]);
+    until(|| log.len() == 1).await;
+    rig.pipeline().stop().await;
+    assert_eq!(rig.pipeline().status().condition, Condition::Ended);
+    assert_eq!(
+        rig.queue.messages()[0].deliveries,
+        0,
+        "an untouched message counts as not delivered"
+    );
+    rig.pipeline().start().unwrap();
+    assert!(rig.pipeline().start().is_err());
+    rig.settled().await;
+    assert_eq!(log.ended(), ["sleep=3000 a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_drain_of_a_host_has_one_deadline_for_all_its_pipelines() {
+    let specs: Vec<_> = (0..5)
+        .map(|number| {
+            let queue = MemoryQueue::new();
+            queue.publish(millstream_core::Message::new("hang"));
+            let (_, flow) = scripted();
+            millstream_core::PipelineSpec::new(&format!("p{number}"), Arc::new(queue), flow)
+        })
+        .collect();
+    let host = millstream_core::Host::start(specs).unwrap();
+    until(|| host.pipelines().all(|pipeline| pipeline.status().running == 1)).await;
+    let started = tokio::time::Instant::now();
+    let reports = host.drain(Duration::from_secs(10)).await;
+    assert!(started.elapsed() <= Duration::from_secs(10));
+    assert_eq!(reports.iter().map(|(_, report)| report.released).sum::<u64>(), 5);
+}

@@ -1,5 +1,7 @@
 //! The engine against a queue in memory, on paused time: each test tries to break a promise.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
 mod batching;
 mod breaking;
 mod draining;

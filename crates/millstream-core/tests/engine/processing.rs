@@ -103,7 +103,7 @@ async fn p1_a_dead_letter_is_acknowledged_only_once_its_sink_has_it() {
     let (_, flow) = scripted();
     let dead = MemoryQueue::new();
     let rig = Rig::start(flow, |spec| {
-        spec.dead_letter = DeadLetter::Sink(Arc::new(dead.clone()))
+        spec.dead_letter = DeadLetter::Sink(Arc::new(dead.clone()));
     });
     rig.queue
         .publish(crate::support::keyed("k", "reject").with_header("tenant", "acme"));

@@ -119,7 +119,7 @@ impl Processor for Scripted {
                 "settle" => cx.settle_now(millstream_core::Settlement::Ack),
                 word => {
                     if let Some(ms) = word.strip_prefix("sleep=") {
-                        tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                        tokio::time::sleep(Duration::from_millis(ms.parse().expect("milliseconds"))).await;
                     } else if let Some(name) = word.strip_prefix("to=") {
                         cx.batch_to(name);
                     } else if let Some(key) = word.strip_prefix("batch-key=") {
@@ -167,19 +167,19 @@ impl BatchHandler for ScriptedBatches {
             closed_by: batch.closed_by(),
             attempt,
         });
+        // The first word of an item names its key.
+        let keys: Vec<_> = items
+            .iter()
+            .map(|item| item.split_whitespace().next().unwrap_or_default().to_owned())
+            .collect();
         {
-            // The first word of an item names its key.
             let mut running = self.running.lock();
-            let keys: Vec<_> = items
-                .iter()
-                .map(|item| item.split_whitespace().next().unwrap().to_owned())
-                .collect();
             if keys.iter().any(|key| running.contains(key)) {
                 self.overlaps.fetch_add(1, Ordering::SeqCst);
             }
-            running.extend(keys);
+            running.extend(keys.iter().cloned());
         }
-        let _leave = Leave(&self.running, items.len());
+        let _leave = Leave(&self.running, keys);
         for (index, item) in items.iter().enumerate() {
             for word in item.split_whitespace() {
                 match word {
@@ -207,7 +207,8 @@ impl BatchHandler for ScriptedBatches {
                     "item-reject" => batch.fail(index, Failure::reject("scripted reject")),
                     word => {
                         if let Some(ms) = word.strip_prefix("batch-sleep=") {
-                            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+                            tokio::time::sleep(Duration::from_millis(ms.parse().expect("milliseconds")))
+                                .await;
                         }
                     }
                 }
@@ -217,13 +218,16 @@ impl BatchHandler for ScriptedBatches {
     }
 }
 
-struct Leave<'a>(&'a Mutex<Vec<String>>, usize);
+struct Leave<'a>(&'a Mutex<Vec<String>>, Vec<String>);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let mut running = self.0.lock();
-        let keep = running.len().saturating_sub(self.1);
-        running.truncate(keep);
+        for key in &self.1 {
+            if let Some(index) = running.iter().position(|running| running == key) {
+                running.swap_remove(index);
+            }
+        }
     }
 }
 
