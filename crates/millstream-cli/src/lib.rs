@@ -1,0 +1,43 @@
+//! Millstream's command line, and the stock connectors and handlers.
+//!
+//! [`main`] is the whole of a binary: it reads the arguments and runs a command over what a
+//! [`Registry`] knows. [`stock`] is the registry of the binary `millstream`; a binary of one's own adds its
+//! flows to it, most easily through `millstream::App`.
+//!
+//! | command | does | exit |
+//! |---|---|---|
+//! | `run FILE` | runs until SIGTERM or SIGINT, then drains; a second signal releases at once | 0 drained, 1 a pipeline gave up or messages were left at the deadline, 2 bad configuration |
+//! | `check FILE` | says all that is wrong with a file; connects to nothing | 0, 2 |
+//! | `schema` | the JSON Schema of a file, for editors | 0 |
+//! | `publish FILE --pipeline NAME` | standard input to where the pipeline's source reads | 0, 1, 2 bad configuration |
+//!
+//! What a command is asked for goes to standard output; logs, progress and errors go to standard error.
+
+mod args;
+mod connectors;
+mod envelope;
+mod handlers;
+mod load;
+mod log;
+mod pace;
+mod program;
+mod publish;
+mod run;
+mod screen;
+mod shape;
+mod signals;
+mod status;
+mod stock;
+mod summary;
+
+pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, MemorySettings, StdoutKind};
+#[cfg(feature = "sqlite")]
+pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};
+pub use envelope::{Envelope, EnvelopeError};
+pub use handlers::ForwardHandler;
+#[cfg(feature = "http")]
+pub use handlers::{HttpHandler, HttpSettings};
+pub use millstream_config::Registry;
+pub use program::main;
+pub use shape::shape_of;
+pub use stock::stock;

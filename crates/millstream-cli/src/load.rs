@@ -1,0 +1,73 @@
+//! A file read and checked, or all that is wrong with it shown.
+
+use std::io::Write;
+use std::path::Path;
+
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity,
+};
+use millstream_config::{Config, Diagnostics, Registry};
+
+use crate::{log, screen};
+
+/// The configuration; `None` after what is wrong with it was written to standard error.
+pub(crate) fn load(path: &Path, registry: &Registry) -> Option<Config> {
+    let shown = match Config::load(path, registry) {
+        Ok(config) => match log::check(&config.host.log) {
+            Ok(()) => return Some(config),
+            Err(cause) => format!("{}: `log` of [host] is not understood: {cause}\n", path.display()),
+        },
+        Err(errors) if screen::is_terminal() => drawn(&errors, screen::has_colours()),
+        Err(errors) => format!("{errors}\n"),
+    };
+    // Where it cannot be said, the exit status says it.
+    let _ = std::io::stderr().write_all(shown.as_bytes());
+    None
+}
+
+/// The errors for a person, each with its part of the file.
+fn drawn(errors: &Diagnostics, colours: bool) -> String {
+    let theme = if colours {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
+    let mut drawn = String::new();
+    for error in errors {
+        let mut diagnostic = MietteDiagnostic::new(&error.message)
+            .with_severity(Severity::Error)
+            .with_help(&error.help);
+        if !errors.source().is_empty() {
+            diagnostic = diagnostic.with_label(LabeledSpan::underline(error.span.clone()));
+        }
+        let source = NamedSource::new(errors.path(), errors.source().to_owned());
+        let report = Report::new(diagnostic).with_source_code(source);
+        if handler.render_report(&mut drawn, report.as_ref()).is_err() {
+            return format!("{errors}\n");
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_drawn_beside_their_lines() {
+        let text = "[host]\nshutdown_timout = \"25s\"\n\n[pipelines]\n";
+        let errors = Config::parse(text, "orders.toml", &Registry::new(), &|_| None).unwrap_err();
+        let drawn = drawn(&errors, false);
+        for part in [
+            "orders.toml:2:1",
+            "2 │ shutdown_timout = \"***\"",
+            "unknown key `shutdown_timout` in [host]",
+            "did you mean `shutdown_timeout`?",
+            "there is no pipeline",
+        ] {
+            assert!(drawn.contains(part), "{part} in {drawn}");
+        }
+        assert!(!drawn.contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,69 @@
+//! From arguments to an exit status: [`main`].
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use millstream_config::{Registry, schema};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::args::{Args, Check, Command};
+use crate::load::load;
+use crate::{publish, run};
+
+/// The file is wrong, and it was said how.
+pub(crate) const BAD_CONFIG: u8 = 2;
+
+/// Runs the command that the process's arguments ask for, over what this registry knows.
+///
+/// It starts a runtime, logging and, for `run`, the handling of signals of its own, and so belongs into `main`:
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     millstream_cli::main(millstream_cli::stock())
+/// }
+/// ```
+pub fn main(registry: Registry) -> ExitCode {
+    let command = Args::parse().command;
+    let ended = match command {
+        Command::Run(args) => run::run(&args, &registry),
+        Command::Check(args) => check(&args, &registry),
+        Command::Schema => print_schema(&registry),
+        Command::Publish(args) => publish::publish(&args, &registry),
+    };
+    // What the registry holds may have threads or files of its own.
+    drop(registry);
+    ended.unwrap_or_else(|error| {
+        // Where it cannot be said, the exit status says it.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The runtime of a command. It is not waited for at the end: a handler may block its thread.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
+}
+
+fn check(args: &Check, registry: &Registry) -> anyhow::Result<ExitCode> {
+    let Some(config) = load(&args.file, registry) else {
+        return Ok(BAD_CONFIG.into());
+    };
+    match config.pipelines.len() {
+        1 => print("ok: 1 pipeline\n"),
+        number => print(&format!("ok: {number} pipelines\n")),
+    }
+}
+
+fn print_schema(registry: &Registry) -> anyhow::Result<ExitCode> {
+    print(&format!("{:#}\n", schema(registry)))
+}
+
+/// Writes to standard output. A reader that has read enough is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

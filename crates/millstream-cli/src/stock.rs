@@ -1,0 +1,39 @@
+//! What the stock binary knows: [`stock`].
+
+use millstream_config::Registry;
+
+use crate::connectors::{FileKind, MemoryKind, StdoutKind};
+use crate::handlers::ForwardHandler;
+
+/// A registry with the connectors and handlers of this build, and with the names of those that it leaves out.
+pub fn stock() -> Registry {
+    let mut registry = Registry::new();
+    registry
+        .connector("memory", MemoryKind::default())
+        .connector("file", FileKind)
+        .sink("stdout", StdoutKind)
+        .handler("forward", ForwardHandler);
+    sqlite(&mut registry);
+    http(&mut registry);
+    registry
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(registry: &mut Registry) {
+    registry.connector("sqlite", crate::connectors::SqliteKind);
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(registry: &mut Registry) {
+    registry.left_out("sqlite", "sqlite");
+}
+
+#[cfg(feature = "http")]
+fn http(registry: &mut Registry) {
+    registry.handler("http", crate::handlers::HttpHandler);
+}
+
+#[cfg(not(feature = "http"))]
+fn http(registry: &mut Registry) {
+    registry.left_out("http", "http");
+}

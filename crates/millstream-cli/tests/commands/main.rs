@@ -1,0 +1,11 @@
+//! The commands as processes, on real files.
+
+mod check;
+mod files;
+mod http;
+mod publish;
+mod run;
+mod sqlite;
+#[cfg(test)]
+mod support;
+mod terminal;
