@@ -1,7 +1,8 @@
 //! A process of a fault test: `actor ROLE name=value …`.
 //!
-//! `publish` publishes numbered messages and ends; `consume` runs a host with one pipeline until a line comes on
-//! standard input, or that ends, drains, and ends. Standard output is the ledger.
+//! `publish` publishes numbered messages and ends; `consume` runs a host with one pipeline until it is told to
+//! drain, and then ends. Standard output is the ledger. A line on standard input says that it shall drain, and its
+//! end that the test is gone, and so shall every process of it be.
 
 mod roles {
     pub(crate) mod consume;
