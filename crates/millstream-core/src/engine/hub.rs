@@ -187,10 +187,13 @@ impl Hub {
             .clamp(1, most)
     }
 
-    /// How many ready messages are not worth waking another worker for.
+    /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace).unwrap_or(usize::MAX)
+        let most = self.spec.processor.max_demand.get();
+        usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
+            .unwrap_or(most)
+            .min(most)
     }
 
     /// Takes note of how long so many runs took.

@@ -134,8 +134,7 @@ impl<P: Processor> Worker<P> {
         if hub.is_cut() || hub.is_lost(ticket) {
             return Ran::Cancelled;
         }
-        // What is ready may have been left to this worker, which now waits.
-        hub.ready.wake_another();
+        let away = hub.ready.away();
         let pending_since = rt::now();
         let timeout = hub.spec.processor.timeout;
         let give_back_at = pending_since + FAIR_TAKE;
@@ -165,7 +164,7 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
-        drop(occupied);
+        drop((away, occupied));
         ran
     }
 }
