@@ -145,7 +145,7 @@ impl Ready {
         let mut state = self.state.lock();
         let mut chunk = envelopes.drain(..);
         let mut rest = Vec::new();
-        while let Some(envelope) = chunk.next() {
+        for envelope in chunk.by_ref() {
             match (state.lanes.admit(ordering, envelope, per_key), &mut full) {
                 (Ok(()), _) => {}
                 (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),

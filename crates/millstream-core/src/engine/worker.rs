@@ -138,7 +138,7 @@ impl<P: Processor> Worker<P> {
         let pending_since = rt::now();
         let timeout = hub.spec.processor.timeout;
         let give_back_at = pending_since + FAIR_TAKE;
-        let deadline = pending_since + timeout;
+        let deadline = rt::after(timeout);
         let mut gave_back = round.is_empty();
         let mut cancelled = pin!(cancellation.cancelled());
         let mut alarm = pin!(rt::sleep_until(if gave_back {
