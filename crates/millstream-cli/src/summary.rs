@@ -16,7 +16,11 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(crate) async fn log(host: &Host) {
     let mut pipelines: Vec<_> = host
         .pipelines()
-        .map(|pipeline| (pipeline, Pace::over(EVERY), pipeline.status()))
+        .map(|pipeline| {
+            let (mut pace, status) = (Pace::over(EVERY), pipeline.status());
+            pace.at(rt::now(), done(&status.counts));
+            (pipeline, pace, status)
+        })
         .collect();
     loop {
         rt::sleep(EVERY).await;

@@ -314,7 +314,11 @@ impl Pipeline {
                 if since.elapsed() >= quiet {
                     return;
                 }
-                rt::sleep_until(since + quiet).await;
+                tokio::select! {
+                    biased;
+                    () = hub.places.until(|places| places.idle_since() != Some(since)) => {}
+                    () = rt::sleep_until(since + quiet) => {}
+                }
             }
         };
         tokio::select! {

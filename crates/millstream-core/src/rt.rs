@@ -16,6 +16,13 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// So long from now; a time too long to count is a century.
+pub fn after(duration: Duration) -> Instant {
+    let now = now();
+    now.checked_add(duration)
+        .unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86_400))
+}
+
 /// Waits until then.
 pub fn sleep_until(then: Instant) -> Sleep {
     tokio::time::sleep_until(then)

@@ -136,6 +136,11 @@ mod app;
 mod json;
 pub mod prelude;
 
+/// What the README shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub use app::App;
 pub use json::Json;
 

@@ -4,11 +4,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_bench::{median, millions};
 use millstream_core::memory::MemoryQueue;
+use millstream_core::rt;
 use millstream_core::{
     Acknowledger, Batch, BatchHandler, BatcherSpec, Chunk, Connector, Context, Credit, EngineHandle, Failure,
     Flow, Host, Message, Ordering, PipelineSpec, Processor, Settle, Settlement, SharedFlow, Source,
@@ -58,7 +59,7 @@ async fn bare(queue: &MemoryQueue) -> Duration {
         return Duration::MAX;
     };
     let (mut chunk, mut settles, mut outcomes) = (Chunk::new(), Vec::new(), Vec::new());
-    let started = Instant::now();
+    let started = rt::now();
     while !queue.is_empty() {
         let credit = Credit {
             messages: 1024,
@@ -91,7 +92,7 @@ async fn engine(queue: &MemoryQueue, flow: impl Into<SharedFlow>, ordering: Orde
             .map(|step| (step.name.clone(), BatcherSpec::default()))
             .collect::<Vec<_>>(),
     );
-    let started = Instant::now();
+    let started = rt::now();
     let Ok(host) = Host::start([spec]) else {
         return Duration::MAX;
     };
@@ -145,7 +146,7 @@ fn main() -> ExitCode {
         let (bare, engine): (Vec<_>, Vec<_>) = (0..runs)
             .map(|_| {
                 runtime.block_on(async move {
-                    tokio::task::spawn(run(case, messages))
+                    rt::spawn(run(case, messages))
                         .await
                         .unwrap_or((f64::NAN, f64::NAN))
                 })

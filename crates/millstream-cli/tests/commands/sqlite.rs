@@ -1,5 +1,4 @@
 //! The `sqlite` connector through the commands.
-#![cfg(feature = "sqlite")]
 
 use crate::support::{Scratch, envelopes};
 

@@ -297,7 +297,7 @@ impl<T> State<T> {
 impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
     fn enter(&self, entries: &mut Vec<Entry<T>>) {
         let held = self.held.fetch_add(entries.len(), Ordering::AcqRel) + entries.len();
-        let deadline = rt::now() + self.spec.max_age;
+        let deadline = rt::after(self.spec.max_age);
         let mut wake: Vec<usize> = vec![0; self.work.len()];
         let mut released = Vec::new();
         {

@@ -55,6 +55,8 @@ counters! {
     batch_failed,
     /// Attempts that were put off to a later time within the process.
     retried,
+    /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
+    waits_cut,
     /// Failures that counted no attempt because the breaker was not closed.
     uncounted,
     /// Messages whose work is done and acknowledged.

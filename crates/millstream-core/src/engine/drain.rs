@@ -22,10 +22,9 @@ impl Order {
     /// A drain that is over within this time, two seconds of which, or half of it if that is less, are kept for
     /// release and flush.
     pub(crate) fn within(time: Duration) -> Self {
-        let now = rt::now();
         Self {
-            cut: now + (time - RESERVE.min(time / 2)),
-            deadline: now + time,
+            cut: rt::after(time - RESERVE.min(time / 2)),
+            deadline: rt::after(time),
         }
     }
 

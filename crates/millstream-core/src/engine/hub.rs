@@ -187,10 +187,13 @@ impl Hub {
             .clamp(1, most)
     }
 
-    /// How many ready messages are not worth waking another worker for.
+    /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace).unwrap_or(usize::MAX)
+        let most = self.spec.processor.max_demand.get();
+        usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
+            .unwrap_or(most)
+            .min(most)
     }
 
     /// Takes note of how long so many runs took.
@@ -234,7 +237,12 @@ impl Hub {
         if envelope.message.failures >= self.spec.retry.attempts.get() {
             return Next::GiveUp(Reason::Attempts, error);
         }
-        let wait = retry::wait(&self.spec.retry, envelope.message.failures).max(after.unwrap_or_default());
+        let mut wait =
+            retry::wait(&self.spec.retry, envelope.message.failures).max(after.unwrap_or_default());
+        if wait > LONGEST_WAIT {
+            self.counters.waits_cut.add(1);
+            wait = LONGEST_WAIT;
+        }
         if self.is_draining() {
             return Next::Return(wait);
         }
@@ -549,6 +557,9 @@ impl Hub {
 
     /// A part cannot do its work now (`Some`) or can again.
     pub(crate) fn degraded(&self, part: &'static str, cause: Option<&str>) {
+        if part == SOURCE {
+            self.places.source_is(cause.is_none());
+        }
         let mut degraded = self.degraded.lock();
         match cause {
             Some(cause) => {
@@ -579,6 +590,12 @@ impl Hub {
 
 /// How much work a worker takes at a time.
 pub(crate) const FAIR_TAKE: Duration = Duration::from_millis(1);
+
+/// The part of a pipeline that reads and settles.
+pub(crate) const SOURCE: &str = "source";
+
+/// The longest that a handler may ask a message to wait within the process.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// How many lost scopes are remembered for chunks that arrive late.
 const REMEMBERED: usize = 64;

@@ -131,9 +131,11 @@ impl Intake {
         self.suspicious &= self.chunk.is_empty();
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
-            return hub
-                .ready
-                .admit(&mut self.chunk.envelopes, hub.spec.processor.max_demand.get());
+            return hub.ready.admit(
+                &mut self.chunk.envelopes,
+                hub.spec.processor.max_demand.get(),
+                hub.spare(),
+            );
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
@@ -169,6 +171,7 @@ impl Intake {
             ordering,
             per_key,
             gives_back.then_some(&mut full),
+            hub.spare(),
         );
         hub.counters.throttled.add(full.len());
         for envelope in full {
@@ -235,7 +238,7 @@ impl Intake {
         }
         hub.counters.suspects.add(1);
         hub.ready
-            .admit_ordered(&mut vec![suspect], &hub.spec.ordering, usize::MAX, None);
+            .admit_ordered(&mut vec![suspect], &hub.spec.ordering, usize::MAX, None, 0);
     }
 
     /// Ends the source: what it still gives goes back untouched.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::hub::Hub;
+use super::hub::{Hub, SOURCE};
 use super::intake::Intake;
 use super::retry::patience;
 use super::settling;
@@ -15,8 +15,6 @@ use crate::handle::{Drained, EngineCalls, EngineHandle};
 use crate::message::OriginId;
 use crate::rt::{self, Duration, Instant};
 use crate::ticket::Scope;
-
-const PART: &str = "source";
 
 /// How long cancelled runs have to let go of their messages.
 const GRACE: Duration = Duration::from_millis(100);
@@ -62,12 +60,12 @@ pub(crate) async fn open(hub: &Arc<Hub>) -> Result<Opened, String> {
     loop {
         match hub.spec.source.open(handle(hub)).await {
             Ok(opened) => {
-                hub.degraded(PART, None);
+                hub.degraded(SOURCE, None);
                 return Ok(opened);
             }
             Err(OpenError::Refused(why)) => return Err(why),
             Err(OpenError::Unavailable(why)) => {
-                hub.degraded(PART, Some(&why));
+                hub.degraded(SOURCE, Some(&why));
                 failures += 1;
                 let wait = patience(failures);
                 info!(pipeline = hub.name(), ?wait, "opening the source again");
@@ -111,7 +109,7 @@ impl EngineCalls for Calls {
 
     fn degraded(&self, cause: Option<&str>) {
         if let Some(hub) = self.0.upgrade() {
-            hub.degraded(PART, cause);
+            hub.degraded(SOURCE, cause);
         }
     }
 }

@@ -23,7 +23,8 @@ struct State {
     messages: usize,
     bytes: usize,
     by_scope: FxHashMap<(OriginId, u32), usize>,
-    last_arrival: Instant,
+    /// When something last arrived, or the source came up; nothing while it is down.
+    quiet_since: Option<Instant>,
 }
 
 impl Places {
@@ -34,7 +35,7 @@ impl Places {
                 messages: 0,
                 bytes: 0,
                 by_scope: FxHashMap::default(),
-                last_arrival: rt::now(),
+                quiet_since: None,
             }),
             freed: Notify::new(),
         }
@@ -51,7 +52,7 @@ impl Places {
     /// Occupies a place for each.
     pub(crate) fn occupy<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
         let mut state = self.state.lock();
-        state.last_arrival = rt::now();
+        state.quiet_since = Some(rt::now());
         by_run(tickets, |scope, messages, bytes| {
             state.messages += messages;
             state.bytes += bytes;
@@ -110,10 +111,16 @@ impl Places {
             .collect()
     }
 
-    /// Since when nothing has arrived, while nothing is in flight.
+    /// The source can be read, or cannot.
+    pub(crate) fn source_is(&self, up: bool) {
+        self.state.lock().quiet_since = up.then(rt::now);
+        self.freed.notify_waiters();
+    }
+
+    /// Since when nothing has arrived, while nothing is in flight and the source can be read.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
-        (state.messages == 0).then_some(state.last_arrival)
+        state.quiet_since.filter(|_| state.messages == 0)
     }
 
     /// Waits until the condition holds; it is looked at again whenever places are given back.

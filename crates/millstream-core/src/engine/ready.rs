@@ -43,7 +43,11 @@ struct State {
     parkings: u64,
     /// Taken and not yet finished.
     running: usize,
-    idle_takers: usize,
+    workers: usize,
+    /// Workers that wait for something to take.
+    idle: usize,
+    /// Workers that wait for their handler.
+    away: usize,
     /// Messages that may run of which there need not be more.
     enough: usize,
     closed: bool,
@@ -101,12 +105,20 @@ pub(crate) struct Load {
 impl Ready {
     /// An empty queue for so many workers.
     pub(crate) fn new(workers: usize) -> Self {
-        let state = State { enough: ENOUGH * workers, ..State::default() };
-        Self { state: Mutex::new(state), ..Self::default() }
+        let state = State {
+            enough: ENOUGH * workers,
+            workers,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            ..Self::default()
+        }
     }
 
-    /// Takes in messages that are unordered, in chunks of at most so many.
-    pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize) {
+    /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
+    /// more than `spare`.
+    pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize, spare: usize) {
         let mut envelopes = std::mem::take(envelopes);
         let mut state = self.state.lock();
         state.unordered_messages += envelopes.len();
@@ -117,22 +129,23 @@ impl Ready {
         if !envelopes.is_empty() {
             state.unordered.push_back(envelopes);
         }
-        self.wake(&state, 0);
+        self.wake(&state, spare);
     }
 
     /// Takes in messages in order. Those whose lane has `per_key` waiting go to `full`, where there is one; where
-    /// there is none, admission ends at the first such message, and it and the rest stay.
+    /// there is none, admission ends at the first such message, and it and the rest stay. `spare` as for [`admit`](Self::admit).
     pub(crate) fn admit_ordered(
         &self,
         envelopes: &mut Vec<Envelope>,
         ordering: &Ordering,
         per_key: usize,
         mut full: Option<&mut Vec<Envelope>>,
+        spare: usize,
     ) {
         let mut state = self.state.lock();
         let mut chunk = envelopes.drain(..);
         let mut rest = Vec::new();
-        while let Some(envelope) = chunk.next() {
+        for envelope in chunk.by_ref() {
             match (state.lanes.admit(ordering, envelope, per_key), &mut full) {
                 (Ok(()), _) => {}
                 (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),
@@ -145,7 +158,7 @@ impl Ready {
         }
         rest.extend(chunk);
         envelopes.append(&mut rest);
-        self.wake(&state, 0);
+        self.wake(&state, spare);
     }
 
     /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
@@ -181,7 +194,7 @@ impl Ready {
                         return true;
                     }
                 }
-                state.idle_takers += 1;
+                state.idle += 1;
                 notified.as_mut().enable();
             }
             let idle = Idle(self);
@@ -190,10 +203,12 @@ impl Ready {
         }
     }
 
-    /// Wakes an idle worker if there are more than so many to take. What the awake ones will have done before
-    /// another is awake is left to them.
+    /// Wakes an idle worker if there are more than so many to take, or if nobody else would take them. What those
+    /// at work will have done before another is awake is left to them.
     fn wake(&self, state: &State, spare: usize) {
-        if state.idle_takers > 0 && state.ready() > spare {
+        let at_work = state.workers - state.idle - state.away;
+        let spare = if at_work == 0 { 0 } else { spare };
+        if state.idle > 0 && state.ready() > spare {
             self.takers.notify_one();
         }
     }
@@ -213,9 +228,13 @@ impl Ready {
         }
     }
 
-    /// Wakes an idle worker if there is something to take.
-    pub(crate) fn wake_another(&self) {
-        self.wake(&self.state.lock(), 0);
+    /// A worker waits for its handler: what it would have taken is left to another. It counts as waiting until the
+    /// guard is dropped.
+    pub(crate) fn away(&self) -> Away<'_> {
+        let mut state = self.state.lock();
+        state.away += 1;
+        self.wake(&state, 0);
+        Away(self)
     }
 
     /// Asks every idle worker to look again.
@@ -435,11 +454,21 @@ impl State {
     }
 }
 
+/// Counts a worker that waits for its handler.
+#[derive(Debug)]
+pub(crate) struct Away<'a>(&'a Ready);
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().away -= 1;
+    }
+}
+
 /// Counts a waiting worker for as long as it waits, also when it is dropped.
 struct Idle<'a>(&'a Ready);
 
 impl Drop for Idle<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().idle_takers -= 1;
+        self.0.state.lock().idle -= 1;
     }
 }

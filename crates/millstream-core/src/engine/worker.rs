@@ -134,12 +134,11 @@ impl<P: Processor> Worker<P> {
         if hub.is_cut() || hub.is_lost(ticket) {
             return Ran::Cancelled;
         }
-        // What is ready may have been left to this worker, which now waits.
-        hub.ready.wake_another();
+        let away = hub.ready.away();
         let pending_since = rt::now();
         let timeout = hub.spec.processor.timeout;
         let give_back_at = pending_since + FAIR_TAKE;
-        let deadline = pending_since + timeout;
+        let deadline = rt::after(timeout);
         let mut gave_back = round.is_empty();
         let mut cancelled = pin!(cancellation.cancelled());
         let mut alarm = pin!(rt::sleep_until(if gave_back {
@@ -165,7 +164,7 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
-        drop(occupied);
+        drop((away, occupied));
         ran
     }
 }

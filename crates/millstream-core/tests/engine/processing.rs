@@ -244,3 +244,37 @@ async fn the_rate_limit_holds_back_fetching() {
         assert!(received >= allowed - 60, "{received} after {seconds} s");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_says_how_long_to_wait_and_too_long_is_cut_and_counted() {
+    struct Later(Duration);
+    impl millstream_core::Processor for Later {
+        type Input = ();
+        type Output = ();
+        async fn process(
+            &self,
+            (): (),
+            cx: &mut millstream_core::Context<'_>,
+        ) -> Result<(), millstream_core::Failure> {
+            if cx.attempt() == 1 {
+                Err(millstream_core::Failure::retry_after(self.0, "later"))
+            } else {
+                Ok(())
+            }
+        }
+    }
+    for (wanted, waited, cut) in [(Duration::from_secs(60), 60, 0), (Duration::MAX, 86_400, 1)] {
+        let rig = Rig::start(millstream_core::Flow::process(Later(wanted)), |_| {});
+        let started = tokio::time::Instant::now();
+        rig.publish(&["a"]);
+        while !rig.queue.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(
+            (waited..waited + 3).contains(&started.elapsed().as_secs()),
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(rig.pipeline().status().counts.waits_cut, cut);
+    }
+}

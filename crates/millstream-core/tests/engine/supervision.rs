@@ -256,3 +256,13 @@ async fn start_and_stop_hooks_frame_a_run_and_a_failing_start_hook_prevents_it()
         Condition::GaveUp("its start hook failed: no database".to_owned())
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_not_idle_while_its_broker_cannot_be_reached() {
+    let queue = MemoryQueue::new();
+    queue.publish(Message::new("a"));
+    let late = Late(queue.clone(), AtomicUsize::new(0));
+    let host = Host::start([PipelineSpec::new("test", Arc::new(late), scripted().1)]).unwrap();
+    host.idle(Duration::from_secs(1)).await;
+    assert!(queue.is_empty(), "it was idle before it had read anything");
+}
