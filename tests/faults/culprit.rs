@@ -1,7 +1,6 @@
 //! A message that ends every process that runs it, among innocents (P2, "innocents dead-lettered unrun: none").
 
 use std::collections::HashMap;
-use std::sync::mpsc::channel;
 
 use millstream_sqlite::rusqlite::Connection;
 use millstream_tests::ledger::{Event, Ledger};
@@ -61,8 +60,7 @@ fn round_of(seed: u64, innocents: u32, culprit: u32, settings: &[(&str, &str)]) 
     let all: Vec<_> = (0..=innocents).map(|number| work.message(number)).collect();
     place.queue().publish(&all).unwrap();
     let (ledger, records) = Ledger::new().unwrap();
-    let (read, got) = channel();
-    let reader = std::thread::spawn(move || records.for_each(|record| drop(read.send(record))));
+    let (got, reader) = records.in_background();
 
     let arguments: Vec<_> = [("conduct", "aborts"), ("culprit", &culprit.to_string())]
         .iter()

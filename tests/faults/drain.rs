@@ -1,7 +1,6 @@
 //! A drain under load, with handlers that never come back (P6).
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::mpsc::channel;
 
 use millstream_core::rt::Instant;
 use millstream_tests::ledger::{Event, Ledger, Record};
@@ -30,8 +29,7 @@ fn p6_a_drain_with_hung_handlers_keeps_its_deadline_and_what_it_releases_is_foun
     let all: Vec<_> = (0..messages).map(|number| work.message(number)).collect();
     place.queue().publish(&all).unwrap();
     let (ledger, records) = Ledger::new().unwrap();
-    let (read, got) = channel();
-    let reader = std::thread::spawn(move || records.for_each(|record| drop(read.send(record))));
+    let (got, reader) = records.in_background();
     let next = || got.recv_timeout(SOON).expect("handlers run");
 
     // As many workers as that the hung ones leave some, until half of the messages are done.

@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 
 /// One thing that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,23 @@ pub struct Reader {
     pipe: File,
     buffer: Vec<u8>,
     next: usize,
+}
+
+impl Reader {
+    /// Reads in a thread of its own, so that whoever takes the records may wait no longer than it wants to. The
+    /// thread ends with the last writer.
+    #[must_use]
+    pub fn in_background(self) -> (Receiver<Record>, JoinHandle<()>) {
+        let (send, records) = channel();
+        let thread = std::thread::spawn(move || {
+            for record in self {
+                if send.send(record).is_err() {
+                    return;
+                }
+            }
+        });
+        (records, thread)
+    }
 }
 
 impl Iterator for Reader {

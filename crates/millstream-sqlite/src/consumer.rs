@@ -137,10 +137,6 @@ impl Consumer {
     }
 
     fn serve(&mut self, turn: Turn) {
-        let release = |ticket| Settle {
-            ticket,
-            settlement: Settlement::Release,
-        };
         self.unread.extend(turn.unread.into_iter().map(release));
         let (settlements, reply) = match turn.settling {
             Some(settling) => (settling.settlements, Some(settling.reply)),
@@ -201,6 +197,14 @@ impl Consumer {
                 }
                 let (group, token) = (&self.group, session.token);
                 let outcomes = settle(connection, group, token, self.generation, settlements)?;
+                let returned = |settle: &Settle| {
+                    matches!(settle.settlement, Settlement::Retry { .. } | Settlement::Release)
+                };
+                if self.settings.ordered && settlements.iter().any(returned) {
+                    // It may hold later ones of the same keys, which must not be read before them.
+                    self.unread
+                        .extend(self.inbox.take_back().into_iter().map(release));
+                }
                 settle(connection, group, token, self.generation, &self.unread)?;
                 let claimed = match fetch {
                     Some(credit) => {
@@ -318,6 +322,13 @@ impl Consumer {
         let again = rt::now() + wait.mul_f64(0.5 + rt::chance() / 2.0);
         self.next_poll = again;
         self.next_renewal = self.next_renewal.max(again);
+    }
+}
+
+fn release(ticket: Ticket) -> Settle {
+    Settle {
+        ticket,
+        settlement: Settlement::Release,
     }
 }
 

@@ -197,6 +197,16 @@ impl Inbox {
         self.readable.notify_one();
     }
 
+    /// Takes back what was fetched and not read.
+    pub(crate) fn take_back(&self) -> Vec<Ticket> {
+        self.state
+            .lock()
+            .fetched
+            .drain(..)
+            .map(|(ticket, _)| ticket)
+            .collect()
+    }
+
     /// Forgets fetched messages whose lease is lost.
     pub(crate) fn forget(&self) {
         self.state.lock().fetched.clear();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
-use millstream_core::{Outcome, Settle, Settlement};
+use millstream_core::{Chunk, Credit, Outcome, Settle, Settlement, Source as _};
 use parking_lot::Mutex;
 
 async fn ordered(place: &Place) -> Reader {
@@ -94,6 +94,36 @@ async fn p3_the_keys_of_a_session_that_ends_are_free_at_once() {
     assert!(two.finds_nothing().await);
     drop(one);
     assert_eq!(payloads(&two.collect(2).await), ["a1", "a2"]);
+}
+
+/// A fetch may bring more than is then read, as when demand has fallen meanwhile.
+#[tokio::test]
+async fn p3_what_was_fetched_and_not_read_is_not_read_before_what_has_gone_back() {
+    let place = Place::new();
+    let names = ["a1", "a2", "a3", "a4", "a5"];
+    place.publish(&names.map(|name| keyed("a", name))).await;
+    let after = Duration::from_millis(50);
+    let retry = Settlement::Retry { after, failures: 0 };
+    for settlement in [retry, Settlement::Release] {
+        let mut reader = ordered(&place).await;
+        {
+            let mut chunk = Chunk::new();
+            let credit = Credit {
+                messages: names.len(),
+                bytes: usize::MAX,
+            };
+            let mut read = std::pin::pin!(reader.source.read(credit, &mut chunk));
+            tokio::select! {
+                biased;
+                _ = &mut read => panic!("it was asked for just now"),
+                () = std::future::ready(()) => {}
+            }
+            until("a fetch", || place.queue().counts().unwrap().leased == 5).await;
+        }
+        let (ticket, _) = reader.one().await;
+        assert_eq!(reader.settle(ticket, settlement).await, Outcome::Sent);
+        assert_eq!(payloads(&reader.collect(5).await), names);
+    }
 }
 
 /// A key of which there are more messages than a sweep passes over anew each time.

@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         )
         .expect("progress can be noted");
     while publish(&mut connection, &work, messages).expect("messages can be published") < messages {
-        while queue.counts().expect("the queue can be counted").ready > lead {
+        while outstanding(&queue) > lead {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -54,4 +54,10 @@ fn publish(connection: &mut Connection, work: &Work, messages: u32) -> rusqlite:
     transaction.execute("UPDATE progress SET published = ?1", [to])?;
     transaction.commit()?;
     Ok(to)
+}
+
+/// What is published and not done.
+fn outstanding(queue: &Queue) -> u64 {
+    let counts = queue.counts().expect("the queue can be counted");
+    counts.ready + counts.delayed + counts.leased
 }

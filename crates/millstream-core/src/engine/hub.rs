@@ -21,6 +21,7 @@ use super::places::Places;
 use super::rare::Rare;
 use super::ready::{Left, Ready};
 use super::retry;
+use super::returning::Returning;
 use super::settling::Settling;
 use crate::connector::Capabilities;
 use crate::failure::Failure;
@@ -40,6 +41,7 @@ pub(crate) struct Hub {
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
+    pub(crate) returning: Returning,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) gate: Gate,
     pub(crate) breaker: Option<Breaker>,
@@ -131,6 +133,7 @@ impl Hub {
                 .map(|_| Seat::default())
                 .collect(),
             batchers: OnceLock::new(),
+            returning: Returning::default(),
             flush_now: Notify::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -375,6 +378,7 @@ impl Hub {
                 "settlements failed and are tried again"
             );
         }
+        self.returning.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         self.places.free(gone.map(|(settle, _)| &settle.ticket));
         if self.any_lost.load(Ordering::Relaxed) {

@@ -140,6 +140,12 @@ impl Intake {
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         self.admit_ordered();
+        let mut gate = hub.gate.watch();
+        tokio::select! {
+            biased;
+            () = hub.returning.none() => {}
+            _ = gate.wait_for(|gate| gate.draining) => {}
+        }
         while !self.held_back.is_empty() {
             let mut freed = std::pin::pin!(hub.places.freed.notified());
             freed.as_mut().enable();
@@ -148,7 +154,6 @@ impl Intake {
                 return;
             }
             hub.counters.throttled.add(1);
-            let mut gate = hub.gate.watch();
             tokio::select! {
                 biased;
                 _ = gate.wait_for(|gate| gate.draining) => {
@@ -160,7 +165,8 @@ impl Intake {
     }
 
     /// Admits messages until one comes whose lane is full. Where the store keeps keys in order, such a one goes
-    /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it.
+    /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it. What goes
+    /// back has to arrive before anything more is read.
     fn admit_ordered(&mut self) {
         let hub = &*self.hub;
         let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
@@ -175,6 +181,7 @@ impl Intake {
         );
         hub.counters.throttled.add(full.len());
         for envelope in full {
+            hub.returning.add(envelope.ticket);
             hub.return_later(&envelope, LONG_LANE_DELAY);
         }
     }

@@ -24,6 +24,7 @@ mod rare;
 mod rate;
 mod ready;
 mod retry;
+mod returning;
 mod settling;
 mod shard;
 mod timers;

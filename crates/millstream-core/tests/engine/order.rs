@@ -277,3 +277,31 @@ async fn p5_a_long_lane_goes_back_to_a_store_that_keeps_keys_in_order() {
     until(|| log.ended() == ["cold"]).await;
     assert!(rig.pipeline().status().counts.returned > 0);
 }
+
+/// The store may hand out more of the key until it knows, and by then the lane may have room.
+#[tokio::test(start_paused = true)]
+async fn p3_nothing_is_read_while_the_tail_of_a_long_lane_is_on_its_way_back() {
+    let queue = MemoryQueue::with_capabilities(Capabilities {
+        delay: true,
+        keeps_rejected: true,
+        counts_deliveries: true,
+        orders_keys: true,
+    });
+    let (log, flow) = scripted();
+    for number in 0..3 {
+        queue.publish(keyed("hot", &format!("#{number}")));
+    }
+    queue.fail_settlements(usize::MAX);
+    let rig = Rig::on(queue, flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.limits.per_key = non_zero(2);
+    });
+    until(|| log.ended() == ["#0", "#1"]).await;
+    rig.queue.publish(keyed("hot", "#3"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.pipeline().status().counts.received, 3);
+    assert_eq!(log.ended(), ["#0", "#1"]);
+    rig.queue.fail_settlements(0);
+    rig.settled().await;
+    assert_eq!(log.ended().len(), 4);
+}
