@@ -188,15 +188,22 @@ impl<T: Send + 'static> Batcher<T> {
         token.get_or_insert_default().clone()
     }
 
-    /// A batch has ended: these are out of the batcher, and these come again then.
-    pub(crate) fn done(&self, hub: &Hub, worker: usize, gone: &[u64], again: Option<(Instant, Closed<T>)>) {
+    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again then.
+    pub(crate) fn done(
+        &self,
+        hub: &Hub,
+        worker: usize,
+        gone: usize,
+        orders: &[u64],
+        again: Option<(Instant, Closed<T>)>,
+    ) {
         let shard_index = self.shard_of(worker);
         let late = {
             let mut state = self.state.lock();
             if let Some(slot) = state.running.get_mut(worker) {
                 *slot = None;
             }
-            state.leave(gone);
+            state.leave(orders);
             let late = match again {
                 // It ran across the cut: what would come again goes back.
                 Some((_, batch)) if state.cut => Some(batch),
@@ -211,7 +218,7 @@ impl<T: Send + 'static> Batcher<T> {
             if let Some(batch) = &late {
                 state.leave(&batch.orders());
             }
-            self.account(hub, &mut state, gone.len() + late.as_ref().map_or(0, Closed::len));
+            self.account(hub, &mut state, gone + late.as_ref().map_or(0, Closed::len));
             late
         };
         hub.release(late.into_iter().flat_map(|batch| batch.envelopes));

@@ -15,6 +15,9 @@ use crate::ticket::Ticket;
 
 type BatchKey = Option<Arc<str>>;
 
+/// The most messages that an open batch reserves room for before they come.
+const MOST_RESERVED: usize = 128;
+
 pub(crate) struct Shard<T> {
     open: FxHashMap<BatchKey, Open<T>>,
     /// When each open batch is old enough, oldest first. An entry whose batch has been closed since is skipped.
@@ -65,11 +68,11 @@ impl<T> Default for Shard<T> {
 }
 
 impl<T> Closed<T> {
-    fn new(key: BatchKey) -> Self {
+    fn new(key: BatchKey, room: usize) -> Self {
         Self {
             key,
-            items: Vec::new(),
-            envelopes: Vec::new(),
+            items: Vec::with_capacity(room),
+            envelopes: Vec::with_capacity(room),
             by: ClosedBy::Age,
             runs: 0,
         }
@@ -98,7 +101,7 @@ impl<T> Closed<T> {
             key: self.key.clone(),
             by: self.by,
             runs: self.runs,
-            ..Self::new(None)
+            ..Self::new(None, 0)
         };
         if !self.envelopes.iter().any(&which) {
             return out;
@@ -124,22 +127,27 @@ impl<T> Shard<T> {
         } = entry;
         let weight = envelope.weight();
         let mut wakes = 0;
-        let overflows = self
-            .open
-            .get(&key)
-            .is_some_and(|open| open.bytes + weight > spec.bytes.get());
-        if overflows {
+        let mut open = self.open.get_mut(&key);
+        if open
+            .as_ref()
+            .is_some_and(|open| open.bytes + weight > spec.bytes.get())
+        {
             wakes += self.close(&key, ClosedBy::Bytes);
+            open = None;
         }
-        let open = self.open.entry(key).or_insert_with_key(|key| {
-            wakes += usize::from(self.ages.is_empty());
-            self.ages.push_back((deadline, key.clone()));
-            Open {
-                batch: Closed::new(key.clone()),
-                bytes: 0,
-                deadline,
+        let open = match open {
+            Some(open) => open,
+            None => {
+                wakes += usize::from(self.ages.is_empty());
+                self.ages.push_back((deadline, key.clone()));
+                let batch = Closed::new(key.clone(), spec.size.get().min(MOST_RESERVED));
+                self.open.entry(key).or_insert(Open {
+                    batch,
+                    bytes: 0,
+                    deadline,
+                })
             }
-        });
+        };
         open.bytes += weight;
         open.batch.push(envelope, output);
         let full = open.batch.len() >= spec.size.get();
