@@ -118,9 +118,10 @@ fn promote(connection: &Connection, group: &Group) -> rusqlite::Result<Option<i6
     if first.is_none_or(|first| first > now) {
         return Ok(first);
     }
+    // `OR FAIL`: as with a new group's messages, there is no need for SQLite to be able to undo this alone.
     connection
         .prepare_cached(
-            "UPDATE millstream_messages SET not_before = 0 WHERE id IN (
+            "UPDATE OR FAIL millstream_messages SET not_before = 0 WHERE id IN (
                  SELECT id FROM millstream_messages INDEXED BY millstream_delayed
                  WHERE queue = ?1 AND grp = ?2 AND not_before > 0 AND not_before <= ?3
                  ORDER BY not_before LIMIT ?4)",

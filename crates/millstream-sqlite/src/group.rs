@@ -26,23 +26,41 @@ impl Group {
         if entered == 0 {
             return Ok(());
         }
+        // `OR FAIL`, because otherwise SQLite keeps a copy of every page that it changes, in memory, in case the
+        // statement has to be undone alone. Here the whole transaction would be.
         connection.execute(
-            "UPDATE millstream_messages SET grp = ?2 WHERE queue = ?1 AND grp = ''",
+            "UPDATE OR FAIL millstream_messages SET grp = ?2 WHERE queue = ?1 AND grp = ''",
             [&self.queue, &self.name],
         )?;
+        self.copy_others(connection)
+    }
+
+    /// Copies what other groups still hold. Only numbers are sorted, and each message is copied alone: a backlog is
+    /// never in memory.
+    fn copy_others(&self, connection: &Connection) -> Result<(), Problem> {
         // A delay that was published is copied; one that a group's own retry made stays that group's.
-        connection.execute(
-            "INSERT INTO millstream_messages
-                 (queue, grp, key, priority, published_at, not_before, copy_of, headers, payload)
-             SELECT queue, ?2, key, priority, published_at,
-                 min(CASE WHEN deliveries = 0 AND failures = 0 THEN not_before ELSE 0 END),
-                 coalesce(copy_of, id), headers, payload
+        let mut originals = connection.prepare(
+            "SELECT id, coalesce(copy_of, id),
+                 min(CASE WHEN deliveries = 0 AND failures = 0 THEN not_before ELSE 0 END)
              FROM millstream_messages
              WHERE queue = ?1 AND grp <> ?2
              GROUP BY coalesce(copy_of, id)
              ORDER BY coalesce(copy_of, id)",
-            [&self.queue, &self.name],
         )?;
+        let originals: Vec<(i64, i64, i64)> = originals
+            .query_map([&self.queue, &self.name], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut copy = connection.prepare(
+            "INSERT INTO millstream_messages
+                 (queue, grp, key, priority, published_at, not_before, copy_of, headers, payload)
+             SELECT queue, ?2, key, priority, published_at, ?4, ?3, headers, payload
+             FROM millstream_messages WHERE id = ?1",
+        )?;
+        for (id, original, not_before) in originals {
+            copy.execute(params![id, self.name, original, not_before])?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,24 @@
+//! Fault tests: processes that are killed, that kill themselves, that hang, that hold all they may.
+//!
+//! Each needs the machine for itself: figures of two at once mean nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod culprit;
+mod drain;
+mod memory;
+mod place;
+mod sqlite_kills;
+
+use parking_lot::{Mutex, MutexGuard};
+
+/// The machine, for one test at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    MACHINE.lock()
+}

@@ -1,0 +1,149 @@
+//! What happened, in the order in which it happened: a pipe from all processes of a test to the test.
+//!
+//! A record is sixteen bytes and one `write`, which a pipe takes whole or not at all, and what is in the pipe
+//! survives its writer. All writers share one pipe, so the order in which records are read is an order in which
+//! they were written: no clock is asked.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+/// One thing that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What.
+    pub event: Event,
+    /// The process that it happened in, or to: a number that no other process of the test has.
+    pub actor: u32,
+    /// The message's number, or for an end of a process what is said there.
+    pub number: u32,
+    /// How often the message had been delivered, this time included.
+    pub deliveries: u32,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A handler began with a message.
+    Begin,
+    /// A handler ended with a message.
+    End,
+    /// The process is about to be killed; `number` is how many messages it had leased, if that was measured.
+    Killing,
+    /// The process has ended.
+    Dead,
+}
+
+/// What `number` of an [`Event::Killing`] is where the leased messages were not counted.
+pub const NOT_MEASURED: u32 = u32::MAX;
+
+const SIZE: usize = 16;
+
+/// Writes records; of any number of processes.
+#[derive(Debug)]
+pub struct Ledger(File);
+
+impl Ledger {
+    /// A writer for the parent, and the reading end.
+    ///
+    /// # Errors
+    /// If there can be no pipe.
+    pub fn new() -> io::Result<(Self, Reader)> {
+        let (reader, writer) = io::pipe()?;
+        let reader = Reader {
+            pipe: File::from(OwnedFd::from(reader)),
+            buffer: Vec::new(),
+            next: 0,
+        };
+        Ok((Self(File::from(OwnedFd::from(writer))), reader))
+    }
+
+    /// The writer in a process that was given the pipe as its standard output.
+    ///
+    /// # Errors
+    /// If there is no standard output.
+    pub fn inherited() -> io::Result<Self> {
+        use std::os::fd::AsFd;
+        Ok(Self(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+    }
+
+    /// The same pipe once more.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn another(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// The pipe, for a child's standard output.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.0
+    }
+
+    /// Writes a record. Waits while the pipe is full.
+    ///
+    /// # Panics
+    /// If nobody reads any more: the test has ended, and so shall this process.
+    pub fn write(&self, record: Record) {
+        let Record {
+            event,
+            actor,
+            number,
+            deliveries,
+        } = record;
+        let mut bytes = [0; SIZE];
+        let words = [event as u32, actor, number, deliveries];
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        let written = (&self.0).write(&bytes).expect("the test reads its ledger");
+        assert_eq!(written, SIZE, "a pipe takes a small write whole");
+    }
+}
+
+/// Reads records.
+#[derive(Debug)]
+pub struct Reader {
+    pipe: File,
+    buffer: Vec<u8>,
+    next: usize,
+}
+
+impl Iterator for Reader {
+    type Item = Record;
+
+    /// Waits for the next record; `None` once every writer is gone.
+    fn next(&mut self) -> Option<Record> {
+        while self.buffer.len() < self.next + SIZE {
+            self.buffer.drain(..self.next);
+            self.next = 0;
+            let mut more = [0; 4096];
+            let read = self.pipe.read(&mut more).expect("a pipe can be read");
+            if read == 0 {
+                assert!(self.buffer.is_empty(), "a record was torn");
+                return None;
+            }
+            self.buffer.extend_from_slice(more.get(..read)?);
+        }
+        let mut words = self
+            .buffer
+            .get(self.next..self.next + SIZE)?
+            .chunks_exact(4)
+            .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
+        self.next += SIZE;
+        let event = match words.next()? {
+            0 => Event::Begin,
+            1 => Event::End,
+            2 => Event::Killing,
+            3 => Event::Dead,
+            other => panic!("no record begins with {other}: something else was written to the ledger"),
+        };
+        Some(Record {
+            event,
+            actor: words.next()?,
+            number: words.next()?,
+            deliveries: words.next()?,
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Runs a host with one pipeline on the queue.
+
+use std::io::BufRead;
+use std::num::NonZero;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::{BatcherSpec, Condition, Flow, Host, Ordering, PipelineSpec, SharedFlow, rt};
+use millstream_sqlite::SqliteConnector;
+use millstream_tests::QUEUE;
+use tokio::sync::oneshot;
+
+use super::handler::{Handler, Keeps};
+use crate::Arguments;
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let spec = spec(arguments);
+    let within = Duration::from_millis(arguments.get_or("within_ms", 10_000));
+    // Says so once it holds this many.
+    let tell_at = arguments.get_or("tell_at", usize::MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
+    runtime.block_on(async {
+        let host = Host::start([spec]).expect("the pipeline starts");
+        tokio::select! {
+            biased;
+            () = dismissed() => {}
+            () = host.ended() => {}
+            () = holds(&host, tell_at) => {}
+        }
+        let early = conditions(&host);
+        let reports = host.drain(within).await;
+        for (_, report) in &reports {
+            eprintln!(
+                "told: drained in_flight={} done={} given_up={} released={} lost={} left={} took_ms={}",
+                report.in_flight,
+                report.done,
+                report.given_up,
+                report.released,
+                report.lost,
+                report.left,
+                report.took.as_millis()
+            );
+        }
+        match early {
+            None => ExitCode::SUCCESS,
+            Some(why) => {
+                eprintln!("the pipeline ended by itself: {why}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn spec(arguments: &Arguments) -> PipelineSpec {
+    let by_key = arguments.get_or("by_key", false);
+    let path: String = arguments.get("path");
+    let group = arguments.get_or("group", "default".to_owned());
+    let connector = SqliteConnector::new(path, QUEUE).group(&group).ordered(by_key);
+    let handler = Handler::new(arguments);
+    let batcher = arguments.get_or("batch", 0);
+    let flow: SharedFlow = match NonZero::new(batcher) {
+        None => Flow::process(handler).into(),
+        Some(_) => Flow::process(handler).batch("keep", Keeps).into(),
+    };
+    let mut spec = PipelineSpec::new("faults", Arc::new(connector), flow);
+    if let Some(size) = NonZero::new(batcher) {
+        let batcher = BatcherSpec {
+            size,
+            bytes: NonZero::<usize>::MAX,
+            max_age: Duration::from_secs(3600),
+            timeout: Duration::from_secs(3600),
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("keep".to_owned(), batcher);
+        spec.limits.per_batcher = 1.0;
+    }
+    if by_key {
+        spec.ordering = Ordering::Key;
+    }
+    spec.limits.in_flight = arguments.get_or("in_flight", spec.limits.in_flight);
+    spec.limits.per_key = arguments.get_or("per_key", spec.limits.per_key);
+    spec.processor.concurrency = arguments.get_or("concurrency", spec.processor.concurrency);
+    spec.processor.timeout = Duration::from_secs(3600);
+    spec
+}
+
+/// Waits for a line on the standard input, or its end: a test that is gone needs no processes.
+async fn dismissed() {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        std::io::stdin().lock().read_line(&mut String::new()).ok();
+        tell.send(()).ok();
+    });
+    told.await.ok();
+}
+
+/// Says when the pipeline holds this many messages and nothing of them moves; then goes on for ever.
+async fn holds(host: &Host, messages: usize) {
+    let pipeline = host.pipelines().next().expect("there is one");
+    while messages != usize::MAX {
+        let status = pipeline.status();
+        if status.in_flight == messages {
+            eprintln!("told: holds {messages}: {status:?}");
+            break;
+        }
+        rt::sleep(Duration::from_millis(10)).await;
+    }
+    std::future::pending().await
+}
+
+/// Why a pipeline ended though nobody asked it to.
+fn conditions(host: &Host) -> Option<String> {
+    host.pipelines()
+        .find_map(|pipeline| match pipeline.status().condition {
+            Condition::GaveUp(why) => Some(why),
+            _ => None,
+        })
+}

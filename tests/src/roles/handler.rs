@@ -1,0 +1,113 @@
+//! What a handler does with its messages: [`Handler`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_core::{Batch, BatchHandler, Context, Failure, Processor, rt};
+use millstream_tests::Work;
+use millstream_tests::ledger::{Event, Ledger, Record};
+
+use crate::Arguments;
+
+/// Writes the begin and the end of each run down, and between them behaves as it was told.
+pub(crate) struct Handler {
+    ledger: Ledger,
+    actor: u32,
+    conduct: Conduct,
+}
+
+enum Conduct {
+    /// Takes up to this long over some of the messages, and no time over the rest.
+    Busy { longest: Duration },
+    /// Ends the process with this message, and is busy with the others.
+    Aborts { culprit: u32, longest: Duration },
+    /// Never comes back from so many of a hundred messages, and is busy with the others.
+    Hangs { percent: u32, longest: Duration },
+    /// Hands every message on at once.
+    Passes,
+    /// Fails every message, to be tried again long after the test.
+    Postpones,
+}
+
+impl Handler {
+    pub(crate) fn new(arguments: &Arguments) -> Self {
+        let longest = Duration::from_micros(arguments.get_or("longest_us", 3000));
+        let conduct = match arguments.get::<String>("conduct").as_str() {
+            "busy" => Conduct::Busy { longest },
+            "aborts" => Conduct::Aborts {
+                culprit: arguments.get("culprit"),
+                longest,
+            },
+            "hangs" => Conduct::Hangs {
+                percent: arguments.get("percent"),
+                longest,
+            },
+            "passes" => Conduct::Passes,
+            "postpones" => Conduct::Postpones,
+            other => panic!("no handler does `{other}`"),
+        };
+        Self {
+            ledger: Ledger::inherited().expect("the ledger is the standard output"),
+            actor: arguments.get("actor"),
+            conduct,
+        }
+    }
+}
+
+impl Processor for Handler {
+    type Input = Bytes;
+    type Output = ();
+
+    async fn process(&self, payload: Bytes, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let number = Work::number(&payload).ok_or_else(|| Failure::reject("no number"))?;
+        let record = |event| {
+            self.ledger.write(Record {
+                event,
+                actor: self.actor,
+                number,
+                deliveries: cx.deliveries(),
+            });
+        };
+        match self.conduct {
+            Conduct::Passes => return Ok(()),
+            Conduct::Postpones => return Err(Failure::retry_after(Duration::from_hours(1), "not now")),
+            Conduct::Busy { .. } | Conduct::Aborts { .. } | Conduct::Hangs { .. } => record(Event::Begin),
+        }
+        match self.conduct {
+            Conduct::Passes | Conduct::Postpones => {}
+            Conduct::Busy { longest } => busy(longest).await,
+            Conduct::Aborts { culprit, longest } => {
+                busy(longest).await;
+                if number == culprit {
+                    std::process::abort();
+                }
+            }
+            Conduct::Hangs { percent, longest } => {
+                if number % 100 < percent {
+                    std::future::pending::<()>().await;
+                }
+                busy(longest).await;
+            }
+        }
+        record(Event::End);
+        Ok(())
+    }
+}
+
+/// Half of the runs take no time, as with a cache; the others wait, as for a server.
+async fn busy(longest: Duration) {
+    if fastrand::bool() && !longest.is_zero() {
+        rt::sleep(longest.mul_f64(fastrand::f64())).await;
+    }
+}
+
+/// Keeps its batch for ever.
+pub(crate) struct Keeps;
+
+impl BatchHandler for Keeps {
+    type Input = ();
+
+    async fn handle(&self, _: &mut Batch<()>) -> Result<(), Failure> {
+        std::future::pending().await
+    }
+}
