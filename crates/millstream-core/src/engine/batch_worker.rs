@@ -144,10 +144,9 @@ impl<T: Send + 'static> Running<'_, T> {
             &self.orders(envelopes),
             None,
         );
-        let settles: Vec<_> = envelopes
+        let settles = envelopes
             .iter()
-            .filter_map(|envelope| envelope.settle(Settlement::Ack))
-            .collect();
+            .filter_map(|envelope| envelope.settle(Settlement::Ack));
         self.hub.settling.add(settles);
     }
 

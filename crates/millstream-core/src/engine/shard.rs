@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::batcher::Entry;
+use super::batcher::Mark;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
 use crate::rt::Instant;
@@ -118,13 +118,15 @@ impl<T> Closed<T> {
 impl<T> Shard<T> {
     /// Puts an item into its batch. Says how many workers should look: one for each batch it closed, and one if
     /// somebody must now watch its age.
-    pub(crate) fn add(&mut self, spec: &BatcherSpec, deadline: Instant, entry: Entry<T>) -> usize {
-        let Entry {
-            envelope,
-            output,
-            key,
-            flush,
-        } = entry;
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        spec: &BatcherSpec,
+        deadline: Instant,
+        envelope: Envelope,
+        output: T,
+        Mark { key, flush }: Mark,
+    ) -> usize {
         let weight = envelope.weight();
         let mut wakes = 0;
         let mut open = self.open.get_mut(&key);
