@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::batch::{BatchHandler, DynBatchHandler};
 use crate::connector::{BoxFuture, SharedSinkConnector};
-use crate::engine::{AnyBatcher, Batcher, Entrance, Entry, Hub, Machine, Worker};
+use crate::engine::{AnyBatcher, Batcher, Entrance, Entries, Hub, Machine, Worker};
 use crate::failure::Failure;
 use crate::message::Outgoing;
 use crate::processor::Processor;
@@ -232,24 +232,12 @@ impl<P: Processor> AnyFlow for Flow<P> {
 struct IntoOutgoing(Arc<Batcher<Outgoing>>);
 
 impl<T: Into<Outgoing> + Send + 'static> Entrance<T> for IntoOutgoing {
-    fn enter(&self, entries: &mut Vec<Entry<T>>) {
-        let mut outgoing = entries
-            .drain(..)
-            .map(
-                |Entry {
-                     envelope,
-                     output,
-                     key,
-                     flush,
-                 }| Entry {
-                    envelope,
-                    output: output.into(),
-                    key,
-                    flush,
-                },
-            )
-            .collect();
-        self.0.enter(&mut outgoing);
+    fn enter(&self, entries: &mut Entries<T>) {
+        self.0.enter(&mut Entries {
+            envelopes: std::mem::take(&mut entries.envelopes),
+            outputs: entries.outputs.drain(..).map(Into::into).collect(),
+            marks: std::mem::take(&mut entries.marks),
+        });
     }
 
     fn is_stuck(&self) -> bool {

@@ -126,6 +126,30 @@ impl<T: Send + 'static> Drop for Running<'_, T> {
 }
 
 impl<T: Send + 'static> Running<'_, T> {
+    /// The keys of these, where they matter.
+    fn orders(&self, envelopes: &[Envelope]) -> Vec<u64> {
+        if !self.hub.spec.ordering.is_ordered() {
+            return Vec::new();
+        }
+        envelopes.iter().map(|envelope| envelope.order).collect()
+    }
+
+    /// Every message of the batch is done.
+    fn succeed(&self, envelopes: &[Envelope]) {
+        self.hub.record(envelopes.len(), 0);
+        self.batcher.done(
+            self.hub,
+            self.worker,
+            envelopes.len(),
+            &self.orders(envelopes),
+            None,
+        );
+        let settles = envelopes
+            .iter()
+            .filter_map(|envelope| envelope.settle(Settlement::Ack));
+        self.hub.settling.add(settles);
+    }
+
     /// Decides what comes of each message, and lets go of the batch.
     fn end(&mut self, ran: &Ran) {
         let envelopes = std::mem::take(&mut self.envelopes);
@@ -137,9 +161,12 @@ impl<T: Send + 'static> Running<'_, T> {
             Ran::Ended | Ran::Failed(_) | Ran::Cancelled => {}
         }
         if matches!(ran, Ran::Cancelled) {
-            let orders: Vec<_> = envelopes.iter().map(|envelope| envelope.order).collect();
+            let (gone, orders) = (envelopes.len(), self.orders(&envelopes));
             hub.release(envelopes);
-            return self.batcher.done(hub, self.worker, &orders, None);
+            return self.batcher.done(hub, self.worker, gone, &orders, None);
+        }
+        if matches!(ran, Ran::Ended) && self.batch.failures.is_empty() {
+            return self.succeed(&envelopes);
         }
         let mut verdict = Verdict::new(hub, self);
         let mut named: Vec<Option<Failure>> = Vec::new();
@@ -270,7 +297,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         hub.record(self.succeeded, self.failed);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
         let again = self.due.map(|due| (due, self.again));
-        batcher.done(hub, worker, &self.gone, again);
+        batcher.done(hub, worker, self.gone.len(), &self.gone, again);
         hub.settling.add(self.settles);
     }
 }

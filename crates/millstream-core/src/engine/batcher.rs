@@ -27,18 +27,38 @@ use crate::ticket::{Scope, Ticket};
 /// How long a batcher may be full, with no batch ending, before the others go on without it (P5).
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// A processed message on its way into a batcher.
-pub(crate) struct Entry<T> {
-    pub(crate) envelope: Envelope,
-    pub(crate) output: T,
+/// Processed messages on their way into a batcher: envelope, output and mark go together by index.
+pub(crate) struct Entries<T> {
+    pub(crate) envelopes: Vec<Envelope>,
+    pub(crate) outputs: Vec<T>,
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// Which batch a message goes to, and whether it closes it.
+#[derive(Default)]
+pub(crate) struct Mark {
     pub(crate) key: Option<Arc<str>>,
     pub(crate) flush: bool,
+}
+
+impl<T> Entries<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            envelopes: Vec::new(),
+            outputs: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.envelopes.is_empty()
+    }
 }
 
 /// Where outputs of a processor go in.
 pub(crate) trait Entrance<T>: Send + Sync {
     /// Takes them in, in order.
-    fn enter(&self, entries: &mut Vec<Entry<T>>);
+    fn enter(&self, entries: &mut Entries<T>);
 
     /// Whether the batcher is stuck and holds its share: then the source keeps what is for it, where it can.
     fn is_stuck(&self) -> bool;
@@ -188,15 +208,22 @@ impl<T: Send + 'static> Batcher<T> {
         token.get_or_insert_default().clone()
     }
 
-    /// A batch has ended: these are out of the batcher, and these come again then.
-    pub(crate) fn done(&self, hub: &Hub, worker: usize, gone: &[u64], again: Option<(Instant, Closed<T>)>) {
+    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again then.
+    pub(crate) fn done(
+        &self,
+        hub: &Hub,
+        worker: usize,
+        gone: usize,
+        orders: &[u64],
+        again: Option<(Instant, Closed<T>)>,
+    ) {
         let shard_index = self.shard_of(worker);
         let late = {
             let mut state = self.state.lock();
             if let Some(slot) = state.running.get_mut(worker) {
                 *slot = None;
             }
-            state.leave(gone);
+            state.leave(orders);
             let late = match again {
                 // It ran across the cut: what would come again goes back.
                 Some((_, batch)) if state.cut => Some(batch),
@@ -211,7 +238,7 @@ impl<T: Send + 'static> Batcher<T> {
             if let Some(batch) = &late {
                 state.leave(&batch.orders());
             }
-            self.account(hub, &mut state, gone.len() + late.as_ref().map_or(0, Closed::len));
+            self.account(hub, &mut state, gone + late.as_ref().map_or(0, Closed::len));
             late
         };
         hub.release(late.into_iter().flat_map(|batch| batch.envelopes));
@@ -295,22 +322,27 @@ impl<T> State<T> {
 }
 
 impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
-    fn enter(&self, entries: &mut Vec<Entry<T>>) {
-        let held = self.held.fetch_add(entries.len(), Ordering::AcqRel) + entries.len();
+    fn enter(&self, entries: &mut Entries<T>) {
+        let entering = entries.envelopes.len();
+        let held = self.held.fetch_add(entering, Ordering::AcqRel) + entering;
         let deadline = rt::after(self.spec.max_age);
         let mut wake: Vec<usize> = vec![0; self.work.len()];
         let mut released = Vec::new();
         {
             let mut state = self.state.lock();
-            let cut = state.cut;
-            for entry in entries.drain(..) {
-                if cut {
-                    released.push(entry.envelope);
-                    continue;
-                }
-                let home = state.home(entry.envelope.order);
-                if let (Some(shard), Some(wakes)) = (state.shards.get_mut(home), wake.get_mut(home)) {
-                    *wakes += shard.add(&self.spec, deadline, entry);
+            let messages = entries
+                .envelopes
+                .drain(..)
+                .zip(entries.outputs.drain(..))
+                .zip(entries.marks.drain(..));
+            if state.cut {
+                released.extend(messages.map(|((envelope, _), _)| envelope));
+            } else {
+                for ((envelope, output), mark) in messages {
+                    let home = state.home(envelope.order);
+                    if let (Some(shard), Some(wakes)) = (state.shards.get_mut(home), wake.get_mut(home)) {
+                        *wakes += shard.add(&self.spec, deadline, envelope, output, mark);
+                    }
                 }
             }
             let stuck = self.stuck.load(Ordering::Acquire);

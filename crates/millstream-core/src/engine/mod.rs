@@ -35,7 +35,7 @@ pub use breaker::BreakerState;
 pub use counters::Counts;
 pub use drain::DrainReport;
 
-pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entry};
+pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;
 pub(crate) use envelope::Envelope;
 pub(crate) use guard::text_of;

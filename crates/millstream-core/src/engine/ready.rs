@@ -119,7 +119,9 @@ impl Ready {
     /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
     /// more than `spare`.
     pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize, spare: usize) {
-        let mut envelopes = std::mem::take(envelopes);
+        // The next chunk will be about as long.
+        let room = Vec::with_capacity(envelopes.len());
+        let mut envelopes = std::mem::replace(envelopes, room);
         let mut state = self.state.lock();
         state.unordered_messages += envelopes.len();
         while envelopes.len() > chunk {

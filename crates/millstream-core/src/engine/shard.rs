@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::batcher::Entry;
+use super::batcher::Mark;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
 use crate::rt::Instant;
@@ -14,6 +14,9 @@ use crate::spec::BatcherSpec;
 use crate::ticket::Ticket;
 
 type BatchKey = Option<Arc<str>>;
+
+/// The most messages that an open batch reserves room for before they come.
+const MOST_RESERVED: usize = 128;
 
 pub(crate) struct Shard<T> {
     open: FxHashMap<BatchKey, Open<T>>,
@@ -65,11 +68,11 @@ impl<T> Default for Shard<T> {
 }
 
 impl<T> Closed<T> {
-    fn new(key: BatchKey) -> Self {
+    fn new(key: BatchKey, room: usize) -> Self {
         Self {
             key,
-            items: Vec::new(),
-            envelopes: Vec::new(),
+            items: Vec::with_capacity(room),
+            envelopes: Vec::with_capacity(room),
             by: ClosedBy::Age,
             runs: 0,
         }
@@ -98,7 +101,7 @@ impl<T> Closed<T> {
             key: self.key.clone(),
             by: self.by,
             runs: self.runs,
-            ..Self::new(None)
+            ..Self::new(None, 0)
         };
         if !self.envelopes.iter().any(&which) {
             return out;
@@ -115,31 +118,38 @@ impl<T> Closed<T> {
 impl<T> Shard<T> {
     /// Puts an item into its batch. Says how many workers should look: one for each batch it closed, and one if
     /// somebody must now watch its age.
-    pub(crate) fn add(&mut self, spec: &BatcherSpec, deadline: Instant, entry: Entry<T>) -> usize {
-        let Entry {
-            envelope,
-            output,
-            key,
-            flush,
-        } = entry;
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        spec: &BatcherSpec,
+        deadline: Instant,
+        envelope: Envelope,
+        output: T,
+        Mark { key, flush }: Mark,
+    ) -> usize {
         let weight = envelope.weight();
         let mut wakes = 0;
-        let overflows = self
-            .open
-            .get(&key)
-            .is_some_and(|open| open.bytes + weight > spec.bytes.get());
-        if overflows {
+        let mut open = self.open.get_mut(&key);
+        if open
+            .as_ref()
+            .is_some_and(|open| open.bytes + weight > spec.bytes.get())
+        {
             wakes += self.close(&key, ClosedBy::Bytes);
+            open = None;
         }
-        let open = self.open.entry(key).or_insert_with_key(|key| {
-            wakes += usize::from(self.ages.is_empty());
-            self.ages.push_back((deadline, key.clone()));
-            Open {
-                batch: Closed::new(key.clone()),
-                bytes: 0,
-                deadline,
+        let open = match open {
+            Some(open) => open,
+            None => {
+                wakes += usize::from(self.ages.is_empty());
+                self.ages.push_back((deadline, key.clone()));
+                let batch = Closed::new(key.clone(), spec.size.get().min(MOST_RESERVED));
+                self.open.entry(key).or_insert(Open {
+                    batch,
+                    bytes: 0,
+                    deadline,
+                })
             }
-        });
+        };
         open.bytes += weight;
         open.batch.push(envelope, output);
         let full = open.batch.len() >= spec.size.get();

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
-use super::batcher::{Entrance, Entry};
+use super::batcher::{Entrance, Entries, Mark};
 use super::envelope::{Alone, Envelope, LaneId};
 use super::guard::caught;
 use super::hub::{FAIR_TAKE, Fault, Hub, Next};
@@ -51,6 +51,11 @@ impl<P: Processor> Worker<P> {
         if let Some(seat) = hub.seats.get(self.seat) {
             cancellation = seat.cancellation();
         }
+        let mut running = Running {
+            hub: &hub,
+            stage: &stage,
+            envelope: None,
+        };
         while hub
             .ready
             .take(
@@ -63,17 +68,16 @@ impl<P: Processor> Worker<P> {
         {
             let started = rt::now();
             let probing = hub.probing();
-            while let Some(mut envelope) = round.rest.pop_front() {
+            loop {
+                running.envelope = round.rest.pop_front();
+                let Some(envelope) = &mut running.envelope else {
+                    break;
+                };
                 if hub.is_lost(&envelope.ticket) {
-                    round.dropped(Some(envelope));
+                    round.dropped(running.envelope.take());
                     continue;
                 }
                 envelope.alone = envelope.alone.or(probing);
-                let mut running = Running {
-                    hub: &hub,
-                    stage: &stage,
-                    envelope: Some(envelope),
-                };
                 let input = match running.message().map(|message| P::Input::decode(message)) {
                     Some(Ok(input)) => input,
                     Some(Err(error)) => {
@@ -259,7 +263,7 @@ struct Round<'a, T> {
     /// Taken and not yet run.
     rest: VecDeque<Envelope>,
     /// For each entrance, what goes in.
-    outputs: Vec<Vec<Entry<T>>>,
+    outputs: Vec<Entries<T>>,
     settles: Vec<Settle>,
     /// Messages that are gone from the queue, and the lanes that some of them held.
     gone: usize,
@@ -281,7 +285,7 @@ impl<'a, T> Round<'a, T> {
             hub,
             entrances,
             rest: VecDeque::new(),
-            outputs: entrances.iter().map(|_| Vec::new()).collect(),
+            outputs: entrances.iter().map(|_| Entries::new()).collect(),
             settles: Vec::new(),
             gone: 0,
             lanes: Vec::new(),
@@ -369,12 +373,12 @@ impl<'a, T> Round<'a, T> {
             }
             Some((_, outputs)) => {
                 let flush = route.flush || envelope.alone.is_some();
-                outputs.extend(running.take().map(|envelope| Entry {
-                    envelope,
-                    output,
+                outputs.envelopes.extend(running.take());
+                outputs.outputs.push(output);
+                outputs.marks.push(Mark {
                     key: route.batch_key,
                     flush,
-                }));
+                });
             }
         }
         self.free(lane);
