@@ -10,8 +10,9 @@ use rustc_hash::FxHashSet;
 
 use super::batcher::Batcher;
 use super::envelope::Envelope;
+use super::fate::{Fault, Next};
 use super::guard::caught;
-use super::hub::{Fault, Hub, Next};
+use super::hub::Hub;
 use super::shard::{Closed, Turn};
 use crate::batch::Batch;
 use crate::failure::Failure;

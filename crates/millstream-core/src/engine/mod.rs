@@ -3,7 +3,8 @@
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
 //! [`settling`] tells the broker. [`dead_letters`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
-//! share; [`pipeline`] supervises them and drains.
+//! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! drains.
 
 mod batch_worker;
 mod batcher;
@@ -12,12 +13,14 @@ mod counters;
 mod dead_letters;
 mod drain;
 mod envelope;
+mod fate;
 mod gate;
 mod guard;
 mod hub;
 mod intake;
 mod lanes;
 mod link;
+mod losses;
 mod pipeline;
 mod places;
 mod rare;
@@ -25,6 +28,7 @@ mod rate;
 mod ready;
 mod retry;
 mod returning;
+mod seat;
 mod settling;
 mod shard;
 mod timers;

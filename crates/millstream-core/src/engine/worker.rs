@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Entrance, Entries, Mark};
 use super::envelope::{Alone, Envelope, LaneId};
+use super::fate::{Fault, Next};
 use super::guard::caught;
-use super::hub::{FAIR_TAKE, Fault, Hub, Next};
+use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
+use super::seat::Seat;
 use crate::decode::Decode;
 use crate::processor::{Context, Destination, Processor, Route};
 use crate::rt::{self, Duration};
@@ -212,10 +214,10 @@ impl Drop for Running<'_> {
 }
 
 /// Says on the worker's seat what runs for a while.
-struct Occupied<'a>(Option<&'a super::hub::Seat>);
+struct Occupied<'a>(Option<&'a Seat>);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: Option<&'a super::hub::Seat>, ticket: crate::Ticket) -> Self {
+    fn new(seat: Option<&'a Seat>, ticket: crate::Ticket) -> Self {
         if let Some(seat) = seat {
             seat.occupy(ticket);
         }

@@ -1,0 +1,105 @@
+//! Leases and assignments that are gone: what has not started is dropped, what runs is cancelled.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::envelope::Envelope;
+use super::hub::Hub;
+use crate::ticket::{Scope, Ticket};
+
+/// How many lost scopes are remembered for chunks that arrive late.
+const REMEMBERED: usize = 64;
+
+/// What has been lost.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Scopes that are gone and of which something is still in flight.
+    scopes: RwLock<Vec<Scope>>,
+    /// Whether there are any: read for every message.
+    any: AtomicBool,
+    /// The last scopes that went: a chunk of theirs may have been read already and arrive late.
+    lately: Mutex<VecDeque<Scope>>,
+}
+
+impl Hub {
+    /// Whether its lease or assignment is gone, so that it must not start.
+    pub(crate) fn is_lost(&self, ticket: &Ticket) -> bool {
+        self.losses.any.load(Ordering::Acquire)
+            && self.losses.scopes.read().iter().any(|scope| scope.holds(ticket))
+    }
+
+    /// Drops what has not started and cancels what runs. Says how many were dropped.
+    pub(crate) fn lose(&self, scope: Scope) -> usize {
+        let dropped = self.withdraw(scope);
+        self.cancel(|ticket| scope.holds(ticket));
+        dropped
+    }
+
+    /// The connection is gone, and every delivery with it.
+    pub(crate) fn lose_all(&self) {
+        for scope in self.places.scopes() {
+            self.lose(scope);
+            for batcher in self.batchers() {
+                self.drop_lost(&batcher.discard(scope));
+            }
+        }
+    }
+
+    /// Takes out what arrives after its lease or assignment went.
+    pub(crate) fn drop_late(&self, arrived: &mut Vec<Envelope>) {
+        let lost = self.losses.lately.lock();
+        if !lost.is_empty() {
+            let before = arrived.len();
+            arrived.retain(|envelope| !lost.iter().any(|scope| scope.holds(&envelope.ticket)));
+            self.counters.lost.add(before - arrived.len());
+        }
+    }
+
+    /// Drops what has not started, and lets nothing of the scope start again.
+    pub(crate) fn withdraw(&self, scope: Scope) -> usize {
+        {
+            let mut lately = self.losses.lately.lock();
+            if !lately.contains(&scope) {
+                lately.push_back(scope);
+            }
+            while lately.len() > REMEMBERED {
+                lately.pop_front();
+            }
+        }
+        {
+            let mut lost = self.losses.scopes.write();
+            if !lost.contains(&scope) {
+                lost.push(scope);
+            }
+            self.losses.any.store(true, Ordering::Release);
+        }
+        let dropped = self.ready.remove(|envelope| scope.holds(&envelope.ticket));
+        let number = dropped.len();
+        self.drop_lost(&dropped);
+        number
+    }
+
+    /// Forgets messages whose delivery is gone: nobody would hear a settlement.
+    pub(crate) fn drop_lost(&self, dropped: &[Envelope]) {
+        self.counters.lost.add(dropped.len());
+        self.places.free(
+            dropped
+                .iter()
+                .filter(|envelope| !envelope.settled)
+                .map(|envelope| &envelope.ticket),
+        );
+        self.forget_lost();
+    }
+
+    /// A scope that nothing in flight belongs to need not be remembered.
+    pub(super) fn forget_lost(&self) {
+        if !self.losses.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut lost = self.losses.scopes.write();
+        lost.retain(|scope| self.places.messages_of(*scope) > 0);
+        self.losses.any.store(!lost.is_empty(), Ordering::Release);
+    }
+}
