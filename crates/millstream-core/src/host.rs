@@ -65,7 +65,7 @@ impl Host {
             .map(Pipeline::prepare)
             .collect::<Result<_, _>>()?;
         for (pipeline, prepared) in pipelines.values().zip(prepared) {
-            pipeline.launch(prepared);
+            pipeline.launch(&mut pipeline.0.state.lock(), prepared);
         }
         Ok(Self(Arc::new(pipelines)))
     }
@@ -179,6 +179,25 @@ struct Current {
 
 type Prepared = (Arc<Hub>, crate::engine::Machine);
 
+/// How long a stop hook may take where the drain leaves it no more.
+const STOP_HOOK: Duration = Duration::from_secs(2);
+
+/// Says how a run has ended, also when its task dies.
+struct Ending {
+    end: watch::Sender<Option<End>>,
+    how: Option<End>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let how = self.how.take().unwrap_or_else(|| End {
+            report: DrainReport::default(),
+            gave_up: Some("a hook or a sink panicked while the pipeline started or ended".to_owned()),
+        });
+        self.end.send_replace(Some(how));
+    }
+}
+
 impl Pipeline {
     fn new(spec: PipelineSpec) -> Self {
         let hub = Arc::new(Hub::new(spec.clone()));
@@ -217,29 +236,54 @@ impl Pipeline {
         Ok((hub, machine))
     }
 
-    fn launch(&self, (hub, machine): Prepared) {
+    fn launch(&self, current: &mut Current, (hub, machine): Prepared) {
         let orders = watch::Sender::new(None);
         let end = watch::Sender::new(None);
         let supervisor = Supervisor::new(Arc::clone(&hub), machine, orders.subscribe());
         let flow = self.0.spec.flow.clone();
-        let ended = end.clone();
-        *self.0.state.lock() = Current {
+        let mut ending = Ending {
+            end: end.clone(),
+            how: None,
+        };
+        let mut ordered = orders.subscribe();
+        let kept = orders.clone();
+        *current = Current {
             hub: Arc::clone(&hub),
             orders,
             end,
         };
         rt::spawn(async move {
-            let end = match flow.on_start().await {
-                Ok(()) => supervisor.run().await,
-                Err(failure) => End {
+            // A host that is dropped orders nothing.
+            let _kept = kept;
+            let started = tokio::select! {
+                biased;
+                started = flow.on_start() => Some(started),
+                _ = ordered.wait_for(Option::is_some) => None,
+            };
+            ending.how = Some(match started {
+                Some(Ok(())) => supervisor.run().await,
+                Some(Err(failure)) => End {
                     report: DrainReport::default(),
                     gave_up: Some(format!("its start hook failed: {failure}")),
                 },
-            };
-            if let Err(failure) = flow.on_stop().await {
-                warn!(pipeline = hub.name(), %failure, "the stop hook failed");
+                None => End {
+                    report: DrainReport::default(),
+                    gave_up: None,
+                },
+            });
+            let in_time = ordered
+                .borrow_and_update()
+                .map_or(STOP_HOOK, |order| order.rest().max(STOP_HOOK));
+            tokio::select! {
+                biased;
+                stopped = flow.on_stop() => {
+                    if let Err(failure) = stopped {
+                        warn!(pipeline = hub.name(), %failure, "the stop hook failed");
+                    }
+                }
+                () = rt::sleep(in_time) => warn!(pipeline = hub.name(), "the stop hook did not end in time"),
             }
-            ended.send_replace(Some(end));
+            drop(ending);
         });
     }
 
@@ -253,10 +297,12 @@ impl Pipeline {
     /// # Errors
     /// [`StartError::Running`] while it has not.
     pub fn start(&self) -> Result<(), StartError> {
-        if self.0.state.lock().end.borrow().is_none() {
+        let prepared = self.prepare()?;
+        let mut state = self.0.state.lock();
+        if state.end.borrow().is_none() {
             return Err(StartError::Running(self.name().to_owned()));
         }
-        self.launch(self.prepare()?);
+        self.launch(&mut state, prepared);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -52,6 +53,7 @@ pub struct Context<'a> {
     pub(crate) ticket: Ticket,
     pub(crate) hub: &'a Hub,
     pub(crate) cancellation: &'a CancellationToken,
+    pub(crate) settled: &'a AtomicBool,
     pub(crate) route: &'a mut Route,
 }
 
@@ -61,8 +63,6 @@ pub(crate) struct Route {
     pub(crate) to: Destination,
     pub(crate) batch_key: Option<Arc<str>>,
     pub(crate) flush: bool,
-    /// Set once the user has settled the delivery.
-    pub(crate) settled: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Context<'_> {
     /// Settles the delivery now, before the work is done, giving up at-least-once for this message: what fails
     /// later is counted and logged, and not retried. Only the first call counts.
     pub fn settle_now(&mut self, settlement: Settlement) {
-        if !std::mem::replace(&mut self.route.settled, true) {
+        if !self.settled.swap(true, Ordering::Relaxed) {
             self.hub.settle_now(self.ticket, settlement);
         }
     }

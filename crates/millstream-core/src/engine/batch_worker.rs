@@ -9,7 +9,7 @@ use std::task::Poll;
 use rustc_hash::FxHashSet;
 
 use super::batcher::Batcher;
-use super::envelope::Envelope;
+use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
 use super::guard::caught;
 use super::hub::Hub;
@@ -28,7 +28,12 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
         let mut told = pin!(work.notified());
         told.as_mut().enable();
         match batcher.turn(&hub, worker) {
-            Turn::Run(batch) => handle(&batcher, &hub, worker, batch).await,
+            Turn::Run(batch) => {
+                // While it runs it waits for nothing: what it would have been told goes to another worker.
+                told.set(work.notified());
+                handle(&batcher, &hub, worker, batch).await;
+                tokio::task::consume_budget().await;
+            }
             Turn::Wait(Some(then)) => {
                 tokio::select! {
                     biased;
@@ -251,6 +256,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         let Some(fault) = fault else {
             self.succeeded += 1;
             if let (true, Some(item)) = (self.blocked.contains(&envelope.order), item) {
+                envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
                 return self.again.push(envelope, item);
             }
             self.gone.push(envelope.order);

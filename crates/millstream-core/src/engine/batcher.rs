@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::envelope::Envelope;
+use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use crate::batch::{ClosedBy, DynBatchHandler};
@@ -193,7 +193,9 @@ impl<T: Send + 'static> Batcher<T> {
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
             hub.breaker.as_ref().is_none_or(|breaker| {
                 breaker.is_closed()
-                    || envelopes.iter().any(|envelope| envelope.alone.is_some())
+                    || envelopes
+                        .iter()
+                        .any(|envelope| envelope.alone == Some(Alone::Probe))
                     || breaker.try_probe(rt::now())
             })
         });
@@ -324,7 +326,7 @@ impl<T> State<T> {
 impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
     fn enter(&self, entries: &mut Entries<T>) {
         let entering = entries.envelopes.len();
-        let held = self.held.fetch_add(entering, Ordering::AcqRel) + entering;
+        self.held.fetch_add(entering, Ordering::AcqRel);
         let deadline = rt::after(self.spec.max_age);
         let mut wake: Vec<usize> = vec![0; self.work.len()];
         let mut released = Vec::new();
@@ -346,7 +348,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                 }
             }
             let stuck = self.stuck.load(Ordering::Acquire);
-            if held >= self.share
+            if self.held.load(Ordering::Acquire) >= self.share
                 && state.full.is_none()
                 && !stuck
                 && let Some(hub) = self.hub.upgrade()
@@ -449,6 +451,8 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     }
 
     fn discard(&self, scope: Scope) -> Vec<Envelope> {
-        self.take_out(|ticket| scope.holds(ticket))
+        let out = self.take_out(|ticket| scope.holds(ticket));
+        self.wake();
+        out
     }
 }

@@ -28,6 +28,11 @@ impl Order {
         }
     }
 
+    /// How long is left of it.
+    pub(crate) fn rest(&self) -> Duration {
+        self.deadline.saturating_duration_since(rt::now())
+    }
+
     /// No further run: release and flush at once.
     pub(crate) fn now() -> Self {
         let now = rt::now();

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
-use super::envelope::{Envelope, LaneId};
+use super::envelope::{Alone, Envelope, LaneId};
 use super::hub::Hub;
 use super::ready::Left;
 use super::retry;
@@ -51,6 +51,8 @@ pub(crate) enum Next {
 impl Hub {
     /// What comes next for a message whose run in this stage did not succeed; its failures are counted.
     pub(crate) fn next(&self, envelope: &mut Envelope, fault: Fault) -> Next {
+        // A probe has had its run: from here on the message runs when the breaker lets it.
+        envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
         let (error, after) = match fault {
             Fault::Failure(failure) if failure.is_reject() => {
                 return Next::GiveUp(Reason::Rejected, failure.to_string());

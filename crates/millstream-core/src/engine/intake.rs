@@ -236,16 +236,18 @@ impl Intake {
             "a suspect runs alone"
         );
         hub.release(others);
+        // Where the end of intake finds it.
+        self.held_back.push(suspect);
         // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands.
         let mut gate = hub.gate.watch();
         tokio::select! {
             biased;
-            _ = gate.wait_for(|gate| gate.draining) => return hub.release([suspect]),
+            _ = gate.wait_for(|gate| gate.draining) => return hub.release(self.held_back.drain(..)),
             () = hub.places.until(|places| places.messages() <= 1) => {}
         }
         hub.counters.suspects.add(1);
         hub.ready
-            .admit_ordered(&mut vec![suspect], &hub.spec.ordering, usize::MAX, None, 0);
+            .admit_ordered(&mut self.held_back, &hub.spec.ordering, usize::MAX, None, 0);
     }
 
     /// Ends the source: what it still gives goes back untouched.

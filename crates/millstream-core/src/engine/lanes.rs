@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -30,7 +31,10 @@ impl<'a> OrderKey<'a> {
         match ordering {
             Ordering::None => None,
             Ordering::Key => message.key.as_ref().map(|key| Self::Bytes(Cow::Borrowed(key))),
-            Ordering::By(by) => by(message).map(|key| Self::Bytes(Cow::Owned(key))),
+            // The user's code: a panic must not take the chunk with it.
+            Ordering::By(by) => catch_unwind(AssertUnwindSafe(|| by(message)))
+                .unwrap_or_default()
+                .map(|key| Self::Bytes(Cow::Owned(key))),
             Ordering::Partition => Some(Self::Origin(message.origin)),
         }
     }

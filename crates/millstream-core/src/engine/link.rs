@@ -32,10 +32,19 @@ pub(crate) enum LinkEnd {
 pub(crate) async fn run(hub: Arc<Hub>, opened: Option<Opened>) -> LinkEnd {
     let opened = match opened {
         Some(opened) => opened,
-        None => match open(&hub).await {
-            Ok(opened) => opened,
-            Err(refused) => return LinkEnd::Refused(refused),
-        },
+        None => {
+            let mut gate = hub.gate.watch();
+            tokio::select! {
+                biased;
+                opened = open(&hub) => match opened {
+                    Ok(opened) => opened,
+                    Err(refused) => return LinkEnd::Refused(refused),
+                },
+                _ = gate.wait_for(|gate| gate.draining) => {
+                    return LinkEnd::Failed(SourceError("drained while it was down".to_owned()));
+                }
+            }
+        }
     };
     let (mut source, mut acknowledger) = opened;
     let mut settling = pin!(settling::run(Arc::clone(&hub), &mut *acknowledger));

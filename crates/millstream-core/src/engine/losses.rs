@@ -83,7 +83,9 @@ impl Hub {
 
     /// Forgets messages whose delivery is gone: nobody would hear a settlement.
     pub(crate) fn drop_lost(&self, dropped: &[Envelope]) {
-        self.counters.lost.add(dropped.len());
+        self.counters
+            .lost
+            .add(dropped.iter().filter(|envelope| !envelope.settled).count());
         self.places.free(
             dropped
                 .iter()

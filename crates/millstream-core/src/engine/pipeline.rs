@@ -98,10 +98,13 @@ impl Supervisor {
     /// Opens what the pipeline needs, and starts its tasks.
     async fn start(&mut self) -> Result<(), String> {
         for batcher in &self.machine.batchers {
-            batcher
-                .start()
-                .await
-                .map_err(|failure| format!("batcher `{}`: {failure}", batcher.name()))?;
+            tokio::select! {
+                biased;
+                started = batcher.start() => {
+                    started.map_err(|failure| format!("batcher `{}`: {failure}", batcher.name()))?;
+                }
+                _ = self.orders.wait_for(Option::is_some) => return Ok(()),
+            }
         }
         let hub = Arc::clone(&self.hub);
         // While the broker cannot be reached there is nothing to drain.

@@ -23,7 +23,7 @@ struct State {
     messages: usize,
     bytes: usize,
     by_scope: FxHashMap<(OriginId, u32), usize>,
-    /// When something last arrived, or the source came up; nothing while it is down.
+    /// When something last arrived or was settled, or the source came up; nothing while it is down.
     quiet_since: Option<Instant>,
 }
 
@@ -52,7 +52,9 @@ impl Places {
     /// Occupies a place for each.
     pub(crate) fn occupy<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
         let mut state = self.state.lock();
-        state.quiet_since = Some(rt::now());
+        if let Some(since) = &mut state.quiet_since {
+            *since = rt::now();
+        }
         by_run(tickets, |scope, messages, bytes| {
             state.messages += messages;
             state.bytes += bytes;
@@ -60,7 +62,7 @@ impl Places {
         });
     }
 
-    /// Gives back the place of each.
+    /// Gives back the place of each; there must be one.
     pub(crate) fn free<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
         {
             let mut state = self.state.lock();
@@ -74,6 +76,9 @@ impl Places {
                     }
                 }
             });
+            if let Some(since) = &mut state.quiet_since {
+                *since = rt::now();
+            }
         }
         self.freed.notify_waiters();
     }

@@ -344,6 +344,9 @@ impl Ready {
             removed.push(envelope);
         }
         self.wake(&state, 0);
+        if !state.has_plenty() {
+            self.hungry.notify_one();
+        }
         removed
     }
 

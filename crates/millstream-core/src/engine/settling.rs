@@ -90,7 +90,7 @@ impl Owed<'_> {
     /// The call has returned with so many answers; what it did not answer for it keeps.
     fn returned(&mut self, answers: usize) {
         // Most acknowledgers answer at once, and then there is nothing to remember.
-        if answers == self.given.len() {
+        if answers == self.given.len() && self.kept.is_empty() {
             self.given.clear();
         } else {
             self.kept.extend(

@@ -212,6 +212,7 @@ impl<T> Shard<T> {
                     .batch
                     .envelopes
                     .iter()
+                    .chain(parked.followers.iter().flat_map(|follower| &follower.envelopes))
                     .map(|held| held.order)
                     .filter(|order| *order != 0)
                     .collect();

@@ -6,8 +6,10 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::envelope::{Alone, Envelope, LaneId};
 use super::fate::{Fault, Next};
-use super::guard::caught;
+use super::guard::{caught, text_of};
 use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
 use super::seat::Seat;
@@ -54,6 +56,7 @@ impl<P: Processor> Worker<P> {
             cancellation = seat.cancellation();
         }
         let mut running = Running {
+            settled: AtomicBool::new(false),
             hub: &hub,
             stage: &stage,
             envelope: None,
@@ -72,6 +75,7 @@ impl<P: Processor> Worker<P> {
             let probing = hub.probing();
             loop {
                 running.envelope = round.rest.pop_front();
+                running.settled.store(false, Ordering::Relaxed);
                 let Some(envelope) = &mut running.envelope else {
                     break;
                 };
@@ -79,11 +83,20 @@ impl<P: Processor> Worker<P> {
                     round.dropped(running.envelope.take());
                     continue;
                 }
-                envelope.alone = envelope.alone.or(probing);
-                let input = match running.message().map(|message| P::Input::decode(message)) {
-                    Some(Ok(input)) => input,
-                    Some(Err(error)) => {
+                envelope.alone = probing.or(envelope.alone);
+                let decoded = running
+                    .message()
+                    .map(|message| catch_unwind(AssertUnwindSafe(|| P::Input::decode(message))));
+                let input = match decoded {
+                    Some(Ok(Ok(input))) => input,
+                    Some(Ok(Err(error))) => {
                         round.give_up(running.envelope.take(), &stage, Reason::Decode, error.to_string());
+                        continue;
+                    }
+                    Some(Err(panic)) => {
+                        round.panicked += 1;
+                        let error = format!("decoding panicked: {}", text_of(&*panic));
+                        round.give_up(running.envelope.take(), &stage, Reason::Decode, error);
                         continue;
                     }
                     None => continue,
@@ -93,10 +106,13 @@ impl<P: Processor> Worker<P> {
                     .run_one(input, &running, &mut route, &mut round, &cancellation)
                     .await;
                 round.runs += 1;
-                if matches!(ran, Ran::Cancelled | Ran::Ended(Err(Fault::Timeout(_))))
+                if cancellation.is_cancelled()
                     && let Some(seat) = hub.seats.get(self.seat)
                 {
                     cancellation = seat.cancellation();
+                }
+                if let Some(envelope) = &mut running.envelope {
+                    envelope.settled |= running.settled.load(Ordering::Relaxed);
                 }
                 round.end(&mut running.envelope, ran, route, &stage);
             }
@@ -126,6 +142,7 @@ impl<P: Processor> Worker<P> {
             ticket: *ticket,
             hub,
             cancellation,
+            settled: &running.settled,
             route,
         };
         let mut future = pin!(caught(async {
@@ -138,6 +155,7 @@ impl<P: Processor> Worker<P> {
         let seat = hub.seats.get(self.seat);
         let occupied = Occupied::new(seat, *ticket);
         if hub.is_cut() || hub.is_lost(ticket) {
+            cancellation.cancel();
             return Ran::Cancelled;
         }
         let away = hub.ready.away();
@@ -185,6 +203,8 @@ fn flatten<T>(result: Result<Result<T, crate::Failure>, String>) -> Result<T, Fa
 
 /// The message that runs. Dropped with it, the worker has died: the message fails.
 struct Running<'a> {
+    /// The user's code has settled what runs.
+    settled: AtomicBool,
     hub: &'a Hub,
     stage: &'a Arc<str>,
     envelope: Option<Envelope>,
@@ -309,7 +329,6 @@ impl<'a, T> Round<'a, T> {
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
     fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
         let Some(envelope) = running else { return };
-        envelope.settled |= route.settled;
         match ran {
             Ran::Ended(Ok(output)) => {
                 self.processed += 1;

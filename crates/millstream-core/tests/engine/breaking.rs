@@ -132,3 +132,32 @@ async fn failing_batches_open_it_and_a_batch_probes_for_them() {
     rig.settled().await;
     assert!(rig.queue.dead().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_in_a_batch_waits_for_the_next_time_the_breaker_lets_it() {
+    use crate::support::{Scripted, ScriptedBatches, non_zero};
+    let batches = ScriptedBatches::default();
+    let seen = Arc::clone(&batches.seen);
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", batches), |spec| {
+        spec.breaker = Some(BreakerSpec {
+            minimum: NonZeroU32::new(2).unwrap(),
+            ..BreakerSpec::default()
+        });
+        spec.batchers.insert(
+            "out".to_owned(),
+            millstream_core::BatcherSpec {
+                size: non_zero(1),
+                ..Default::default()
+            },
+        );
+    });
+    rig.publish(&["batch-fail"; 10]);
+    until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+    let before = seen.lock().len();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let probes = seen.lock().len() - before;
+    assert!(
+        (1..=13).contains(&probes),
+        "{probes} runs in a minute, of one probe each five seconds"
+    );
+}

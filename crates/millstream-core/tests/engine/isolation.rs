@@ -259,3 +259,104 @@ async fn a_revoked_scope_ends_what_runs_flushes_its_batches_and_drops_the_rest()
     assert_eq!(pipeline.status().in_flight, 0);
     assert_eq!(log.count(What::Began, "unstarted"), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn intake_goes_on_after_a_full_queue_was_lost() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |spec| spec.processor.concurrency = non_zero(1));
+    rig.publish(&["sleep=1000"]);
+    until(|| log.len() == 1).await;
+    rig.publish(&["a"; 5_000]);
+    until(|| rig.pipeline().status().ready >= 1_024).await;
+    rig.queue.break_connection();
+    rig.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_panic_while_decoding_gives_up_its_message_alone() {
+    struct Fragile;
+    impl millstream_core::Decode for Fragile {
+        fn decode(message: &Message) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+            assert!(message.payload != "bad", "fragile");
+            Ok(Self)
+        }
+    }
+    struct Accepting;
+    impl millstream_core::Processor for Accepting {
+        type Input = Fragile;
+        type Output = ();
+        async fn process(
+            &self,
+            _: Fragile,
+            _: &mut millstream_core::Context<'_>,
+        ) -> Result<(), millstream_core::Failure> {
+            Ok(())
+        }
+    }
+    let rig = Rig::start(Flow::process(Accepting), |spec| spec.supervisor.max_restarts = 0);
+    rig.publish(&["bad", "good", "bad"]);
+    rig.settled().await;
+    let counts = rig.pipeline().status().counts;
+    assert_eq!((counts.acked, counts.rejected, counts.restarts), (1, 2, 0));
+    assert!(rig.queue.dead()[0].1.error.contains("decoding panicked: fragile"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_what_messages_are_ordered_by_leaves_that_one_unordered() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = Ordering::By(Arc::new(|message| {
+            assert!(message.payload != "bad", "fragile");
+            message.key.clone()
+        }));
+    });
+    rig.publish(&["a", "bad", "c"]);
+    rig.settled().await;
+    assert_eq!(rig.pipeline().status().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_batch_finds_the_worker_that_is_free() {
+    let batches = ScriptedBatches::default();
+    let seen = Arc::clone(&batches.seen);
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", batches), |spec| {
+        spec.batchers.insert(
+            "out".to_owned(),
+            BatcherSpec {
+                size: non_zero(1),
+                concurrency: non_zero(2),
+                max_age: Duration::from_secs(3_600),
+                timeout: Duration::from_secs(3_600),
+                ..BatcherSpec::default()
+            },
+        );
+    });
+    rig.publish(&["batch-sleep=60000"]);
+    until(|| seen.lock().len() == 1).await;
+    for number in 2..20 {
+        rig.publish(&["batch-sleep=10"]);
+        let started = tokio::time::Instant::now();
+        until(|| seen.lock().len() == number).await;
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "batch {number} waited for {:?}",
+            started.elapsed()
+        );
+        until(|| rig.queue.len() == 1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_idle_only_after_a_quiet_time_and_not_as_soon_as_it_is_empty() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |_| {});
+    rig.publish(&["sleep=10000"]);
+    until(|| log.len() == 1).await;
+    let started = tokio::time::Instant::now();
+    rig.host.idle(Duration::from_secs(2)).await;
+    assert!(
+        started.elapsed() >= Duration::from_secs(11),
+        "{:?}",
+        started.elapsed()
+    );
+}

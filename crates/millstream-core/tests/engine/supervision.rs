@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
 use millstream_core::{
-    Capabilities, Chunk, Condition, Connector, Credit, EngineHandle, Host, Message, OnGiveUp, OpenError,
-    PipelineSpec, Read, Source, SourceError, StartError,
+    Acknowledger as _, Capabilities, Chunk, Condition, Connector, Credit, EngineHandle, Host, Message,
+    OnGiveUp, OpenError, PipelineSpec, Read, Source, SourceError, StartError,
 };
 
 use crate::support::{Rig, scripted, until};
@@ -265,4 +265,103 @@ async fn a_pipeline_is_not_idle_while_its_broker_cannot_be_reached() {
     let host = Host::start([PipelineSpec::new("test", Arc::new(late), scripted().1)]).unwrap();
     host.idle(Duration::from_secs(1)).await;
     assert!(queue.is_empty(), "it was idle before it had read anything");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_start_hook_ends_the_pipeline_and_hangs_nobody() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow.on_start(|| async { panic!("no database") }), |_| {});
+    tokio::time::timeout(Duration::from_secs(60), rig.host.ended())
+        .await
+        .unwrap();
+    assert!(matches!(rig.pipeline().status().condition, Condition::GaveUp(_)));
+    assert!(rig.pipeline().start().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_a_hook_that_hangs_does_not_outlast_the_drain() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(
+        flow.on_start(std::future::pending).on_stop(std::future::pending),
+        |_| {},
+    );
+    let drain = rig.pipeline().drain(Duration::from_secs(5));
+    tokio::time::timeout(Duration::from_secs(6), drain).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_dropped_stops_nothing() {
+    let (log, flow) = scripted();
+    let Rig { queue, host } = Rig::start(flow, |_| {});
+    queue.publish(Message::new("sleep=1000"));
+    until(|| log.len() == 1).await;
+    drop(host);
+    until(|| queue.is_empty()).await;
+    assert_eq!(log.ended(), ["sleep=1000"]);
+}
+
+/// Keeps the last settlement of each call back until it is flushed or called again.
+struct Coalescing(MemoryAcknowledger, Option<millstream_core::Settle>);
+
+impl millstream_core::Acknowledger for Coalescing {
+    async fn settle(
+        &mut self,
+        settlements: &[millstream_core::Settle],
+        outcomes: &mut Vec<(millstream_core::Settle, millstream_core::Outcome)>,
+    ) {
+        let mut all: Vec<_> = self
+            .1
+            .take()
+            .into_iter()
+            .chain(settlements.iter().cloned())
+            .collect();
+        self.1 = all.pop();
+        self.0.settle(&all, outcomes).await;
+    }
+
+    async fn flush(&mut self, outcomes: &mut Vec<(millstream_core::Settle, millstream_core::Outcome)>) {
+        if let Some(kept) = self.1.take() {
+            self.0.settle(&[kept], outcomes).await;
+        }
+    }
+}
+
+struct Coalesces(MemoryQueue);
+
+impl Connector for Coalesces {
+    type Source = MemorySource;
+    type Acknowledger = Coalescing;
+
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(&self.0)
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, Coalescing), OpenError> {
+        let (source, acknowledger) = Connector::open(&self.0, engine).await?;
+        Ok((source, Coalescing(acknowledger, None)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p2_what_an_acknowledger_keeps_back_is_flushed_soon() {
+    let queue = MemoryQueue::new();
+    let (_, flow) = scripted();
+    let host = Host::start([PipelineSpec::new(
+        "test",
+        Arc::new(Coalesces(queue.clone())),
+        flow,
+    )])
+    .unwrap();
+    for _ in 0..50 {
+        queue.publish(Message::new("a"));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let started = tokio::time::Instant::now();
+    until(|| queue.is_empty()).await;
+    assert!(
+        started.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        started.elapsed()
+    );
+    until(|| host.pipeline("test").unwrap().status().in_flight == 0).await;
 }
