@@ -34,8 +34,8 @@ impl EngineHandle {
 
     /// The place is about to be taken away. Unstarted and parked messages of the scope are dropped, batches
     /// that hold some are flushed, and running ones are waited for, but not beyond `by`: then they are
-    /// cancelled. When this returns, no message of the scope is in the engine; settlements for those that
-    /// ended have been handed to the acknowledger, which may still flush them.
+    /// cancelled; a batch that runs on is not waited for. Settlements for what ended have been handed to the
+    /// acknowledger when this returns, which may still flush them.
     ///
     /// # Cancel safety
     /// Cancel safe, but the scope stays revoked.
@@ -43,8 +43,8 @@ impl EngineHandle {
         self.0.revoke(scope, by).await
     }
 
-    /// The place is gone already. Unstarted and parked messages of the scope are dropped and running ones are
-    /// cancelled; settlements for them are the acknowledger's to answer as stale.
+    /// The place is gone already. Unstarted and parked messages of the scope are dropped and what processors run
+    /// is cancelled; settlements for them are the acknowledger's to answer as stale.
     pub fn lost(&self, scope: Scope) {
         self.0.lost(scope);
     }

@@ -109,7 +109,7 @@ impl Context<'_> {
     /// The place and position that the message came from.
     pub fn origin(&self) -> Origin {
         Origin {
-            place: self.hub.place(self.message.origin),
+            place: self.hub.origin_name(self.message.origin),
             position: self.message.position,
         }
     }

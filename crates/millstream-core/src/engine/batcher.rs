@@ -243,7 +243,9 @@ impl<T: Send + 'static> Batcher<T> {
             self.account(hub, &mut state, gone + late.as_ref().map_or(0, Closed::len));
             late
         };
-        hub.release(late.into_iter().flat_map(|batch| batch.envelopes));
+        // Taken apart first: the items are the user's, and are not dropped under a lock.
+        let late: Vec<_> = late.into_iter().flat_map(|batch| batch.envelopes).collect();
+        hub.release(late);
         self.wake_shard(shard_index);
     }
 

@@ -59,13 +59,13 @@ counters! {
     waits_cut,
     /// Failures that counted no attempt because the breaker was not closed.
     uncounted,
-    /// Messages whose work is done and acknowledged.
+    /// Messages acknowledged: their work is done, or they are dead-lettered or discarded.
     acked,
     /// Messages given up, before it is known where they end.
     given_up,
     /// Messages that the source was told to reject.
     rejected,
-    /// Messages that the dead-letter sink has confirmed and the source has been told of.
+    /// Messages that the dead-letter sink has confirmed; the source hears of it next.
     dead_lettered,
     /// Messages given up and dropped because the pipeline says so.
     discarded,

@@ -12,7 +12,7 @@ use crate::ticket::Ticket;
 pub(crate) struct Envelope {
     pub(crate) ticket: Ticket,
     pub(crate) message: Message,
-    /// The lane that it holds while it is out of the queue; [`LaneId::NONE`] where it is unordered.
+    /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,

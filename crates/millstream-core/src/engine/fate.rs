@@ -101,7 +101,7 @@ impl Hub {
             error,
             attempts: message.failures,
             deliveries: message.deliveries,
-            origin: format!("{}@{}", self.place(message.origin), message.position),
+            origin: format!("{}@{}", self.origin_name(message.origin), message.position),
             at: SystemTime::now(),
         });
         if let Some(unwritten) = self.rare.given_up.tell() {

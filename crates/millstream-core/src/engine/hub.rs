@@ -56,7 +56,7 @@ pub(crate) struct Hub {
     cut: AtomicBool,
     /// Nanoseconds that a run has taken of late.
     pace: AtomicU64,
-    places_by_name: Mutex<Vec<String>>,
+    origin_names: Mutex<Vec<String>>,
     pub(super) losses: Losses,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
@@ -92,7 +92,7 @@ impl Hub {
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             pace: AtomicU64::new(FAIR_TAKE.as_nanos() as u64),
-            places_by_name: Mutex::new(Vec::new()),
+            origin_names: Mutex::new(Vec::new()),
             losses: Losses::default(),
             degraded: Mutex::new(FxHashMap::default()),
             rare: RareLines::default(),
@@ -117,14 +117,14 @@ impl Hub {
         self.steps().iter().position(|step| step.name == name)
     }
 
-    // === places that messages come from
+    // === where messages come from
 
     pub(crate) fn origin(&self, name: &str) -> OriginId {
-        intern(&mut self.places_by_name.lock(), name)
+        intern(&mut self.origin_names.lock(), name)
     }
 
-    pub(crate) fn place(&self, origin: OriginId) -> Arc<str> {
-        self.places_by_name
+    pub(crate) fn origin_name(&self, origin: OriginId) -> Arc<str> {
+        self.origin_names
             .lock()
             .get(origin.0 as usize)
             .map_or("", String::as_str)

@@ -79,12 +79,12 @@ impl Intake {
 
     /// With the breaker half open, one message is wanted when there is none in the engine to probe with.
     fn wants_probe(&self) -> bool {
-        self.hub.places.messages() == 0
-            && self
-                .hub
-                .breaker
-                .as_ref()
-                .is_some_and(|breaker| breaker.state() == super::BreakerState::HalfOpen)
+        let hub = &*self.hub;
+        let half_open = hub
+            .breaker
+            .as_ref()
+            .is_some_and(|breaker| breaker.state() == super::BreakerState::HalfOpen);
+        half_open && hub.ready.load().is_empty() && hub.batchers().iter().all(|batcher| batcher.held() == 0)
     }
 
     /// One read within the credit there is, waiting for some. Cancel safe.
@@ -118,10 +118,11 @@ impl Intake {
     /// Takes in what was read. While it waits, nothing more is read.
     async fn admit(&mut self) {
         let hub = Arc::clone(&self.hub);
-        hub.counters.received.add(self.chunk.len());
+        let received = self.chunk.len();
         hub.drop_late(&mut self.chunk.envelopes);
         hub.places
             .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
+        hub.counters.received.add(received);
         if hub.capabilities.counts_deliveries {
             self.reject_deadly();
             if self.chunk.envelopes.iter().any(Envelope::is_suspect) {
@@ -147,8 +148,6 @@ impl Intake {
             _ = gate.wait_for(|gate| gate.draining) => {}
         }
         while !self.held_back.is_empty() {
-            let mut freed = std::pin::pin!(hub.places.freed.notified());
-            freed.as_mut().enable();
             self.admit_ordered();
             if self.held_back.is_empty() {
                 return;
@@ -159,7 +158,7 @@ impl Intake {
                 _ = gate.wait_for(|gate| gate.draining) => {
                     hub.release(self.held_back.drain(..));
                 }
-                () = freed => {}
+                () = hub.ready.lane_room.notified() => {}
             }
         }
     }

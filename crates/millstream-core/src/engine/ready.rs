@@ -23,6 +23,8 @@ pub(crate) struct Ready {
     pub(crate) parked_sooner: Notify,
     /// Intake waits here until there is little left to take.
     hungry: Notify,
+    /// Told whenever messages are taken out of lanes.
+    pub(crate) lane_room: Notify,
 }
 
 /// Messages in the queue beyond which reading on gains nothing, if enough of them may run: they would only go cold
@@ -100,6 +102,12 @@ pub(crate) struct Load {
     pub(crate) parked: usize,
     pub(crate) running: usize,
     pub(crate) lanes: usize,
+}
+
+impl Load {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready + self.waiting + self.parked + self.running == 0
+    }
 }
 
 impl Ready {
@@ -187,9 +195,13 @@ impl Ready {
                     let number = allowed(most().min(ready));
                     if number > 0 {
                         let had_plenty = state.has_plenty();
+                        let in_lanes = state.lanes.messages();
                         state.take(number, taken);
                         if had_plenty && !state.has_plenty() {
                             self.hungry.notify_one();
+                        }
+                        if state.lanes.messages() < in_lanes {
+                            self.lane_room.notify_one();
                         }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
                         self.wake(&state, spare());

@@ -305,3 +305,28 @@ async fn p3_nothing_is_read_while_the_tail_of_a_long_lane_is_on_its_way_back() {
     rig.settled().await;
     assert_eq!(log.ended().len(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_empties_into_a_batch_lets_intake_go_on() {
+    let flow = Flow::process(Scripted::default()).batch("out", ScriptedBatches::default());
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = Ordering::Partition;
+        spec.limits.per_key = non_zero(10);
+        spec.batchers.insert(
+            "out".to_owned(),
+            BatcherSpec {
+                size: non_zero(500),
+                max_age: Duration::from_secs(3_600),
+                ..BatcherSpec::default()
+            },
+        );
+    });
+    let started = tokio::time::Instant::now();
+    rig.publish(&["a"; 1_000]);
+    rig.settled().await;
+    assert!(
+        started.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        started.elapsed()
+    );
+}

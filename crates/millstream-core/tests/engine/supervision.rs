@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
 use millstream_core::{
-    Acknowledger as _, Capabilities, Chunk, Condition, Connector, Credit, EngineHandle, Host, Message,
-    OnGiveUp, OpenError, PipelineSpec, Read, Source, SourceError, StartError,
+    Capabilities, Chunk, Condition, Connector, Credit, EngineHandle, Host, Message, OnGiveUp, OpenError,
+    PipelineSpec, Read, Source, SourceError, StartError,
 };
 
 use crate::support::{Rig, scripted, until};
