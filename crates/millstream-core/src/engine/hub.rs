@@ -133,6 +133,11 @@ impl Hub {
 
     // === pace
 
+    /// How long a run has taken of late.
+    pub(crate) fn pace(&self) -> Duration {
+        Duration::from_nanos(self.pace.load(Ordering::Relaxed))
+    }
+
     /// How many messages about a millisecond of work is at the recent pace.
     pub(crate) fn fair_take(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);

@@ -14,8 +14,8 @@ use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::Duration;
 use crate::settlement::Reason;
 
-/// How long a source keeps the tail of a key that has too much waiting.
-const LONG_LANE_DELAY: Duration = Duration::from_secs(1);
+/// How long a source keeps the tail of a key that has too much waiting, at least and at most.
+const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 pub(crate) struct Intake {
     hub: Arc<Hub>,
@@ -179,9 +179,15 @@ impl Intake {
             hub.spare(),
         );
         hub.counters.throttled.add(full.len());
+        // Back when about half of what waits will have run.
+        let (least, most) = LONG_LANE_DELAY;
+        let delay = hub
+            .pace()
+            .saturating_mul(u32::try_from(per_key / 2).unwrap_or(u32::MAX))
+            .clamp(least, most);
         for envelope in full {
             hub.returning.add(envelope.ticket);
-            hub.return_later(&envelope, LONG_LANE_DELAY);
+            hub.return_later(&envelope, delay);
         }
     }
 
