@@ -10,6 +10,16 @@ use millstream_core::{BatcherSpec, Capabilities, Flow, Ordering};
 
 use crate::support::{Event, Log, Rig, Scripted, ScriptedBatches, What, keyed, non_zero, scripted, until};
 
+/// A queue that says it keeps keys in order.
+fn ordering_queue() -> MemoryQueue {
+    MemoryQueue::with_capabilities(Capabilities {
+        delay: true,
+        keeps_rejected: true,
+        counts_deliveries: true,
+        orders_keys: true,
+    })
+}
+
 /// The order in which the messages of each key ended, first completions only.
 fn by_key(events: &[Event]) -> HashMap<String, Vec<String>> {
     let mut ended: HashMap<String, Vec<String>> = HashMap::new();
@@ -257,12 +267,7 @@ async fn p5_a_long_lane_makes_intake_wait_where_the_store_cannot_keep_its_tail()
 
 #[tokio::test(start_paused = true)]
 async fn p5_a_long_lane_goes_back_to_a_store_that_keeps_keys_in_order() {
-    let queue = MemoryQueue::with_capabilities(Capabilities {
-        delay: true,
-        keeps_rejected: true,
-        counts_deliveries: true,
-        orders_keys: true,
-    });
+    let queue = ordering_queue();
     let (log, flow) = scripted();
     let rig = Rig::on(queue, flow, |spec| {
         spec.ordering = Ordering::Key;
@@ -281,12 +286,7 @@ async fn p5_a_long_lane_goes_back_to_a_store_that_keeps_keys_in_order() {
 /// The store may hand out more of the key until it knows, and by then the lane may have room.
 #[tokio::test(start_paused = true)]
 async fn p3_nothing_is_read_while_the_tail_of_a_long_lane_is_on_its_way_back() {
-    let queue = MemoryQueue::with_capabilities(Capabilities {
-        delay: true,
-        keeps_rejected: true,
-        counts_deliveries: true,
-        orders_keys: true,
-    });
+    let queue = ordering_queue();
     let (log, flow) = scripted();
     for number in 0..3 {
         queue.publish(keyed("hot", &format!("#{number}")));
