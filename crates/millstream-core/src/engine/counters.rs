@@ -53,13 +53,13 @@ counters! {
     batches,
     /// Messages in batches that failed, or that failed in a batch, with a retryable failure.
     batch_failed,
-    /// Attempts that were put off to a later time within the process.
+    /// Attempts that were put off to a later time, within the process or through the source.
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
     waits_cut,
     /// Failures that counted no attempt because the breaker was not closed.
     uncounted,
-    /// Messages acknowledged: their work is done, or they are dead-lettered or discarded.
+    /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.
     acked,
     /// Messages given up, before it is known where they end.
     given_up,
@@ -73,6 +73,8 @@ counters! {
     released,
     /// Messages given back to the source for a later time.
     returned,
+    /// Messages that the source's retry sink has confirmed for a later time; the source hears of it next.
+    put_off,
     /// Unstarted messages dropped because their lease or assignment was lost.
     lost,
     /// Messages settled by the user's code before their work was done.
@@ -81,14 +83,16 @@ counters! {
     stale,
     /// Settlements that failed and were tried again.
     settle_retries,
-    /// Dead letters that their sink did not take and that were tried again.
-    dead_letter_retries,
+    /// Dead letters and put-off messages that their sink did not take and that were tried again.
+    outbox_retries,
     /// Suspects that ran alone.
     suspects,
     /// Times that the breaker opened.
     breaker_opened,
     /// Times that a limit made intake wait.
     throttled,
+    /// Times that the source worked again after it had not.
+    reconnects,
     /// Tasks restarted by the supervisor.
     restarts,
 }

@@ -8,6 +8,7 @@ mod draining;
 mod isolation;
 mod order;
 mod processing;
+mod redelivery;
 mod settling;
 mod supervision;
 mod support;
