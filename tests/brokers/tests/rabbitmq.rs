@@ -178,12 +178,9 @@ fn is_told(broker: &RabbitMq) {
     let refused = broker.ctl(&["list_nothing"]).unwrap_err();
     assert!(refused.to_string().contains("list_nothing"), "{refused}");
 
-    let overview = Command::new("curl")
-        .args(["--silent", "--fail"])
-        .arg(broker.management_url() + "/api/overview")
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&overview.stdout).contains(broker.version()));
+    let overview = broker.management("/api/overview").unwrap();
+    assert_eq!(overview.get("rabbitmq_version").unwrap(), broker.version());
+    assert!(broker.management("/api/nothing").is_err());
 }
 
 #[test]
