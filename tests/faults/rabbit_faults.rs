@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{Delivered, Sink, SinkConnector};
+use millstream_rabbitmq::lapin::types::AMQPValue;
 use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
 use millstream_tests::{Actor, Fault, History, QUEUE, Report, Scale, Work};
@@ -35,20 +36,25 @@ fn fault_after_fault(test: &'static str, series: Series, queue_type: &str) {
         keys: scale.get("keys"),
         bytes: 64,
     };
-    let broker = RabbitMq::builder(series).start().unwrap_or_else(|error| panic!("{error}"));
+    let broker = RabbitMq::builder(series)
+        .start()
+        .unwrap_or_else(|error| panic!("{error}"));
     report.add("RabbitMQ", broker.version());
     publish(&broker.url(), queue_type, &work, messages);
 
     let plan = plan(&scale, messages);
     let faults = plan.len();
     let (ledger, records) = Ledger::new().unwrap();
-    let crew = Crew::hire(broker, ledger.another().unwrap(), queue_type, &scale);
+    let crew = Crew::hire(broker, ledger.another().unwrap(), &scale);
     let (got, reader) = records.in_background();
     let mut history = History::new(work, messages);
     let (mut plan, mut mended) = (plan.into_iter().peekable(), 0);
     while history.completed() < messages || mended < faults {
         let record = got.recv_timeout(SOON).unwrap_or_else(|error| {
-            panic!("{error}: {} of {messages} completed, {mended} of {faults} faults", history.completed())
+            panic!(
+                "{error}: {} of {messages} completed, {mended} of {faults} faults",
+                history.completed()
+            )
         });
         mended += usize::from(matches!(record.event, Event::Dead | Event::Mended));
         history.add(record);
@@ -78,7 +84,10 @@ fn fault_after_fault(test: &'static str, series: Series, queue_type: &str) {
             .iter()
             .filter_map(|fault| Some((fault.unsettled?, fault.repeats)))
             .collect();
-        report.add("  unsettled and run again, where measured", format_args!("{measured:?}"));
+        report.add(
+            "  unsettled and run again, where measured",
+            format_args!("{measured:?}"),
+        );
         let repeats = these.iter().map(|fault| fault.repeats);
         report.add("  run again, at most", repeats.max().unwrap_or_default());
     }
@@ -129,7 +138,7 @@ fn publish(url: &str, queue_type: &str, work: &Work, messages: u32) {
         .build()
         .unwrap();
     let topology = Topology::new(QUEUE).declare(declared(queue_type));
-    let connector = RabbitSink::to_queue(Dial::new([url]).unwrap(), topology);
+    let connector = RabbitSink::queue(Dial::new([url]).unwrap(), topology);
     runtime.block_on(async {
         let mut sink = SinkConnector::open(&connector).await.unwrap();
         let numbers: Vec<u32> = (0..messages).collect();
@@ -144,9 +153,14 @@ fn publish(url: &str, queue_type: &str, work: &Work, messages: u32) {
 
 /// One consumer at a time, so that what one that is gone had comes before what follows it (P3).
 fn declared(queue_type: &str) -> Declare {
-    Declare::default()
-        .argument("x-queue-type", queue_type)
-        .argument("x-single-active-consumer", true)
+    let mut declare = Declare::default();
+    for (name, value) in [
+        ("x-queue-type", AMQPValue::LongString(queue_type.into())),
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+    ] {
+        declare.arguments.insert(name.into(), value);
+    }
+    declare
 }
 
 /// Owns the broker and the consumer, and deals blows in a thread of its own: whoever reads the ledger must not wait
@@ -163,15 +177,14 @@ struct State {
     ledger: Ledger,
     arguments: Vec<String>,
     next: u32,
-    restarts: u32,
 }
 
 impl Crew {
-    fn hire(broker: RabbitMq, ledger: Ledger, queue_type: &str, scale: &Scale) -> Self {
+    fn hire(broker: RabbitMq, ledger: Ledger, scale: &Scale) -> Self {
         let arguments = vec![
             "consume".to_owned(),
             format!("rabbitmq={}", broker.url()),
-            format!("queue_type={queue_type}"),
+            "discard=true".to_owned(),
             format!("in_flight={}", scale.get::<u32>("in_flight")),
             "by_key=true".to_owned(),
             "conduct=busy".to_owned(),
@@ -183,7 +196,6 @@ impl Crew {
             ledger,
             arguments,
             next: 1,
-            restarts: 0,
         }));
         let (orders, told): (_, Receiver<Blow>) = channel();
         let theirs = Arc::clone(&state);
@@ -276,12 +288,21 @@ impl State {
 
     /// What the broker has ready, and what it waits for.
     fn counts(&self) -> (u32, u32) {
+        // A quorum queue's own figures are some seconds old.
         let answer = self
             .broker
             .eval(&format!(
                 "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{QUEUE}\">>)), \
-                 [{{_, Ready}}, {{_, Unsettled}}] = \
-                     rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged]), {{Ready, Unsettled}}"
+                 case amqqueue:get_type(Q) of \
+                     rabbit_quorum_queue -> \
+                         Ask = fun(What) -> {{ok, {{_, N}}, _}} = ra:leader_query(amqqueue:get_pid(Q), What), N end, \
+                         {{Ask(fun rabbit_fifo:query_messages_ready/1), \
+                          Ask(fun rabbit_fifo:query_messages_checked_out/1)}}; \
+                     _ -> \
+                         [{{_, Ready}}, {{_, Unsettled}}] = \
+                             rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged]), \
+                         {{Ready, Unsettled}} \
+                 end"
             ))
             .unwrap();
         let numbers: Vec<u32> = answer

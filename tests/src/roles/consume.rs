@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{BatcherSpec, Condition, Flow, Host, Ordering, PipelineSpec, SharedConnector, SharedFlow, rt};
+use millstream_core::{
+    BatcherSpec, Condition, DeadLetter, Flow, Host, Ordering, PipelineSpec, SharedConnector, SharedFlow, rt,
+};
 use millstream_rabbitmq::{Dial, RabbitConnector, ReaderSettings, Topology};
 use millstream_sqlite::SqliteConnector;
 use millstream_tests::QUEUE;
@@ -80,6 +82,9 @@ fn spec(arguments: &Arguments) -> PipelineSpec {
     if by_key {
         spec.ordering = Ordering::Key;
     }
+    if arguments.get_or("discard", false) {
+        spec.dead_letter = DeadLetter::Discard;
+    }
     spec.limits.in_flight = arguments.get_or("in_flight", spec.limits.in_flight);
     spec.limits.per_key = arguments.get_or("per_key", spec.limits.per_key);
     spec.processor.concurrency = arguments.get_or("concurrency", spec.processor.concurrency);
@@ -95,7 +100,10 @@ fn source(arguments: &Arguments, by_key: bool) -> SharedConnector {
         return Arc::new(SqliteConnector::new(path, QUEUE).group(&group).ordered(by_key));
     }
     let dial = Dial::new([url]).expect("the test gives a URL");
-    Arc::new(RabbitConnector::new(ReaderSettings::new(dial, Topology::new(QUEUE))))
+    Arc::new(RabbitConnector::new(ReaderSettings::new(
+        dial,
+        Topology::new(QUEUE),
+    )))
 }
 
 /// Waits for a line on the standard input, or its end: a test that is gone needs no processes.

@@ -50,12 +50,14 @@ impl Processor for NoOp {
 /// Fills the queue.
 async fn fill(url: &str, messages: usize) -> Result<()> {
     let topology = Topology::new(QUEUE).declare(Declare::default());
-    let connector = RabbitSink::to_queue(Dial::new([url])?, topology);
+    let connector = RabbitSink::queue(Dial::new([url])?, topology);
     let mut sink = SinkConnector::open(&connector).await?;
     let outgoing = vec![Outgoing::new(Bytes::from_static(&[7; 100])); 1_000];
     let mut results = Vec::new();
     for sent in (0..messages).step_by(outgoing.len()) {
-        let some = outgoing.get(..outgoing.len().min(messages - sent)).unwrap_or(&outgoing);
+        let some = outgoing
+            .get(..outgoing.len().min(messages - sent))
+            .unwrap_or(&outgoing);
         sink.send(some, &mut results).await?;
         results.clear();
     }
@@ -82,7 +84,9 @@ async fn bare(url: &str, messages: usize, at_once: usize) -> Result<Duration> {
         let delivery = next(&mut consumer).await?;
         std::hint::black_box(&delivery.data);
         if number % at_once == 0 || number == messages {
-            let multiple = BasicAckOptions { multiple: at_once > 1 };
+            let multiple = BasicAckOptions {
+                multiple: at_once > 1,
+            };
             channel.basic_ack(delivery.delivery_tag, multiple).await?;
         }
     }
@@ -94,7 +98,11 @@ async fn bare(url: &str, messages: usize, at_once: usize) -> Result<Duration> {
 /// Consumes all of it with a pipeline.
 async fn ours(url: &str, messages: usize) -> Result<Duration> {
     let settings = ReaderSettings::new(Dial::new([url])?, Topology::new(QUEUE));
-    let mut spec = PipelineSpec::new(QUEUE, Arc::new(RabbitConnector::new(settings)), Flow::process(NoOp));
+    let mut spec = PipelineSpec::new(
+        QUEUE,
+        Arc::new(RabbitConnector::new(settings)),
+        Flow::process(NoOp),
+    );
     spec.limits.in_flight = NonZeroUsize::new(usize::from(PREFETCH)).ok_or("no prefetch")?;
     spec.dead_letter = millstream_core::DeadLetter::Discard;
     let started = rt::now();
@@ -168,7 +176,8 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let url = broker.url();
-    let reached = runtime.block_on(async move { rt::spawn(async move { run(&url, messages, runs).await }).await? })?;
+    let reached =
+        runtime.block_on(async move { rt::spawn(async move { run(&url, messages, runs).await }).await? })?;
     println!("{}", if reached { "reached" } else { "not reached" });
     Ok(ExitCode::SUCCESS)
 }
