@@ -1,7 +1,9 @@
-//! The conformance suite on the connectors that need nothing installed, and the page that says how they did.
+//! The conformance suite on the connectors that need nothing installed, the page that says how they did, and the
+//! table of what Broadway tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broadway;
 mod memory;
 mod sqlite;
 
