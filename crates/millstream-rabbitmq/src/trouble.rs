@@ -53,6 +53,15 @@ impl Trouble {
     }
 }
 
+impl From<OpenError> for Trouble {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(text) => Self::lasting(text),
+            OpenError::Unavailable(text) => Self::passing(text),
+        }
+    }
+}
+
 impl From<lapin::Error> for Trouble {
     fn from(error: lapin::Error) -> Self {
         Self::passing(describe(&error))

@@ -1,5 +1,7 @@
 //! The writing side against real brokers.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is a failure")]
+
 mod dial;
 mod retry;
 mod sink;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_brokers::Series;
-use millstream_core::{Delivered, OpenError, Outgoing, Sink as _, SinkConnector};
+use millstream_core::{Delivered, OpenError, Outgoing, Sink as _, SinkConnector, rt};
 use millstream_rabbitmq::lapin::ExchangeKind;
 use millstream_rabbitmq::lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
 use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
@@ -177,7 +177,7 @@ async fn p1_a_broker_that_is_killed_while_messages_are_published_has_all_that_wa
     let connector = RabbitSink::queue(dial(&broker), topology);
     let mut sink = connector.open().await.unwrap();
     let begun = Arc::new(AtomicBool::new(false));
-    let publishing = tokio::task::spawn({
+    let publishing = rt::spawn({
         let begun = Arc::clone(&begun);
         async move {
             let mut confirmed = Vec::new();
@@ -254,40 +254,6 @@ async fn a_connection_that_went_between_two_calls_costs_nothing() {
         }
     };
     assert_eq!(results, [Delivered::Confirmed]);
-}
-
-#[tokio::test]
-async fn a_blocked_connection_is_an_error_that_says_so_and_leaves_no_thread_behind() {
-    let broker = start(Series::V3);
-    let topology = Topology::new("blocked").declare(Declare::default());
-    let connector = RabbitSink::queue(dial(&broker), topology).timeout(Duration::from_millis(500));
-    let mut sink = connector.open().await.unwrap();
-    broker.raise_memory_alarm().unwrap();
-    let why = send(&mut sink, &numbered(10)).await.unwrap_err().to_string();
-    assert!(why.contains("short of memory or disk space"), "{why}");
-    drop(sink);
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while io_threads() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("lapin's thread goes with the connection");
-    broker.clear_memory_alarm().unwrap();
-    let mut sink = connector.open().await.unwrap();
-    assert_eq!(
-        send(&mut sink, &numbered(1)).await.unwrap(),
-        [Delivered::Confirmed]
-    );
-}
-
-/// Threads of lapin in the whole process.
-fn io_threads() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .filter(|name| name.starts_with("lapin-io-loop"))
-        .count()
 }
 
 #[tokio::test]

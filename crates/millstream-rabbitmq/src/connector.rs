@@ -1,0 +1,85 @@
+//! Reading a queue: [`RabbitConnector`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, rt};
+
+use crate::acknowledger::RabbitAcknowledger;
+use crate::inbox::{Inbox, Presence};
+use crate::reader::Reader;
+use crate::settings::ReaderSettings;
+use crate::source::RabbitSource;
+
+/// Reads a queue.
+///
+/// The connection is made anew, for ever and with backoff, when it or its channel is lost; meanwhile the pipeline is
+/// degraded. How much the broker sends ahead of demand is bounded by the prefetch alone: by default the pipeline's
+/// limit on messages in flight, and no more than 2,000. Messages that were sent ahead count in the pipeline's limit on
+/// bytes once they are read from here.
+#[derive(Clone, Debug)]
+pub struct RabbitConnector {
+    settings: Arc<ReaderSettings>,
+    generations: Arc<AtomicU32>,
+    /// It was open at some time, so that the settings cannot be all wrong.
+    opened: Arc<AtomicBool>,
+}
+
+impl RabbitConnector {
+    /// Reads as these settings say.
+    pub fn new(settings: ReaderSettings) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            generations: Arc::default(),
+            opened: Arc::default(),
+        }
+    }
+}
+
+impl Connector for RabbitConnector {
+    type Source = RabbitSource;
+    type Acknowledger = RabbitAcknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            delay: false,
+            keeps_rejected: true,
+            counts_deliveries: true,
+            orders_keys: false,
+        }
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(RabbitSource, RabbitAcknowledger), OpenError> {
+        let connections = self.settings.connections.max(1);
+        if self.settings.topology.queue.is_empty() && connections > 1 {
+            return Err(OpenError::Refused(
+                "a queue that the broker names belongs to one connection: set `connections` to 1, or name the queue"
+                    .to_owned(),
+            ));
+        }
+        let inbox = Arc::new(Inbox::new(engine, self.settings.prefetch, connections));
+        let reader = |index| Reader {
+            settings: Arc::clone(&self.settings),
+            inbox: Arc::clone(&inbox),
+            generations: Arc::clone(&self.generations),
+            index,
+        };
+        // The first connection is made here, so that what cannot work is refused; the others make their own.
+        let first = reader(0);
+        let worked = self.opened.load(Ordering::Relaxed);
+        let link = first
+            .link(&mut None)
+            .await
+            .map_err(|trouble| trouble.open_error(worked))?;
+        self.opened.store(true, Ordering::Relaxed);
+        let presence = Arc::new(Presence::new(Arc::clone(&inbox)));
+        rt::spawn(first.run(Some(link)));
+        for index in 1..connections {
+            rt::spawn(reader(index).run(None));
+        }
+        Ok((
+            RabbitSource::new(Arc::clone(&presence)),
+            RabbitAcknowledger::new(presence, self.settings.on_failure),
+        ))
+    }
+}
