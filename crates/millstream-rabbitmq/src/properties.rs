@@ -31,8 +31,7 @@ use serde_json::Value;
 
 /// The message's key.
 const KEY: &str = "millstream-key";
-/// Handler runs that failed, while a message goes through the broker between two of them.
-const FAILURES: &str = "millstream-failures";
+
 /// A quorum queue's count of earlier deliveries.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
@@ -93,7 +92,7 @@ fn read_headers(table: &FieldTable, message: &mut Message) {
                     other => Bytes::from(text(other)),
                 });
             }
-            FAILURES => message.failures = text(value).parse().unwrap_or(0),
+            Message::FAILURES => message.failures = text(value).parse().unwrap_or(0),
             name => {
                 if name == DELIVERY_COUNT
                     && let Ok(count) = text(value).parse::<u32>()
