@@ -58,7 +58,7 @@ async fn a_paused_source_is_not_refilled_by_acks() {
     let mut settings = settings(&BROKER, queue);
     settings.prefetch = Some(50);
     let mut reading = Reading::open(settings).await;
-    let messages = reading.take(10).await;
+    let messages = reading.read(PLENTY).await;
     until("the prefetch is used up", || {
         counts(&BROKER, queue) == (450, 50, 1)
     })
