@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, rt};
+use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, SharedSinkConnector, rt};
 
 use crate::acknowledger::RabbitAcknowledger;
 use crate::inbox::{Inbox, Presence};
 use crate::reader::Reader;
+use crate::retry::RetrySink;
 use crate::settings::ReaderSettings;
 use crate::source::RabbitSource;
 
@@ -47,6 +48,15 @@ impl Connector for RabbitConnector {
             counts_deliveries: true,
             orders_keys: false,
         }
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        let queue = &self.settings.topology.queue;
+        // A queue that the broker names is another one after each reconnect.
+        (!queue.is_empty()).then(|| {
+            let sink: SharedSinkConnector = Arc::new(RetrySink::new(self.settings.dial.clone(), queue));
+            sink
+        })
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(RabbitSource, RabbitAcknowledger), OpenError> {

@@ -25,7 +25,8 @@ pub struct ReaderSettings {
     pub dial: Dial,
     /// The queue or stream, and what is declared and bound at every connection.
     pub topology: Topology,
-    /// Unacknowledged messages that the broker may have underway on one connection; absent: as demand has it.
+    /// Unacknowledged messages that the broker may have underway, over all connections; absent: as demand has it,
+    /// and never more than that.
     pub prefetch: Option<u16>,
     /// How many connections read the queue at once.
     pub connections: usize,

@@ -12,15 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties, Consumer};
 use millstream_bench::median;
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{
     Context, Failure, Flow, Host, Outgoing, PipelineSpec, Processor, Sink, SinkConnector, rt,
 };
+use millstream_rabbitmq::lapin::message::Delivery;
+use millstream_rabbitmq::lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions,
+};
+use millstream_rabbitmq::lapin::types::FieldTable;
+use millstream_rabbitmq::lapin::{Connection, ConnectionProperties, Consumer};
 use millstream_rabbitmq::{Declare, Dial, RabbitConnector, RabbitSink, ReaderSettings, Topology};
 
 const QUEUE: &str = "bench";

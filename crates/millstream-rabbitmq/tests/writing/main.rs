@@ -1,0 +1,8 @@
+//! The writing side against real brokers.
+
+#![allow(clippy::unwrap_used, reason = "in a test it is a failure")]
+
+mod dial;
+mod retry;
+mod sink;
+mod tools;
