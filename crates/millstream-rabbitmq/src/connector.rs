@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, rt};
+use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, SharedSinkConnector, rt};
 
 use crate::acknowledger::RabbitAcknowledger;
 use crate::inbox::{Inbox, Presence};
@@ -43,10 +43,14 @@ impl Connector for RabbitConnector {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             delay: false,
-            keeps_rejected: true,
+            keeps_rejected: self.settings.keeps_rejected(),
             counts_deliveries: true,
             orders_keys: false,
         }
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        self.settings.retry_sink()
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(RabbitSource, RabbitAcknowledger), OpenError> {
@@ -57,6 +61,7 @@ impl Connector for RabbitConnector {
                     .to_owned(),
             ));
         }
+        let rejects = engine.rejects_to_source();
         let inbox = Arc::new(Inbox::new(engine, self.settings.prefetch, connections));
         let reader = |index| Reader {
             settings: Arc::clone(&self.settings),
@@ -71,6 +76,10 @@ impl Connector for RabbitConnector {
             .link(&mut None)
             .await
             .map_err(|trouble| trouble.open_error(worked))?;
+        if rejects {
+            let kept = self.settings.check_rejected_are_kept().await;
+            kept.map_err(|trouble| trouble.open_error(worked))?;
+        }
         self.opened.store(true, Ordering::Relaxed);
         let presence = Arc::new(Presence::new(Arc::clone(&inbox)));
         rt::spawn(first.run(Some(link)));
