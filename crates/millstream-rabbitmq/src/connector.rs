@@ -8,7 +8,6 @@ use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, SharedSi
 use crate::acknowledger::RabbitAcknowledger;
 use crate::inbox::{Inbox, Presence};
 use crate::reader::Reader;
-use crate::retry::RetrySink;
 use crate::settings::ReaderSettings;
 use crate::source::RabbitSource;
 
@@ -44,22 +43,25 @@ impl Connector for RabbitConnector {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             delay: false,
-            keeps_rejected: true,
+            keeps_rejected: self.settings.keeps_rejected(),
             counts_deliveries: true,
             orders_keys: false,
         }
     }
 
     fn retry_sink(&self) -> Option<SharedSinkConnector> {
-        let queue = &self.settings.topology.queue;
-        // A queue that the broker names is another one after each reconnect.
-        (!queue.is_empty()).then(|| {
-            let sink: SharedSinkConnector = Arc::new(RetrySink::new(self.settings.dial.clone(), queue));
-            sink
-        })
+        self.settings.retry_sink()
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(RabbitSource, RabbitAcknowledger), OpenError> {
+        if self.settings.is_stream() {
+            // A stream takes nothing back and remembers no position: what is unsettled when a connection breaks
+            // would never come again.
+            return Err(OpenError::Refused(format!(
+                "`{}` is a stream, which cannot be read at least once: read a queue that is bound to the same exchange",
+                self.settings.topology.queue
+            )));
+        }
         let connections = self.settings.connections.max(1);
         if self.settings.topology.queue.is_empty() && connections > 1 {
             return Err(OpenError::Refused(
@@ -67,6 +69,7 @@ impl Connector for RabbitConnector {
                     .to_owned(),
             ));
         }
+        let rejects = engine.rejects_to_source();
         let inbox = Arc::new(Inbox::new(engine, self.settings.prefetch, connections));
         let reader = |index| Reader {
             settings: Arc::clone(&self.settings),
@@ -81,6 +84,10 @@ impl Connector for RabbitConnector {
             .link(&mut None)
             .await
             .map_err(|trouble| trouble.open_error(worked))?;
+        if rejects {
+            let kept = self.settings.check_rejected_are_kept().await;
+            kept.map_err(|trouble| trouble.open_error(worked))?;
+        }
         self.opened.store(true, Ordering::Relaxed);
         let presence = Arc::new(Presence::new(Arc::clone(&inbox)));
         rt::spawn(first.run(Some(link)));

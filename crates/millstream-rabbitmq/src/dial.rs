@@ -124,6 +124,11 @@ impl Dial {
         self.brokers.iter().any(|uri| uri.scheme == AMQPScheme::AMQPS)
     }
 
+    /// The virtual host; where the URLs differ in it, that of the first.
+    pub(crate) fn vhost(&self) -> &str {
+        self.brokers.first().map_or("/", |uri| &uri.vhost)
+    }
+
     /// Whether any clone has ever connected.
     pub(crate) fn has_connected(&self) -> bool {
         self.memory.connected.load(Ordering::Relaxed)

@@ -8,6 +8,8 @@ mod acknowledger;
 mod connector;
 mod dial;
 mod inbox;
+#[cfg(feature = "management")]
+mod management;
 mod properties;
 mod publisher;
 mod reader;

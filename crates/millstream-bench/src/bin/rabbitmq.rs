@@ -14,8 +14,8 @@ use futures_core::Stream;
 use millstream_bench::median;
 use millstream_core::rt;
 use millstream_core::{
-    Acknowledger, Chunk, Connector, Context, Credit, EngineHandle, Failure, Flow, Host, PipelineSpec,
-    Processor, Settle, Settlement, Source,
+    Acknowledger, Chunk, Connector, Context, Credit, DeadLetter, EngineHandle, Failure, Flow, Host,
+    PipelineSpec, Processor, Settle, Settlement, Source,
 };
 use millstream_rabbitmq::lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
@@ -125,7 +125,8 @@ impl Bench {
     }
 
     async fn connector_alone(&self) -> Outcome<Duration> {
-        let (engine, _) = EngineHandle::detached();
+        let (engine, detached) = EngineHandle::detached();
+        detached.rejects_elsewhere();
         let (mut source, mut acknowledger) = self.connector()?.open(engine).await?;
         let (mut chunk, mut settles, mut outcomes) = (Chunk::new(), Vec::new(), Vec::new());
         let started = rt::now();
@@ -160,7 +161,8 @@ impl Bench {
             done: Notify::new(),
         });
         let connector = Arc::new(self.connector()?);
-        let spec = PipelineSpec::new("bench", connector, Flow::process(Count(Arc::clone(&counted))));
+        let mut spec = PipelineSpec::new("bench", connector, Flow::process(Count(Arc::clone(&counted))));
+        spec.dead_letter = DeadLetter::Discard;
         let started = rt::now();
         let host = Host::start([spec]).map_err(|error| error.to_string())?;
         counted.done.notified().await;

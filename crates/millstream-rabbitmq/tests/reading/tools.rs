@@ -145,6 +145,7 @@ pub(crate) const PLENTY: Credit = Credit {
 impl Reading {
     pub(crate) async fn try_open(settings: ReaderSettings) -> Result<Self, OpenError> {
         let (handle, engine) = EngineHandle::detached();
+        engine.rejects_elsewhere();
         let (source, acknowledger) = RabbitConnector::new(settings).open(handle).await?;
         Ok(Self {
             source,

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{Delivered, OpenError, SinkConnector};
-use millstream_rabbitmq::lapin::types::FieldTable;
 use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
 use tokio::net::TcpListener;
 
-use crate::tools::{BROKER, Client, numbered, send, start};
+use crate::tools::{BROKER, numbered, send, start};
 
 async fn open(dial: Dial) -> Result<millstream_rabbitmq::RabbitPublishing, OpenError> {
     let topology = Topology::new("dialled").declare(Declare::default());
@@ -142,18 +141,26 @@ async fn tls_takes_the_authority_it_is_told_and_no_other() {
     assert!(why.contains("missing.pem"), "{why}");
 }
 
-// The goodbye takes its turn while the test asks the broker.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_dropped_sink_says_goodbye() {
     let broker = start(Series::V3);
-    drop(open(Dial::new([broker.url()]).unwrap()).await.unwrap());
-    while broker.connections().unwrap() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let log = std::fs::read_to_string(broker.log_path()).unwrap();
-    assert!(!log.contains("unexpectedly closed"), "{log}");
-    Client::of(&broker)
-        .await
-        .declare("fine", FieldTable::default())
-        .await;
+    drop(
+        open(Dial::new([broker.url()]).unwrap().name("polite"))
+            .await
+            .unwrap(),
+    );
+    let farewell = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let log = std::fs::read_to_string(broker.log_path()).unwrap();
+            let is_farewell =
+                |line: &&str| line.contains("closing AMQP connection") && line.contains("polite");
+            if let Some(line) = log.lines().find(is_farewell) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the connection closes");
+    assert!(farewell.contains("[info]"), "{farewell}");
 }
