@@ -14,9 +14,21 @@ use crate::source::RabbitSource;
 /// Reads a queue.
 ///
 /// The connection is made anew, for ever and with backoff, when it or its channel is lost; meanwhile the pipeline is
-/// degraded. How much the broker sends ahead of demand is bounded by the prefetch alone: by default the pipeline's
-/// limit on messages in flight, and no more than 2,000. Messages that were sent ahead count in the pipeline's limit on
-/// bytes once they are read from here.
+/// degraded. A queue that is deleted is declared again where the settings declare it, and waited for elsewhere.
+///
+/// # What the broker sends ahead
+///
+/// It is bounded by the prefetch alone, and waits here until there is demand for it. Without a setting, the prefetch
+/// is what the pipeline has ever had room for, in messages and, at the size that messages have of late, in bytes, but
+/// no more than 2,000. A setting above the room in messages counts as that.
+///
+/// # Redelivery
+///
+/// After a lost connection what was unsettled comes again. Runs that still go on are cancelled, so that a message is not
+/// worked on twice at a time in this process, except where its handler blocks.
+///
+/// Classic queues do not count deliveries, so a message that ends the process that runs it comes again without end;
+/// quorum queues do. Up to RabbitMQ 4.2 they also count a message that is given back untouched.
 #[derive(Clone, Debug)]
 pub struct RabbitConnector {
     settings: Arc<ReaderSettings>,
@@ -54,6 +66,14 @@ impl Connector for RabbitConnector {
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(RabbitSource, RabbitAcknowledger), OpenError> {
+        if self.settings.is_stream() {
+            // A stream takes nothing back and remembers no position: what is unsettled when a connection breaks
+            // would never come again.
+            return Err(OpenError::Refused(format!(
+                "`{}` is a stream, which cannot be read at least once: read a queue that is bound to the same exchange",
+                self.settings.topology.queue
+            )));
+        }
         let connections = self.settings.connections.max(1);
         if self.settings.topology.queue.is_empty() && connections > 1 {
             return Err(OpenError::Refused(

@@ -381,11 +381,8 @@ impl Tls {
 
 #[cfg(not(feature = "tls"))]
 impl Tls {
-    fn load(uri: &AMQPUri, _: Option<&Path>) -> Result<Self, Trouble> {
-        match uri.scheme {
-            AMQPScheme::AMQP => Ok(Self {}),
-            AMQPScheme::AMQPS => Err(Trouble::lasting("this program is built without TLS: use amqp://")),
-        }
+    fn load(_: &AMQPUri, _: Option<&Path>) -> Result<Self, Trouble> {
+        Ok(Self {})
     }
 
     async fn wrap<S>(&self, stream: S, _: &str) -> std::io::Result<S> {
@@ -411,6 +408,9 @@ fn parse(url: &str) -> Result<AMQPUri, String> {
     };
     if !matches!(scheme, "amqp" | "amqps") {
         return Err("the scheme is amqp:// or amqps://".to_owned());
+    }
+    if scheme == "amqps" && cfg!(not(feature = "tls")) {
+        return Err("this program is built without TLS: use amqp://".to_owned());
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));

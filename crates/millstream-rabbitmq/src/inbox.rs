@@ -16,6 +16,8 @@ use crate::tags::Tags;
 
 /// The most that is prefetched where the settings leave it to demand.
 const MOST: usize = 2_000;
+/// The most that is prefetched where they do, while it is not known how large messages are.
+const FIRST: usize = 100;
 
 /// Deliveries of a message without an outcome above which it may be what ends the process.
 const UNSUSPECTED: u32 = 3;
@@ -53,8 +55,10 @@ struct State {
     suspect: Option<(Ticket, Message)>,
     /// How many messages are still taken one at a time because they were near a suspect.
     careful: usize,
-    /// The most messages that credit was ever for.
-    most_credit: usize,
+    /// The most messages and bytes that credit was ever for.
+    most_credit: Credit,
+    /// Bytes of a message of late, on average; none while none was read.
+    size: Option<usize>,
     draining: bool,
     readers: Vec<Status>,
     channels: Vec<Arc<Tags>>,
@@ -92,7 +96,11 @@ impl Inbox {
                 arrived: VecDeque::new(),
                 suspect: None,
                 careful: 0,
-                most_credit: 0,
+                most_credit: Credit {
+                    messages: 0,
+                    bytes: 0,
+                },
+                size: None,
                 draining: false,
                 readers: vec![Status::default(); readers],
                 channels: Vec::new(),
@@ -126,11 +134,16 @@ impl Inbox {
         if state.readers.iter().any(|reader| reader.gone) {
             return Found::Failed;
         }
-        state.most_credit = state.most_credit.max(credit.messages);
+        let most = &mut state.most_credit;
+        most.messages = most.messages.max(credit.messages);
+        most.bytes = most.bytes.max(credit.bytes);
         if state.suspect.is_none() {
+            let (messages, bytes) = (chunk.len(), chunk.bytes());
             state.take(credit, chunk);
-            if !chunk.is_empty() {
-                state.careful = state.careful.saturating_sub(chunk.len());
+            if chunk.len() > messages {
+                let latest = (chunk.bytes() - bytes) / (chunk.len() - messages);
+                state.size = Some(state.size.map_or(latest, |size| (size * 3 + latest) / 4));
+                state.careful = state.careful.saturating_sub(chunk.len() - messages);
                 self.want(&state, credit);
                 return Found::Messages;
             }
@@ -155,7 +168,12 @@ impl Inbox {
 
     /// Tells the readers how much of the broker's messages they shall have underway.
     fn want(&self, state: &State, credit: Credit) {
-        let most = self.prefetch.map_or(MOST, usize::from).min(state.most_credit);
+        let by_size = || match state.size {
+            Some(size) => (state.most_credit.bytes / size.max(1)).clamp(1, MOST),
+            None => FIRST,
+        };
+        let most = self.prefetch.map_or_else(by_size, usize::from);
+        let most = most.min(state.most_credit.messages);
         self.want.send_if_modified(|want| {
             let now = match *want {
                 Want::Goodbye => return false,
@@ -164,7 +182,7 @@ impl Inbox {
             };
             let next = if state.careful > 0 {
                 1
-            } else if credit.messages > 1 && now * 2 <= most {
+            } else if credit.messages > 1 && (now * 2 <= most || most * 2 <= now) {
                 // A change costs a new consumer, so it has to be worth it.
                 most
             } else {

@@ -1,6 +1,6 @@
 //! RabbitMQ as a source and as a sink.
 //!
-//! [`RabbitConnector`] reads queues and streams; [`RabbitSink`] publishes to exchanges and queues; [`RetrySink`] brings
+//! [`RabbitConnector`] reads a queue; [`RabbitSink`] publishes to exchanges and queues; [`RetrySink`] brings
 //! messages back to a queue after a delay. Each has connections of its own, made by a [`Dial`], because a broker that
 //! is short of memory stops reading from connections that publish, acknowledgements included.
 

@@ -308,3 +308,169 @@ fn is_the_brokers(name: &str) -> bool {
     ) || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::Delivery;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOM: usize = 131_000;
+
+    /// What a source makes of a message with these properties, delivered for the first time by the default exchange.
+    fn read_back(properties: BasicProperties) -> Message {
+        let mut delivery = Delivery::mock(7, "".into(), "queue".into(), false, b"payload".to_vec());
+        delivery.properties = properties;
+        read(delivery, OriginId::default())
+    }
+
+    fn write_back(message: &Message) -> BasicProperties {
+        let outgoing = Outgoing {
+            payload: message.payload.clone(),
+            key: message.key.clone(),
+            headers: message.headers.clone(),
+            ..Outgoing::default()
+        };
+        write(&outgoing, ROOM).unwrap()
+    }
+
+    fn text_of(length: usize) -> impl Strategy<Value = String> {
+        vec(any::<char>(), 0..length).prop_map(String::from_iter)
+    }
+
+    prop_compose! {
+        fn properties()(
+            texts in vec(proptest::option::of(text_of(60)), 8),
+            priority in proptest::option::of(any::<u8>()),
+            timestamp in proptest::option::of(any::<u64>()),
+            transient in any::<bool>(),
+            headers in vec(("[a-z]{1,8}", vec(text_of(20), 1..3)), 0..5),
+            key in proptest::option::of(vec(any::<u8>(), 0..20)),
+        ) -> BasicProperties {
+            let mut table = FieldTable::default();
+            for (name, values) in headers {
+                let mut values: Vec<_> = values.iter().map(|value| AMQPValue::LongString(value.as_str().into())).collect();
+                let value = if values.len() == 1 { values.remove(0) } else { AMQPValue::FieldArray(values.into()) };
+                table.insert(name.into(), value);
+            }
+            if let Some(key) = key {
+                table.insert(KEY.into(), AMQPValue::LongString(key.into()));
+            }
+            let mut properties = BasicProperties::default()
+                .with_delivery_mode(if transient { TRANSIENT } else { PERSISTENT });
+            if !table.inner().is_empty() {
+                properties = properties.with_headers(table);
+            }
+            let with = [
+                BasicProperties::with_content_type,
+                BasicProperties::with_content_encoding,
+                BasicProperties::with_correlation_id,
+                BasicProperties::with_reply_to,
+                BasicProperties::with_message_id,
+                BasicProperties::with_type,
+                BasicProperties::with_app_id,
+                BasicProperties::with_cluster_id,
+            ];
+            for (with, text) in with.into_iter().zip(texts) {
+                if let Some(text) = text {
+                    properties = with(properties, text.as_str().into());
+                }
+            }
+            if let Some(priority) = priority {
+                properties = properties.with_priority(priority);
+            }
+            if let Some(timestamp) = timestamp {
+                properties = properties.with_timestamp(timestamp);
+            }
+            properties
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_and_written_again_has_the_properties_it_had(properties in properties()) {
+            let message = read_back(properties.clone());
+            prop_assert_eq!(write_back(&message), properties);
+        }
+    }
+
+    #[test]
+    fn a_plain_message_has_no_headers() {
+        let message = read_back(BasicProperties::default().with_delivery_mode(PERSISTENT));
+        assert!(message.headers.is_empty());
+        assert_eq!(&message.payload[..], b"payload");
+        assert_eq!(
+            (message.position, message.deliveries, message.failures),
+            (7, 1, 0)
+        );
+    }
+
+    #[test]
+    fn the_brokers_own_headers_are_shown_and_never_written() {
+        let mut death = FieldTable::default();
+        death.insert("queue".into(), AMQPValue::LongString("orders.retry.1s".into()));
+        death.insert("count".into(), AMQPValue::LongLongInt(3));
+        let mut table = FieldTable::default();
+        table.insert(
+            "x-death".into(),
+            AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()),
+        );
+        table.insert(
+            "x-first-death-queue".into(),
+            AMQPValue::LongString("orders.retry.1s".into()),
+        );
+        table.insert(
+            "x-last-death-reason".into(),
+            AMQPValue::LongString("expired".into()),
+        );
+        table.insert(
+            "CC".into(),
+            AMQPValue::FieldArray(vec![AMQPValue::LongString("copy".into())].into()),
+        );
+        table.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(4));
+        table.insert(Message::FAILURES.into(), AMQPValue::LongString("2".into()));
+        let properties = BasicProperties::default()
+            .with_headers(table)
+            .with_expiration("1000".into())
+            .with_user_id("app".into());
+        let message = read_back(properties);
+        assert_eq!((message.deliveries, message.failures), (5, 2));
+        assert_eq!(
+            message.headers.get("x-death"),
+            Some(r#"[{"count":3,"queue":"orders.retry.1s"}]"#)
+        );
+        assert_eq!(message.headers.get(EXPIRATION), Some("1000"));
+        assert_eq!(message.headers.get(Message::FAILURES), None);
+        let written = write_back(&message);
+        assert_eq!(*written.headers(), None);
+        assert_eq!((written.expiration(), written.user_id()), (&None, &None));
+    }
+
+    #[test]
+    fn the_way_that_a_message_took_is_told_unless_it_is_the_plain_one() {
+        let delivery = Delivery::mock(1, "orders".into(), "eu.new".into(), true, Vec::new());
+        let message = read(delivery, OriginId::default());
+        assert_eq!(message.headers.get(EXCHANGE), Some("orders"));
+        assert_eq!(message.headers.get(ROUTING_KEY), Some("eu.new"));
+        assert_eq!(message.deliveries, 2);
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_write_them() {
+        let decimal = |scale, value| {
+            text(&AMQPValue::DecimalValue(lapin::types::DecimalValue {
+                scale,
+                value,
+            }))
+        };
+        assert_eq!(
+            (decimal(2, 1234), decimal(3, 5), decimal(0, 5)),
+            ("12.34".into(), "0.005".into(), "5".into())
+        );
+        assert_eq!(text(&AMQPValue::Boolean(true)), "true");
+        assert_eq!(text(&AMQPValue::Double(0.5)), "0.5");
+        assert_eq!(text(&AMQPValue::Void), "");
+    }
+}

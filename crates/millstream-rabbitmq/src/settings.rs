@@ -61,6 +61,18 @@ impl ReaderSettings {
         }
     }
 
+    /// Asks the management plugin's HTTP API, at `http://user:password@host:15672`, whether rejected messages are
+    /// kept.
+    ///
+    /// # Errors
+    /// When it is no such URL; the text does not show it.
+    pub fn ask_management(&mut self, url: &str) -> Result<(), String> {
+        #[cfg(feature = "management")]
+        crate::management::Management::new(url)?;
+        self.management_url = Some(url.to_owned());
+        Ok(())
+    }
+
     /// Whether this reads a stream, from which nothing is taken out.
     pub fn is_stream(&self) -> bool {
         self.topology.declares_stream() || self.arguments.contains_key("x-stream-offset")

@@ -8,9 +8,11 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
+use millstream_core::rt::{self, Instant};
 use millstream_core::{OriginId, Outcome, Settle, Settlement, Ticket};
 use tokio::sync::Mutex;
 
@@ -19,6 +21,10 @@ use crate::window::{Decided, Operation, Verdict, Window};
 
 /// The most acks that wait to be sent with one operation.
 const MOST: usize = 256;
+/// How long an ack waits for more that come before it or after it to share an operation.
+const RUN_WAITS: Duration = Duration::from_millis(5);
+/// How long an ack waits behind an undecided delivery.
+const REST_WAITS: Duration = Duration::from_millis(100);
 
 /// Marks, in a ticket's sequence, a delivery that was delivered before. Tags count from 1 and never get there.
 const REDELIVERED: u64 = 1 << 63;
@@ -39,6 +45,8 @@ pub(crate) struct Tags {
 struct State {
     closed: bool,
     window: Window<Ticket>,
+    /// Since when some wait.
+    waiting_since: Option<Instant>,
     operations: Vec<Operation>,
     sent: Vec<Ticket>,
 }
@@ -84,6 +92,7 @@ impl Tags {
         let State {
             closed,
             window,
+            waiting_since,
             operations,
             sent,
         } = &mut *state;
@@ -106,13 +115,16 @@ impl Tags {
             outcomes.push((settle.clone(), outcome));
         }
         let prefetch = self.prefetch.load(Ordering::Relaxed);
-        if window.run() >= (prefetch / 4).clamp(1, MOST) {
+        let now = rt::now();
+        let waited = waiting_since.map_or(Duration::ZERO, |since| now - since);
+        if window.run() >= (prefetch / 4).clamp(1, MOST) || waited >= RUN_WAITS {
             window.ack_run(operations, sent);
         }
         // Behind a slow delivery acks cannot wait for ever: the broker counts them as underway.
-        if window.waiting() >= (prefetch / 2).max(1) {
+        if window.waiting() >= (prefetch / 2).max(1) || waited >= REST_WAITS {
             window.ack_all(operations, sent);
         }
+        *waiting_since = (window.waiting() > 0).then(|| waiting_since.unwrap_or(now));
         self.send(&mut state, first, outcomes).await;
     }
 
@@ -121,11 +133,13 @@ impl Tags {
         let mut state = self.state.lock().await;
         let State {
             window,
+            waiting_since,
             operations,
             sent,
             ..
         } = &mut *state;
         window.ack_all(operations, sent);
+        *waiting_since = None;
         let first = outcomes.len();
         self.send(&mut state, first, outcomes).await;
     }

@@ -4,6 +4,7 @@ mod check;
 mod files;
 mod http;
 mod publish;
+mod rabbitmq;
 mod run;
 mod sqlite;
 #[cfg(test)]

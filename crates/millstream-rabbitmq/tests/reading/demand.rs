@@ -181,3 +181,27 @@ async fn what_is_dropped_says_goodbye_and_leaves_everything_to_the_broker() {
     drop(reading);
     until("all is back", || counts(&BROKER, queue) == (20, 0, 0)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_are_sent_ahead_as_far_as_there_is_room_for_their_bytes() {
+    let queue = "large";
+    let client = filled(queue, 0).await;
+    client.publish_large(queue, 200, 64 << 10).await;
+    let mut reading = Reading::open(settings(&BROKER, queue)).await;
+    let credit = Credit {
+        messages: 1_000,
+        bytes: 1 << 20,
+    };
+    let first = reading.read(credit).await;
+    assert!(counts(&BROKER, queue).1 <= 100, "their size is not known yet");
+    let mut given = tickets(&first);
+    while counts(&BROKER, queue).0 > 50 {
+        reading.settle_now(&given, &Settlement::Ack).await;
+        given = tickets(&reading.read(credit).await);
+    }
+    let underway = counts(&BROKER, queue).1;
+    assert!(
+        underway <= 16,
+        "1 MiB in pieces of 64 KiB, not {underway} of them"
+    );
+}

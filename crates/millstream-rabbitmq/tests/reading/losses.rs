@@ -35,7 +35,6 @@ async fn an_ack_never_reaches_another_generations_deliveries() {
     let queue = "foreign";
     client.declare(queue, FieldTable::default()).await;
     client.publish(queue, 0..300).await;
-    drop(client);
     let mut settings = settings(&broker, queue);
     settings.prefetch = Some(100);
     let mut reading = Reading::open(settings).await;
@@ -84,7 +83,6 @@ async fn what_was_sent_ahead_over_a_lost_connection_is_not_read() {
     let mut reading = Reading::open(settings(&broker, queue)).await;
     let first = reading.read(PLENTY).await;
     until("all is underway", || counts(&broker, queue) == (0, 100, 1)).await;
-    drop(client);
     broker.close_all_connections("for the test").unwrap();
     until("the loss is known", || !reading.engine.lost().is_empty()).await;
     let again = reading.take(100).await;

@@ -1,6 +1,8 @@
 //! What the broker makes of settlements.
 
-use millstream_core::{Outcome, Settlement};
+use std::time::Duration;
+
+use millstream_core::{Outcome, Settlement, rt};
 use millstream_rabbitmq::OnFailure;
 use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
 
@@ -138,4 +140,29 @@ async fn a_second_settlement_for_one_delivery_is_stale_and_does_no_harm() {
         last[0].0.generation, given[0].generation,
         "the channel is the same"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trickle_of_acks_does_not_wait_for_a_long_run() {
+    let queue = "trickle";
+    let _client = filled(queue, 100).await;
+    let mut settings = settings(&BROKER, queue);
+    settings.prefetch = Some(1_000);
+    let mut reading = Reading::open(settings).await;
+    let mut given = Vec::new();
+    while given.len() < 100 {
+        given.extend(tickets(&reading.read(PLENTY).await));
+    }
+    // Often enough that nobody ever flushes.
+    for ticket in &given[..50] {
+        reading.settle(&[*ticket], &Settlement::Ack).await;
+        rt::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(reading.outcomes.len() > 25, "{}", reading.outcomes.len());
+    // And behind one that is slow.
+    for ticket in &given[51..] {
+        reading.settle(&[*ticket], &Settlement::Ack).await;
+        rt::sleep(Duration::from_millis(4)).await;
+    }
+    assert!(reading.outcomes.len() > 60, "{}", reading.outcomes.len());
 }

@@ -101,11 +101,21 @@ impl Client {
 
     /// Publishes `0`, `1` and so on, persistent and confirmed.
     pub(crate) async fn publish(&self, queue: &str, messages: std::ops::Range<usize>) {
+        self.publish_all(queue, messages.map(|number| number.to_string()))
+            .await;
+    }
+
+    /// Publishes so many of so many bytes.
+    pub(crate) async fn publish_large(&self, queue: &str, messages: usize, bytes: usize) {
+        self.publish_all(queue, std::iter::repeat_n("x".repeat(bytes), messages))
+            .await;
+    }
+
+    async fn publish_all(&self, queue: &str, bodies: impl Iterator<Item = String>) {
         let properties = BasicProperties::default().with_delivery_mode(2);
         let mut confirms = Vec::new();
-        for number in messages {
+        for body in bodies {
             let options = BasicPublishOptions::default();
-            let body = number.to_string();
             let publish = self.channel.basic_publish(
                 "".into(),
                 queue.into(),
@@ -145,6 +155,7 @@ pub(crate) const PLENTY: Credit = Credit {
 impl Reading {
     pub(crate) async fn try_open(settings: ReaderSettings) -> Result<Self, OpenError> {
         let (handle, engine) = EngineHandle::detached();
+        engine.rejects_elsewhere();
         let (source, acknowledger) = RabbitConnector::new(settings).open(handle).await?;
         Ok(Self {
             source,
