@@ -125,6 +125,7 @@ impl Dial {
     }
 
     /// The virtual host; where the URLs differ in it, that of the first.
+    #[cfg(feature = "management")]
     pub(crate) fn vhost(&self) -> &str {
         self.brokers.first().map_or("/", |uri| &uri.vhost)
     }
