@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::flow::Step;
+use crate::measures::Measures;
 use crate::rt::{self, Duration};
 use crate::spec::{OnGiveUp, PipelineSpec};
 
@@ -219,8 +221,20 @@ impl Pipeline {
             pipeline: spec.name.to_string(),
             cause,
         };
+        let steps = spec.flow.steps();
+        for (index, step) in steps.iter().enumerate() {
+            if Step::RESERVED.contains(&&*step.name) {
+                return Err(error(format!(
+                    "a batcher cannot be named `{}`: another stage is",
+                    step.name
+                )));
+            }
+            if steps.iter().skip(index + 1).any(|other| other.name == step.name) {
+                return Err(error(format!("its flow has two batchers `{}`", step.name)));
+            }
+        }
         for name in spec.batchers.keys() {
-            if !spec.flow.steps().iter().any(|step| step.name == *name) {
+            if !steps.iter().any(|step| step.name == *name) {
                 return Err(error(format!("its flow has no batcher `{name}`")));
             }
         }
@@ -405,7 +419,7 @@ impl Pipeline {
         let load = hub.ready.load();
         Status {
             condition,
-            counts: hub.counters.snapshot(),
+            counts: hub.counts(),
             in_flight: hub.places.messages(),
             bytes: hub.places.bytes(),
             ready: load.ready,
@@ -420,6 +434,11 @@ impl Pipeline {
                 .collect(),
             breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
         }
+    }
+
+    /// What it has measured since it was started, stage by stage.
+    pub fn measures(&self) -> Measures {
+        self.hub().measures()
     }
 
     fn hub(&self) -> Arc<Hub> {
