@@ -88,6 +88,7 @@ mod tests {
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,
+            depth: None,
         };
         assert_eq!(
             line("orders", 8, 5_432.4, &status),

@@ -16,7 +16,7 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 7] = [
+const ENTRIES: [Entry; 6] = [
     Entry {
         table: "host",
         key: "listen",
@@ -50,17 +50,6 @@ const ENTRIES: [Entry; 7] = [
         schema: r#"{"type": "string", "examples": ["1h"],
             "description": "Older than this, no further attempt; absent: no limit."}"#,
         remedy: "remove it, and bound retries by `attempts`",
-    },
-    Entry {
-        table: "pipelines.*.retry",
-        key: "strategy",
-        refused: Refused::Other {
-            honoured: "in_place",
-            refused: "redeliver",
-        },
-        schema: r#"{"enum": ["in_place", "redeliver"], "default": "in_place",
-            "description": "Whether messages wait for their next attempt in memory or at the broker."}"#,
-        remedy: "remove it: retries wait in memory",
     },
     Entry {
         table: "pipelines.*",

@@ -65,7 +65,12 @@ pub(crate) fn pipeline(
         check_dead_letter(report, &parts, dead_letter, source.capabilities());
     }
 
-    let retry = policies::retry(report, &mut parts);
+    let retry = policies::retry(
+        report,
+        &mut parts,
+        &order,
+        source.as_ref().map(|(source, _)| source),
+    );
     let rate_limit = policies::rate_limit(report, &mut parts);
     let breaker = policies::breaker(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);

@@ -1,16 +1,23 @@
 //! The policies of a pipeline: retry, rate limit, breaker, supervisor.
 
-use millstream_core::{BreakerSpec, OnGiveUp, RateLimit, RetrySpec, SupervisorSpec};
+use millstream_core::{
+    BreakerSpec, OnGiveUp, Ordering, RateLimit, RetrySpec, RetryStrategy, SharedConnector, SupervisorSpec,
+};
 
 use crate::decode::decode;
 use crate::fields::Fields;
 use crate::pipeline::part;
 use crate::report::Report;
 use crate::table::Table;
-use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, SupervisorTable};
+use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable};
 
-/// When and how often to try again.
-pub(crate) fn retry(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<RetrySpec> {
+/// When and how often to try again. Where the source is known, its word counts for the strategy.
+pub(crate) fn retry(
+    report: &mut Report<'_>,
+    pipeline: &mut Table<'_>,
+    ordering: &Ordering,
+    source: Option<&SharedConnector>,
+) -> Option<RetrySpec> {
     let (written, table) = part::<RetryTable>(report, pipeline, "retry")?;
     let mut max_backoff = written.max_backoff;
     if max_backoff < written.backoff {
@@ -27,6 +34,13 @@ pub(crate) fn retry(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option
         }
         max_backoff = written.backoff;
     }
+    let strategy = match written.strategy {
+        StrategyName::InPlace => RetryStrategy::InPlace,
+        StrategyName::Redeliver => {
+            redelivers(report, &table, ordering, source?)?;
+            RetryStrategy::Redeliver
+        }
+    };
     Some(RetrySpec {
         attempts: written.attempts.get(),
         max_deliveries: written.max_deliveries.get(),
@@ -34,7 +48,31 @@ pub(crate) fn retry(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option
         factor: written.factor.0,
         max_backoff: max_backoff.get(),
         jitter: written.jitter,
+        strategy,
     })
+}
+
+/// Whether the source can hold messages back, and does not lose their order over it.
+fn redelivers(
+    report: &mut Report<'_>,
+    table: &Table<'_>,
+    ordering: &Ordering,
+    source: &SharedConnector,
+) -> Option<()> {
+    let capabilities = source.capabilities();
+    let problem = if !capabilities.delay && source.retry_sink().is_none() {
+        "this source cannot hold a message back for its next attempt"
+    } else if ordering.is_ordered() && !capabilities.orders_keys {
+        "a message that is redelivered comes behind those that followed it, which breaks `ordering`"
+    } else {
+        return Some(());
+    };
+    report.error(
+        table.at("strategy"),
+        problem,
+        "remove `strategy`: messages then wait in memory, within the limits",
+    );
+    None
 }
 
 /// How fast to fetch; the outer option is for errors.

@@ -24,7 +24,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Capabilities {
     /// `Settlement::Retry` waits in the store for as long as it says.
     pub delay: bool,
-    /// A rejected message is kept where it can be found again.
+    /// A rejected message is kept where it can be found again. A connector that knows only once it is connected
+    /// says yes here, and refuses to open where
+    /// [`rejects_to_source`](EngineHandle::rejects_to_source) and nothing keeps it.
     pub keeps_rejected: bool,
     /// `Message::deliveries` is the store's own count.
     pub counts_deliveries: bool,
@@ -41,6 +43,13 @@ pub trait Connector: Send + Sync + 'static {
 
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// Where the store cannot hold a delivery back for a while: the sink that brings a message back to where this
+    /// reads, once [`Outgoing::delay`] has passed. The engine writes there, and acknowledges the delivery once it
+    /// is confirmed. A message comes with its failures in the header [`Message::FAILURES`], which the source reads.
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        None
+    }
 
     /// Opens both sides, with a generation of their own.
     ///
@@ -225,6 +234,8 @@ pub struct SinkError(pub String);
 pub trait DynConnector: Send + Sync + 'static {
     /// See [`Connector::capabilities`].
     fn capabilities(&self) -> Capabilities;
+    /// See [`Connector::retry_sink`].
+    fn retry_sink(&self) -> Option<SharedSinkConnector>;
     /// See [`Connector::open`].
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
 }
@@ -277,6 +288,10 @@ pub trait DynSink: Send + 'static {
 impl<C: Connector> DynConnector for C {
     fn capabilities(&self) -> Capabilities {
         Connector::capabilities(self)
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        Connector::retry_sink(self)
     }
 
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>> {

@@ -49,6 +49,18 @@ impl EngineHandle {
         self.0.lost(scope);
     }
 
+    /// So many messages wait at the place it reads, handed out to nobody; say it every few seconds where it is
+    /// cheap to know.
+    pub fn depth(&self, messages: u64) {
+        self.0.depth(messages);
+    }
+
+    /// Whether it is left to the source to keep what is given up. A connector that finds, once connected, that
+    /// nothing would keep it refuses to open then.
+    pub fn rejects_to_source(&self) -> bool {
+        self.0.rejects_to_source()
+    }
+
     /// The connector cannot do its work now, and keeps trying.
     pub fn degraded(&self, cause: &str) {
         self.0.degraded(Some(cause));
@@ -81,6 +93,8 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn origin(&self, name: &str) -> OriginId;
     fn revoke(&self, scope: Scope, by: Instant) -> BoxFuture<'_, Drained>;
     fn lost(&self, scope: Scope);
+    fn depth(&self, messages: u64);
+    fn rejects_to_source(&self) -> bool;
     fn degraded(&self, cause: Option<&str>);
 }
 
@@ -92,6 +106,8 @@ pub struct Detached(Arc<Mutex<Told>>);
 struct Told {
     origins: Vec<String>,
     lost: Vec<Scope>,
+    depth: Option<u64>,
+    rejects_elsewhere: bool,
     degraded: Option<String>,
 }
 
@@ -99,6 +115,16 @@ impl Detached {
     /// The scopes it was told are lost or revoked, in order.
     pub fn lost(&self) -> Vec<Scope> {
         self.0.lock().lost.clone()
+    }
+
+    /// The last depth it was told.
+    pub fn depth(&self) -> Option<u64> {
+        self.0.lock().depth
+    }
+
+    /// From now on what is given up goes elsewhere than to the source.
+    pub fn rejects_elsewhere(&self) {
+        self.0.lock().rejects_elsewhere = true;
     }
 
     /// Why the connector is degraded, while it is.
@@ -119,6 +145,14 @@ impl EngineCalls for Detached {
 
     fn lost(&self, scope: Scope) {
         self.0.lock().lost.push(scope);
+    }
+
+    fn depth(&self, messages: u64) {
+        self.0.lock().depth = Some(messages);
+    }
+
+    fn rejects_to_source(&self) -> bool {
+        !self.0.lock().rejects_elsewhere
     }
 
     fn degraded(&self, cause: Option<&str>) {

@@ -12,7 +12,7 @@ use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervis
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{OnGiveUp, PipelineSpec};
+use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -244,6 +244,17 @@ impl Pipeline {
                 "its source keeps no rejected messages: name a dead letter".to_owned(),
             ));
         }
+        if spec.retry.strategy == RetryStrategy::Redeliver {
+            let capabilities = spec.source.capabilities();
+            if !capabilities.delay && spec.source.retry_sink().is_none() {
+                return Err(error(
+                    "its source cannot hold a message back: retry in place".to_owned(),
+                ));
+            }
+            if spec.ordering.is_ordered() && !capabilities.orders_keys {
+                return Err(error("redelivery breaks the order: retry in place".to_owned()));
+            }
+        }
         let hub = Arc::new(Hub::new(spec.clone()));
         let machine = spec.flow.build(&hub).map_err(error)?;
         let _ = hub.batchers.set(machine.batchers.clone());
@@ -432,6 +443,7 @@ impl Pipeline {
                 .iter()
                 .map(|batcher| (batcher.name().to_owned(), batcher.held()))
                 .collect(),
+            depth: hub.depth(),
             breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
         }
     }
@@ -471,6 +483,8 @@ pub struct Status {
     pub batchers: Vec<(String, usize)>,
     /// The breaker, where there is one.
     pub breaker: Option<BreakerState>,
+    /// Messages that wait at the source, handed out to nobody, where it says so.
+    pub depth: Option<u64>,
 }
 
 /// A pipeline's condition in one word.

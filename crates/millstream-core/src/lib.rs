@@ -41,6 +41,6 @@ pub use processor::{Context, Origin, Processor};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{
     BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGiveUp, OrderBy, Ordering, PipelineSpec, ProcessorSpec,
-    RateLimit, RetrySpec, SupervisorSpec,
+    RateLimit, RetrySpec, RetryStrategy, SupervisorSpec,
 };
 pub use ticket::{Scope, Ticket};

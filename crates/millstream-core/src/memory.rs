@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::connector::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, OpenError, Read, Sink, SinkConnector,
-    SinkError, Source, SourceError,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, OpenError, Read, SharedSinkConnector,
+    Sink, SinkConnector, SinkError, Source, SourceError,
 };
 use crate::handle::EngineHandle;
 use crate::message::{Message, OriginId, Outgoing};
@@ -51,6 +51,7 @@ struct State {
     settlements: u64,
     /// Settlements that shall fail before one succeeds.
     failing: usize,
+    failing_writes: usize,
 }
 
 #[derive(Debug)]
@@ -77,7 +78,8 @@ impl MemoryQueue {
         })
     }
 
-    /// An empty queue that says it can only this much, to see what the engine makes of it.
+    /// An empty queue that says it can only this much, to see what the engine makes of it. One that cannot delay a
+    /// delivery is its own retry sink.
     pub fn with_capabilities(capabilities: Capabilities) -> Self {
         Self(Arc::new(Inner {
             capabilities,
@@ -95,11 +97,7 @@ impl MemoryQueue {
     pub fn publish_all(&self, messages: impl IntoIterator<Item = Message>) {
         let mut state = self.0.state.lock();
         for message in messages {
-            let number = state.first + state.slots.len() as u64;
-            state.slots.push_back(Some(Slot {
-                message,
-                leased: None,
-            }));
+            let number = state.add(message);
             state.ready.push_back(number);
         }
         drop(state);
@@ -156,6 +154,11 @@ impl MemoryQueue {
         self.0.state.lock().failing = number;
     }
 
+    /// Lets the next so many writes through its sink fail.
+    pub fn fail_writes(&self, number: usize) {
+        self.0.state.lock().failing_writes = number;
+    }
+
     /// What happens when a connection breaks or a lease expires: what the consumer has goes back to the front, and
     /// its settlements are stale from now on.
     pub fn break_connection(&self) {
@@ -174,6 +177,14 @@ impl MemoryQueue {
 }
 
 impl State {
+    fn add(&mut self, message: Message) -> u64 {
+        self.slots.push_back(Some(Slot {
+            message,
+            leased: None,
+        }));
+        self.first + self.slots.len() as u64 - 1
+    }
+
     fn slot(&mut self, number: u64) -> Option<&mut Option<Slot>> {
         let index = number.checked_sub(self.first)?;
         self.slots.get_mut(usize::try_from(index).ok()?)
@@ -247,6 +258,10 @@ impl Connector for MemoryQueue {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        (!self.0.capabilities.delay).then(|| Arc::new(self.clone()) as SharedSinkConnector)
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, MemoryAcknowledger), OpenError> {
@@ -375,12 +390,29 @@ pub struct MemorySink(MemoryQueue);
 
 impl Sink for MemorySink {
     async fn send(&mut self, messages: &[Outgoing], results: &mut Vec<Delivered>) -> Result<(), SinkError> {
-        self.0.publish_all(messages.iter().map(|outgoing| Message {
-            payload: outgoing.payload.clone(),
-            key: outgoing.key.clone(),
-            headers: outgoing.headers.clone(),
-            ..Message::default()
-        }));
+        let now = rt::now();
+        let mut state = self.0.0.state.lock();
+        if state.failing_writes > 0 {
+            state.failing_writes -= 1;
+            return Err(SinkError("told to fail".to_owned()));
+        }
+        for outgoing in messages {
+            let mut message = Message {
+                payload: outgoing.payload.clone(),
+                key: outgoing.key.clone(),
+                headers: outgoing.headers.clone(),
+                ..Message::default()
+            };
+            message.take_failures();
+            let number = state.add(message);
+            if outgoing.delay.is_zero() {
+                state.ready.push_back(number);
+            } else {
+                state.delayed.push(Reverse((now + outgoing.delay, number)));
+            }
+        }
+        drop(state);
+        self.0.0.published.notify_one();
         results.extend(messages.iter().map(|_| Delivered::Confirmed));
         Ok(())
     }

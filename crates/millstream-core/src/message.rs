@@ -40,6 +40,9 @@ pub struct Message {
 }
 
 impl Message {
+    /// The header that carries [`failures`](Self::failures) where a message goes back through its broker.
+    pub const FAILURES: &'static str = "millstream-failures";
+
     /// A message with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self {
@@ -60,6 +63,26 @@ impl Message {
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push(name, value);
         self
+    }
+
+    /// Takes the header [`FAILURES`](Self::FAILURES) for what it says, out of the headers.
+    pub fn take_failures(&mut self) {
+        if let Some(failures) = self.headers.remove(Self::FAILURES) {
+            self.failures = failures.parse().unwrap_or_default();
+        }
+    }
+
+    /// The same message on its way back to where it came from, to come again after this long.
+    pub(crate) fn put_off(&self, delay: Duration) -> Outgoing {
+        let mut headers = self.headers.clone();
+        headers.set(Self::FAILURES, &self.failures.to_string());
+        Outgoing {
+            payload: self.payload.clone(),
+            key: self.key.clone(),
+            headers,
+            delay,
+            ..Outgoing::default()
+        }
     }
 
     /// What it counts for in `limits.bytes`: payload, key and headers.
@@ -170,6 +193,17 @@ impl Headers {
         let list = Arc::make_mut(self.0.get_or_insert_default());
         list.retain(|(found, _)| **found != *name);
         list.push((name.into(), value.into()));
+    }
+
+    /// Removes every value under this name, and gives the first.
+    pub fn remove(&mut self, name: &str) -> Option<String> {
+        let first = self.get(name)?.to_owned();
+        let list = Arc::make_mut(self.0.get_or_insert_default());
+        list.retain(|(found, _)| **found != *name);
+        if list.is_empty() {
+            self.0 = None;
+        }
+        Some(first)
     }
 
     /// All names and values in order.

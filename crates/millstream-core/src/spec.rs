@@ -198,6 +198,18 @@ pub struct RetrySpec {
     pub max_backoff: Duration,
     /// Whether to wait a random part of it, between half and all.
     pub jitter: bool,
+    /// Where a message waits for its next attempt.
+    pub strategy: RetryStrategy,
+}
+
+/// Where a message waits for its next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetryStrategy {
+    /// In the process: it keeps its place in flight, and its turn where it is ordered.
+    #[default]
+    InPlace,
+    /// At the source, which hands it out again in time, to any process and behind what follows it.
+    Redeliver,
 }
 
 impl Default for RetrySpec {
@@ -209,6 +221,7 @@ impl Default for RetrySpec {
             factor: 2.0,
             max_backoff: Duration::from_secs(30),
             jitter: true,
+            strategy: RetryStrategy::InPlace,
         }
     }
 }

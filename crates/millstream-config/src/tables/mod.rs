@@ -8,7 +8,9 @@ mod stages;
 
 pub(crate) use host::{HostTable, LogFormatName};
 pub(crate) use pipeline::{LimitsTable, OrderingName, PipelineTable};
-pub(crate) use policies::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, SupervisorTable};
+pub(crate) use policies::{
+    BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable,
+};
 pub(crate) use stages::{BatcherTable, ProcessorTable};
 
 /// A duration of the core's defaults, all of which are whole milliseconds and above zero.

@@ -25,6 +25,18 @@ pub(crate) struct RetryTable {
     pub(crate) max_backoff: PositiveDuration,
     /// Whether to wait a random part of it, between half and all.
     pub(crate) jitter: bool,
+    /// Whether messages wait for their next attempt in memory or at the broker.
+    pub(crate) strategy: StrategyName,
+}
+
+/// Where messages wait for their next attempt.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StrategyName {
+    /// In memory, where they keep their place in flight and their turn.
+    InPlace,
+    /// At the broker, which hands them out again in time.
+    Redeliver,
 }
 
 impl Default for RetryTable {
@@ -37,6 +49,7 @@ impl Default for RetryTable {
             factor: Factor(spec.factor),
             max_backoff: duration(spec.max_backoff),
             jitter: spec.jitter,
+            strategy: StrategyName::InPlace,
         }
     }
 }

@@ -75,6 +75,7 @@ impl SourceKind for Sqlite {
         }
         let capabilities = Capabilities {
             keeps_rejected: true,
+            delay: settings.queue.as_deref() == Some("delayed"),
             ..Capabilities::default()
         };
         Ok(Arc::new(Fake { capabilities }))

@@ -167,7 +167,7 @@ impl<T: Send + 'static> Batcher<T> {
             work: (0..shards).map(|_| Notify::new()).collect(),
             share,
             ordered,
-            gives_back: !ordered && hub.capabilities.delay,
+            gives_back: !ordered && hub.can_put_off(),
             stuck: AtomicBool::new(false),
             spec,
             hub: Arc::downgrade(hub),

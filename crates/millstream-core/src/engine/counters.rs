@@ -62,13 +62,13 @@ macro_rules! counters {
 counters! {
     /// Messages that came from the source.
     received,
-    /// Attempts that were put off to a later time within the process.
+    /// Attempts that were put off to a later time, within the process or through the source.
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
     waits_cut,
     /// Failures that counted no attempt because the breaker was not closed.
     uncounted,
-    /// Messages acknowledged: their work is done, or they are dead-lettered or discarded.
+    /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.
     acked,
     /// Messages that the source was told to reject.
     rejected,
@@ -80,6 +80,8 @@ counters! {
     released,
     /// Messages given back to the source for a later time.
     returned,
+    /// Messages that the source's retry sink has confirmed for a later time; the source hears of it next.
+    put_off,
     /// Unstarted messages dropped because their lease or assignment was lost.
     lost,
     /// Messages settled by the user's code before their work was done.
@@ -88,14 +90,16 @@ counters! {
     stale,
     /// Settlements that failed and were tried again.
     settle_retries,
-    /// Dead letters that their sink did not take and that were tried again.
-    dead_letter_retries,
+    /// Dead letters and put-off messages that their sink did not take and that were tried again.
+    outbox_retries,
     /// Suspects that ran alone.
     suspects,
     /// Times that the breaker opened.
     breaker_opened,
     /// Times that a limit made intake wait.
     throttled,
+    /// Times that the source worked again after it had not.
+    reconnects,
     /// Tasks restarted by the supervisor.
     restarts,
     {

@@ -102,11 +102,12 @@ impl Beginning {
     pub(crate) fn report(&self, hub: &Hub) -> DrainReport {
         let since = hub.counts().since(&self.counts);
         let given_up_by_ack = since.dead_lettered + since.discarded;
+        let elsewhere = given_up_by_ack + since.put_off;
         DrainReport {
             in_flight: self.in_flight as u64 + since.received,
-            done: since.acked.saturating_sub(given_up_by_ack),
+            done: since.acked.saturating_sub(elsewhere),
             given_up: since.rejected + given_up_by_ack.min(since.acked),
-            released: since.released + since.returned,
+            released: since.released + since.returned + since.put_off,
             lost: since.stale + since.lost,
             left: hub.places.messages() as u64,
             took: self.at.elapsed(),

@@ -7,13 +7,14 @@ use tracing::warn;
 
 use super::envelope::{Alone, Envelope, LaneId};
 use super::hub::Hub;
+use super::outbox::Letter;
 use super::ready::Left;
 use super::retry;
 use crate::failure::Failure;
 use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
-use crate::spec::DeadLetter;
+use crate::spec::{DeadLetter, RetryStrategy};
 use crate::ticket::Ticket;
 
 /// The longest that a handler may ask a message to wait within the process.
@@ -54,7 +55,7 @@ pub(crate) enum Next {
     Park(Instant),
     /// Another attempt as soon as the breaker lets it.
     Back,
-    /// The pipeline drains: given back to the source, which waits as long.
+    /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
     /// No further attempt.
     GiveUp(Reason, String),
@@ -99,6 +100,9 @@ impl Hub {
             return Next::Return(wait);
         }
         self.counters.retried.add(1);
+        if self.spec.retry.strategy == RetryStrategy::Redeliver && self.can_put_off() {
+            return Next::Return(wait);
+        }
         Next::Park(rt::now() + wait)
     }
 
@@ -133,7 +137,7 @@ impl Hub {
                 self.counters.discarded.add(1);
                 self.settling.add(envelope.settle(Settlement::Ack));
             }
-            DeadLetter::Sink(_) => self.dead_letters.add(envelope, rejection),
+            DeadLetter::Sink(_) => self.dead_letters.add(envelope, Letter::Dead(rejection)),
         }
     }
 
@@ -156,8 +160,15 @@ impl Hub {
         );
     }
 
-    /// Gives a message back to the source, to be tried again after this long where the source can wait.
-    pub(crate) fn return_later(&self, envelope: &Envelope, after: Duration) {
+    /// Gives a message back to the source, to be tried again after this long where the source can wait or has a
+    /// sink for that. Under an ordering the sink would put it behind what follows it.
+    pub(crate) fn return_later(&self, envelope: Envelope, after: Duration) {
+        if envelope.settled {
+            return;
+        }
+        if !self.capabilities.delay && self.retry_sink.is_some() && !self.spec.ordering.is_ordered() {
+            return self.retries.add(envelope, Letter::Later(rt::after(after)));
+        }
         let settlement = if self.capabilities.delay {
             Settlement::Retry {
                 after,

@@ -13,10 +13,10 @@ use tracing::{info, warn};
 use super::batcher::AnyBatcher;
 use super::breaker::{Breaker, BreakerState};
 use super::counters::Counters;
-use super::dead_letters::DeadLetters;
 use super::envelope::Alone;
 use super::gate::Gate;
 use super::losses::Losses;
+use super::outbox::Outbox;
 use super::places::Places;
 use super::rare::Rare;
 use super::ready::Ready;
@@ -24,7 +24,7 @@ use super::returning::Returning;
 use super::seat::Seat;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
-use crate::connector::{Capabilities, Credit};
+use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
 use crate::measures::Measures;
@@ -43,7 +43,10 @@ pub(crate) struct Hub {
     pub(crate) places: Places,
     pub(crate) settling: Settling,
     pub(crate) returning: Returning,
-    pub(crate) dead_letters: DeadLetters,
+    pub(crate) dead_letters: Outbox,
+    /// What shall come again later, where the source has a sink for that.
+    pub(crate) retries: Outbox,
+    pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) breaker_changed: Notify,
@@ -61,6 +64,8 @@ pub(crate) struct Hub {
     /// Nanoseconds that a run has taken of late.
     pace: AtomicU64,
     origin_names: Mutex<Vec<String>>,
+    /// Messages that wait at the source, where it says so; `u64::MAX` where it does not.
+    depth: AtomicU64,
     pub(super) losses: Losses,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
@@ -81,7 +86,9 @@ impl Hub {
             ready: Ready::new(spec.processor.concurrency.get()),
             places: Places::new(spec.limits),
             settling: Settling::default(),
-            dead_letters: DeadLetters::default(),
+            dead_letters: Outbox::new("dead letter"),
+            retries: Outbox::new("retry"),
+            retry_sink: spec.source.retry_sink(),
             gate: Gate::new(),
             breaker: spec.breaker.map(Breaker::new),
             breaker_changed: Notify::new(),
@@ -98,6 +105,7 @@ impl Hub {
             cut: AtomicBool::new(false),
             pace: AtomicU64::new(FAIR_TAKE.as_nanos() as u64),
             origin_names: Mutex::new(Vec::new()),
+            depth: AtomicU64::new(u64::MAX),
             losses: Losses::default(),
             degraded: Mutex::new(FxHashMap::default()),
             rare: RareLines::default(),
@@ -117,6 +125,11 @@ impl Hub {
         self.spec.flow.steps()
     }
 
+    /// Whether a message can be given back to the source for a later time, out of its order.
+    pub(crate) fn can_put_off(&self) -> bool {
+        self.capabilities.delay || self.retry_sink.is_some()
+    }
+
     /// The index of the step with this name.
     pub(crate) fn batcher(&self, name: &str) -> Option<usize> {
         self.steps().iter().position(|step| step.name == name)
@@ -134,6 +147,16 @@ impl Hub {
             .get(origin.0 as usize)
             .map_or("", String::as_str)
             .into()
+    }
+
+    // === what waits there
+
+    pub(crate) fn deepen(&self, messages: u64) {
+        self.depth.store(messages, Ordering::Relaxed);
+    }
+
+    pub(crate) fn depth(&self) -> Option<u64> {
+        Some(self.depth.load(Ordering::Relaxed)).filter(|depth| *depth != u64::MAX)
     }
 
     // === pace
@@ -194,7 +217,7 @@ impl Hub {
         self.draining.store(true, Ordering::Release);
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
-            self.return_later(&envelope, due.saturating_duration_since(now));
+            self.return_later(envelope, due.saturating_duration_since(now));
             self.release(followers);
         }
         for batcher in self.batchers() {
@@ -307,6 +330,9 @@ impl Hub {
             }
             None => {
                 if degraded.remove(part).is_some() {
+                    if part == SOURCE {
+                        self.counters.reconnects.add(1);
+                    }
                     info!(pipeline = self.name(), part, "recovered");
                 }
             }

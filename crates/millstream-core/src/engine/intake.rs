@@ -191,7 +191,7 @@ impl Intake {
             .clamp(least, most);
         for envelope in full {
             hub.returning.add(envelope.ticket);
-            hub.return_later(&envelope, delay);
+            hub.return_later(envelope, delay);
         }
     }
 

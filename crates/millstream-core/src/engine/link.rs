@@ -116,6 +116,18 @@ impl EngineCalls for Calls {
         }
     }
 
+    fn depth(&self, messages: u64) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.deepen(messages);
+        }
+    }
+
+    fn rejects_to_source(&self) -> bool {
+        self.0
+            .upgrade()
+            .is_some_and(|hub| matches!(hub.spec.dead_letter, crate::DeadLetter::Source))
+    }
+
     fn degraded(&self, cause: Option<&str>) {
         if let Some(hub) = self.0.upgrade() {
             hub.degraded(SOURCE, cause);

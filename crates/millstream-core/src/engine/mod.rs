@@ -2,7 +2,7 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`settling`] tells the broker. [`dead_letters`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
+//! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
 //! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
@@ -10,7 +10,6 @@ mod batch_worker;
 mod batcher;
 mod breaker;
 mod counters;
-mod dead_letters;
 mod drain;
 mod envelope;
 mod fate;
@@ -22,6 +21,7 @@ mod intake;
 mod lanes;
 mod link;
 mod losses;
+mod outbox;
 mod pipeline;
 mod places;
 mod rare;

@@ -11,7 +11,7 @@ use super::batcher::AnyBatcher;
 use super::drain::{Beginning, DrainReport, Order};
 use super::hub::Hub;
 use super::link::{self, LinkEnd};
-use super::{dead_letters, text_of, timers};
+use super::{outbox, text_of, timers};
 use crate::connector::{BoxFuture, Opened};
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
@@ -38,6 +38,7 @@ enum Child {
     Worker(usize),
     BatchWorker(usize, usize),
     DeadLetters,
+    Retries,
     Timers,
 }
 
@@ -127,6 +128,7 @@ impl Supervisor {
             }
         }
         self.spawn(Child::DeadLetters, None);
+        self.spawn(Child::Retries, None);
         self.spawn(Child::Timers, None);
         self.spawn(Child::Link, Some(opened));
         info!(pipeline = hub.name(), "running");
@@ -143,11 +145,18 @@ impl Supervisor {
                 None => return,
             },
             Child::DeadLetters => match &hub.spec.dead_letter {
-                DeadLetter::Sink(connector) => ending(Box::pin(dead_letters::run(
-                    Arc::clone(&hub),
-                    Arc::clone(connector),
-                ))),
+                DeadLetter::Sink(connector) => {
+                    let connector = Arc::clone(connector);
+                    ending(Box::pin(outbox::run(hub, connector, |hub| &hub.dead_letters)))
+                }
                 DeadLetter::Source | DeadLetter::Discard => return,
+            },
+            Child::Retries => match &hub.retry_sink {
+                Some(connector) => {
+                    let connector = Arc::clone(connector);
+                    ending(Box::pin(outbox::run(hub, connector, |hub| &hub.retries)))
+                }
+                None => return,
             },
             Child::Timers => ending(Box::pin(timers::run(hub))),
         };
@@ -243,8 +252,9 @@ impl Supervisor {
                 () = rt::sleep_until(order.cut), if !cut => {}
                 () = rt::sleep_until(order.deadline - (order.deadline - order.cut) / 4), if cut => {
                     // What its sink has not taken by now goes back to the source.
-                    self.tasks.kill(|child| child == Child::DeadLetters).await;
+                    self.tasks.kill(|child| matches!(child, Child::DeadLetters | Child::Retries)).await;
                     hub.release(hub.dead_letters.take_all());
+                    hub.release(hub.retries.take_all());
                     tokio::select! {
                         () = hub.places.until(|places| places.messages() == 0) => {}
                         () = rt::sleep_until(order.deadline) => {}

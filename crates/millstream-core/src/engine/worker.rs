@@ -271,8 +271,9 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
         Next::Park(due) => Some(Left::Parked(due, envelope)),
         Next::Back => Some(Left::Back(envelope)),
         Next::Return(after) => {
-            hub.return_later(&envelope, after);
-            Some(Left::Withdrawn(envelope.lane))
+            let lane = envelope.lane;
+            hub.return_later(envelope, after);
+            Some(Left::Withdrawn(lane))
         }
         Next::GiveUp(reason, error) => {
             hub.give_up(envelope, stage, reason, error);
@@ -389,8 +390,9 @@ impl<'a, T> Round<'a, T> {
             Some((entrance, _)) if entrance.is_stuck() => {
                 // It holds its share already (P5): the others go on, and this one comes again later.
                 self.hub.counters.throttled.add(1);
-                self.hub.return_later(envelope, STUCK_BATCHER_DELAY);
-                *running = None;
+                if let Some(envelope) = running.take() {
+                    self.hub.return_later(envelope, STUCK_BATCHER_DELAY);
+                }
             }
             Some((_, outputs)) => {
                 let flush = route.flush || envelope.alone.is_some();

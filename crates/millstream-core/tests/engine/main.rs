@@ -9,6 +9,7 @@ mod isolation;
 mod measuring;
 mod order;
 mod processing;
+mod redelivery;
 mod settling;
 mod supervision;
 mod support;

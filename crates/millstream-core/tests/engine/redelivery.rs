@@ -1,0 +1,213 @@
+//! `retry.strategy = "redeliver"`, and sources that cannot hold a delivery back themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::memory::MemoryQueue;
+use millstream_core::{Capabilities, Flow, Host, Ordering, PipelineSpec, RetryStrategy};
+
+use crate::support::{Rig, Scripted, ScriptedBatches, What, keyed, non_zero, scripted, until};
+
+/// A queue that cannot hold a delivery back, but can take a message for later.
+fn undelayed() -> MemoryQueue {
+    MemoryQueue::with_capabilities(Capabilities {
+        delay: false,
+        keeps_rejected: true,
+        counts_deliveries: true,
+        orders_keys: false,
+    })
+}
+
+fn redeliver(spec: &mut PipelineSpec) {
+    spec.retry.strategy = RetryStrategy::Redeliver;
+    spec.retry.backoff = Duration::from_secs(10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redelivered_message_waits_at_its_source_and_comes_with_its_failures() {
+    for queue in [MemoryQueue::new(), undelayed()] {
+        let (log, flow) = scripted();
+        let rig = Rig::on(queue, flow, redeliver);
+        let started = tokio::time::Instant::now();
+        rig.publish(&["fail-once", "ok"]);
+        until(|| log.events().len() == 3 && rig.pipeline().status().in_flight == 0).await;
+        assert_eq!(rig.queue.len(), 1, "it waits at the source, out of flight");
+        rig.settled().await;
+        assert!(
+            started.elapsed() >= Duration::from_secs(10),
+            "{:?}",
+            started.elapsed()
+        );
+        let attempts: Vec<_> = log
+            .events()
+            .iter()
+            .filter(|event| event.what == What::Began && event.payload == "fail-once")
+            .map(|event| event.attempt)
+            .collect();
+        assert_eq!(attempts, [1, 2]);
+        let counts = rig.pipeline().status().counts;
+        assert_eq!(counts.returned + counts.put_off, 1);
+        assert_eq!(counts.acked, 2 + counts.put_off);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn redelivery_ends_with_the_last_attempt_and_the_dead_letter_shows_no_trace_of_it() {
+    let (log, flow) = scripted();
+    let rig = Rig::on(undelayed(), flow, |spec| {
+        redeliver(spec);
+        spec.retry.attempts = 3.try_into().unwrap();
+    });
+    rig.publish(&["fail"]);
+    rig.settled().await;
+    assert_eq!(log.count(What::Began, "fail"), 3);
+    let dead = rig.queue.dead();
+    let (message, rejection) = dead.first().unwrap();
+    assert_eq!((dead.len(), rejection.attempts), (1, 3));
+    assert!(message.headers.is_empty(), "{:?}", message.headers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_a_message_is_acknowledged_only_once_the_retry_sink_has_it() {
+    let (log, flow) = scripted();
+    let queue = undelayed();
+    let rig = Rig::on(queue.clone(), flow, redeliver);
+    rig.publish(&["fail-once"]);
+    rig.queue.fail_writes(3);
+    until(|| rig.pipeline().status().counts.outbox_retries == 3).await;
+    assert_eq!(
+        (rig.queue.len(), rig.queue.leased()),
+        (1, 1),
+        "the delivery still stands"
+    );
+    rig.settled().await;
+    assert_eq!(log.count(What::Ended, "fail-once"), 1);
+    assert_eq!(rig.pipeline().status().counts.put_off, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_off_message_whose_connection_breaks_is_not_written_as_well() {
+    let (log, flow) = scripted();
+    let rig = Rig::on(undelayed(), flow, redeliver);
+    rig.publish(&["fail-once"]);
+    rig.queue.fail_writes(1);
+    until(|| rig.pipeline().status().counts.outbox_retries == 1).await;
+    rig.queue.break_connection();
+    rig.settled().await;
+    // The twin is handed out anew and knows nothing of the failure.
+    assert_eq!(log.count(What::Began, "fail-once"), 3);
+    assert_eq!(rig.pipeline().status().counts.put_off, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_what_the_retry_sink_has_not_taken_is_released_by_a_drain() {
+    let (_, flow) = scripted();
+    let rig = Rig::on(undelayed(), flow, redeliver);
+    rig.publish(&["fail-once", "fail-once", "ok"]);
+    rig.queue.fail_writes(usize::MAX);
+    until(|| rig.pipeline().status().counts.outbox_retries > 2).await;
+    let report = rig.pipeline().drain(Duration::from_secs(10)).await;
+    assert_eq!(
+        (report.in_flight, report.released, report.left),
+        (2, 2, 0),
+        "{report}"
+    );
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_what_is_parked_when_a_drain_begins_goes_through_the_retry_sink() {
+    let (_, flow) = scripted();
+    let rig = Rig::on(undelayed(), flow, |spec| {
+        spec.retry.backoff = Duration::from_secs(30);
+    });
+    rig.publish(&["fail-once", "fail-once"]);
+    until(|| rig.pipeline().status().parked == 2).await;
+    let report = rig.pipeline().drain(Duration::from_secs(10)).await;
+    assert_eq!((report.done, report.released, report.left), (0, 2, 0), "{report}");
+    let failures: Vec<_> = rig
+        .queue
+        .messages()
+        .iter()
+        .map(|message| message.failures)
+        .collect();
+    assert_eq!(failures, [1, 1], "their failures were not forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_what_a_stuck_batcher_cannot_take_waits_at_a_source_that_has_a_retry_sink() {
+    let batches = ScriptedBatches::default();
+    let flow = Flow::process(Scripted::default())
+        .batch("slow", batches.clone())
+        .batch("fast", batches.clone());
+    let rig = Rig::on(undelayed(), flow, |spec| {
+        spec.limits.in_flight = non_zero(10);
+        spec.batchers.entry("slow".to_owned()).or_default().size = non_zero(1);
+        spec.batchers.entry("fast".to_owned()).or_default().size = non_zero(1);
+    });
+    rig.publish(&["to=slow batch-sleep=5000"; 5]);
+    until(|| rig.pipeline().status().counts.throttled > 0).await;
+    rig.publish(&["to=slow later"; 3]);
+    rig.publish(&["to=fast now"; 20]);
+    let fast = || {
+        batches
+            .seen
+            .lock()
+            .iter()
+            .filter(|seen| seen.items == ["to=fast now"])
+            .count()
+    };
+    until(|| fast() == 20).await;
+    assert!(rig.pipeline().status().counts.put_off > 0, "nothing was put off");
+    rig.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn p3_an_ordered_message_is_never_put_behind_what_follows_it() {
+    let (log, flow) = scripted();
+    let rig = Rig::on(undelayed(), flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.retry.backoff = Duration::from_secs(30);
+    });
+    rig.publish_keyed(&[("a", "fail-once"), ("a", "second")]);
+    until(|| rig.pipeline().status().parked == 1).await;
+    rig.pipeline().drain(Duration::from_secs(10)).await;
+    rig.pipeline().start().unwrap();
+    rig.settled().await;
+    assert_eq!(log.ended(), ["fail-once", "second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn redelivery_is_refused_where_it_would_break_the_order() {
+    let start = |queue: MemoryQueue, ordering: Ordering| {
+        let (_, flow) = scripted();
+        let mut spec = PipelineSpec::new("test", Arc::new(queue), flow);
+        spec.ordering = ordering;
+        redeliver(&mut spec);
+        Host::start([spec]).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(start(undelayed(), Ordering::None), Ok(()));
+    assert_eq!(
+        start(undelayed(), Ordering::Key),
+        Err("pipeline `test`: redelivery breaks the order: retry in place".to_owned())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_redelivered_message_by_message() {
+    let batches = ScriptedBatches::default();
+    let flow = Flow::process(Scripted::default()).batch("out", batches.clone());
+    let rig = Rig::on(undelayed(), flow, redeliver);
+    rig.publish(&["batch-fail-once"]);
+    rig.queue.publish(keyed("k", "other"));
+    until(|| rig.pipeline().status().counts.put_off == 2).await;
+    assert_eq!(rig.pipeline().status().in_flight, 0);
+    rig.pipeline().drain(Duration::from_secs(10)).await;
+    let failures: Vec<_> = rig
+        .queue
+        .messages()
+        .iter()
+        .map(|message| message.failures)
+        .collect();
+    assert_eq!(failures, [1, 1]);
+}
