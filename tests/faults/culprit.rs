@@ -89,7 +89,7 @@ fn round_of(seed: u64, innocents: u32, culprit: u32, settings: &[(&str, &str)]) 
         match record.event {
             Event::Begin => *begun += 1,
             Event::End => *ended += 1,
-            Event::Killing | Event::Dead => {}
+            Event::Cancelled | Event::Killing | Event::Dead | Event::Breaking | Event::Mended => {}
         }
         if record.number != culprit {
             highest = highest.max(record.deliveries);

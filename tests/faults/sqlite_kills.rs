@@ -1,13 +1,12 @@
 //! Two consumers and a publisher on one queue, killed again and again (P1, P3).
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use millstream_sqlite::Counts;
 use millstream_sqlite::rusqlite::Connection;
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
-use millstream_tests::{Actor, Report, Scale, Work};
+use millstream_tests::{Actor, History, Report, Scale, Work};
 
 use crate::alone;
 use crate::place::{Place, SOON};
@@ -66,11 +65,11 @@ fn kill_again_and_again(test: &'static str) {
     let (got, reader) = records.in_background();
     let mut history = History::new(work, messages);
     let (mut planned, mut publishers) = (plan.len(), 0);
-    while history.completed < messages || planned > 0 {
+    while history.completed() < messages || planned > 0 {
         let record = got.recv_timeout(SOON).unwrap_or_else(|error| {
             panic!(
                 "{error}: {} of {messages} completed, queue {:?}",
-                history.completed,
+                history.completed(),
                 place.queue().counts()
             )
         });
@@ -79,7 +78,10 @@ fn kill_again_and_again(test: &'static str) {
             publishers += u32::from(record.actor >= PUBLISHERS && record.number != ALREADY);
         }
         history.add(record);
-        while plan.last().is_some_and(|(after, _)| history.completed >= *after) {
+        while plan
+            .last()
+            .is_some_and(|(after, _)| history.completed() >= *after)
+        {
             killer.kill(plan.pop().unwrap().1);
         }
     }
@@ -93,34 +95,37 @@ fn kill_again_and_again(test: &'static str) {
     got.try_iter().for_each(|record| history.add(record));
 
     assert_eq!(counts, Counts::default(), "nothing is left, and nothing is dead");
-    assert_eq!(history.completed, messages, "nothing is lost");
-    let killed = history.killed(in_flight);
+    assert_eq!(history.completed(), messages, "nothing is lost");
+    let killed = history.faults(in_flight);
     assert!(publishers > 0, "a publisher was killed");
     assert_eq!(killed.len(), kills, "each consumer that was to be killed was");
     let repeats: Vec<u32> = killed.iter().map(|killed| killed.repeats).collect();
-    report.add("messages completed", history.completed);
+    report.add("messages completed", history.completed());
     report.add("keys", work.keys);
     report.add("messages of the hottest key", history.hottest());
     report.add("consumers killed", kills);
     report.add("publishers killed", publishers);
-    report.add("handler runs", history.begun);
-    report.add("  of which cut short by a kill", history.begun - history.ended);
+    report.add("handler runs", history.begun());
+    report.add(
+        "  of which cut short by a kill",
+        history.begun() - history.ended(),
+    );
     report.add("messages run again after a kill", repeats.iter().sum::<u32>());
     report.add("  at most, after one kill", repeats.iter().max().unwrap());
-    let leased: Vec<_> = killed.iter().filter_map(|killed| killed.leased).collect();
+    let leased: Vec<_> = killed.iter().filter_map(|killed| killed.unsettled).collect();
     report.add(
         "messages leased at a kill, where measured",
         format_args!("{leased:?}"),
     );
     let measured: Vec<_> = killed
         .iter()
-        .filter(|killed| killed.leased.is_some())
+        .filter(|killed| killed.unsettled.is_some())
         .map(|killed| killed.repeats)
         .collect();
     report.add("  of which run again", format_args!("{measured:?}"));
     report.add(
         "keys whose runs passed from one process to another",
-        history.passed_on,
+        history.passed_on(),
     );
     report.add("runs out of order, overlapping, lost", 0);
     report.print();
@@ -266,146 +271,4 @@ fn leased_by(raw: &Connection, process: u32) -> u32 {
         |row| row.get(0),
     )
     .unwrap()
-}
-
-/// What has happened, held against what may.
-struct History {
-    work: Work,
-    completed: u32,
-    begun: u32,
-    ended: u32,
-    passed_on: u32,
-    messages: Vec<Past>,
-    keys: BTreeMap<u32, Key>,
-    /// Processes that were killed, or are about to be, with what they had leased then.
-    killed: HashMap<u32, Killed>,
-}
-
-/// One message's past.
-#[derive(Clone, Copy, Default)]
-struct Past {
-    completed: bool,
-    /// The process that began with it last.
-    last: Option<u32>,
-}
-
-/// One key's messages in source order, and how many from the first on are completed.
-#[derive(Default)]
-struct Key {
-    messages: Vec<u32>,
-    completed: usize,
-    running: Option<Run>,
-    last: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    actor: u32,
-    number: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Killed {
-    /// Messages that it had leased, if that was measured.
-    leased: Option<u32>,
-    /// Messages that it had begun with and that ran again elsewhere.
-    repeats: u32,
-}
-
-impl History {
-    fn new(work: Work, messages: u32) -> Self {
-        let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
-        for number in 0..messages {
-            keys.entry(work.key(number)).or_default().messages.push(number);
-        }
-        Self {
-            work,
-            completed: 0,
-            begun: 0,
-            ended: 0,
-            passed_on: 0,
-            messages: vec![Past::default(); messages as usize],
-            keys,
-            killed: HashMap::new(),
-        }
-    }
-
-    fn add(&mut self, record: Record) {
-        let Record {
-            event, actor, number, ..
-        } = record;
-        match event {
-            Event::Begin => self.begin(Run { actor, number }),
-            Event::End => self.end(Run { actor, number }),
-            Event::Killing => {
-                let leased = (number != NOT_MEASURED).then_some(number);
-                self.killed.insert(actor, Killed { leased, repeats: 0 });
-            }
-            Event::Dead => {}
-        }
-    }
-
-    fn begin(&mut self, run: Run) {
-        self.begun += 1;
-        let name = self.work.key(run.number);
-        let key = self.keys.get_mut(&name).unwrap();
-        if let Some(other) = key.running.replace(run) {
-            assert!(
-                other.actor != run.actor && self.killed.contains_key(&other.actor),
-                "P3: {run:?} began while {other:?} of the same key {name} ran"
-            );
-        }
-        let place = key.messages.binary_search(&run.number).unwrap();
-        assert!(
-            place <= key.completed,
-            "P3: {run:?} began before {} of the same key {name}",
-            key.messages[key.completed]
-        );
-        self.passed_on += u32::from(key.last.replace(run.actor).is_some_and(|last| last != run.actor));
-        if let Some(last) = self.messages[run.number as usize].last.replace(run.actor) {
-            let killed = self.killed.get_mut(&last).unwrap_or_else(|| {
-                panic!("{run:?} repeats what process {last} has, and that was not killed")
-            });
-            killed.repeats += 1;
-        }
-    }
-
-    fn end(&mut self, run: Run) {
-        self.ended += 1;
-        let name = self.work.key(run.number);
-        let key = self.keys.get_mut(&name).unwrap();
-        let running = key.running.take();
-        assert_eq!(
-            running,
-            Some(run),
-            "P3: a run of key {name} ended while another of it ran"
-        );
-        let past = &mut self.messages[run.number as usize];
-        if !std::mem::replace(&mut past.completed, true) {
-            // That it was the next of its key was seen when it began.
-            key.completed += 1;
-            self.completed += 1;
-        }
-    }
-
-    /// The consumers that were killed, each with no more repeats than it had messages.
-    fn killed(&self, in_flight: u32) -> Vec<Killed> {
-        for (actor, killed) in &self.killed {
-            let most = killed.leased.unwrap_or(in_flight);
-            assert!(
-                most <= in_flight,
-                "P4: process {actor} had leased {most} messages of at most {in_flight}"
-            );
-            assert!(
-                killed.repeats <= most,
-                "{} messages ran again after process {actor} was killed with {most}",
-                killed.repeats
-            );
-        }
-        self.killed.values().copied().collect()
-    }
-
-    fn hottest(&self) -> usize {
-        self.keys.values().map(|key| key.messages.len()).max().unwrap()
-    }
 }

@@ -30,13 +30,19 @@ pub enum Event {
     Begin,
     /// A handler ended with a message.
     End,
-    /// The process is about to be killed; `number` is how many messages it had leased, if that was measured.
+    /// A handler's run was cancelled.
+    Cancelled,
+    /// The process is about to be killed; `number` is how many messages it had unsettled, if that was measured.
     Killing,
     /// The process has ended.
     Dead,
+    /// The process is about to lose what it has, and to live on; `number` as for [`Killing`](Self::Killing).
+    Breaking,
+    /// What was broken works again.
+    Mended,
 }
 
-/// What `number` of an [`Event::Killing`] is where the leased messages were not counted.
+/// What `number` of an [`Event::Killing`] or an [`Event::Breaking`] is where nothing was counted.
 pub const NOT_MEASURED: u32 = u32::MAX;
 
 const SIZE: usize = 16;
@@ -154,8 +160,11 @@ impl Iterator for Reader {
         let event = match words.next()? {
             0 => Event::Begin,
             1 => Event::End,
-            2 => Event::Killing,
-            3 => Event::Dead,
+            2 => Event::Cancelled,
+            3 => Event::Killing,
+            4 => Event::Dead,
+            5 => Event::Breaking,
+            6 => Event::Mended,
             other => panic!("no record begins with {other}: something else was written to the ledger"),
         };
         Some(Record {

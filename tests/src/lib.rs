@@ -6,12 +6,14 @@
 //! does, and [`Report`] prints what it did.
 
 mod actor_handle;
+mod history;
 pub mod ledger;
 mod report;
 mod scale;
 mod work;
 
 pub use actor_handle::Actor;
+pub use history::{Fault, History};
 pub use report::Report;
 pub use scale::Scale;
 pub use work::{QUEUE, Work};

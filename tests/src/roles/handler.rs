@@ -60,12 +60,13 @@ impl Processor for Handler {
 
     async fn process(&self, payload: Bytes, cx: &mut Context<'_>) -> Result<(), Failure> {
         let number = Work::number(&payload).ok_or_else(|| Failure::reject("no number"))?;
+        let deliveries = cx.deliveries();
         let record = |event| {
             self.ledger.write(Record {
                 event,
                 actor: self.actor,
                 number,
-                deliveries: cx.deliveries(),
+                deliveries,
             });
         };
         match self.conduct {
@@ -73,6 +74,10 @@ impl Processor for Handler {
             Conduct::Postpones => return Err(Failure::retry_after(Duration::from_hours(1), "not now")),
             Conduct::Busy { .. } | Conduct::Aborts { .. } | Conduct::Hangs { .. } => record(Event::Begin),
         }
+        let mut run = Run {
+            record: &record,
+            ended: false,
+        };
         match self.conduct {
             Conduct::Passes | Conduct::Postpones => {}
             Conduct::Busy { longest } => busy(longest).await,
@@ -89,8 +94,20 @@ impl Processor for Handler {
                 busy(longest).await;
             }
         }
-        record(Event::End);
+        run.ended = true;
         Ok(())
+    }
+}
+
+/// Says how a run has ended, also where it is cancelled.
+struct Run<'a> {
+    record: &'a (dyn Fn(Event) + Sync),
+    ended: bool,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        (self.record)(if self.ended { Event::End } else { Event::Cancelled });
     }
 }
 
