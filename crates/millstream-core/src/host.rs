@@ -1,6 +1,7 @@
 //! Many pipelines by name in one process: [`Host`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -425,6 +426,7 @@ impl Pipeline {
             None if gate.draining => Condition::Draining,
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
+            None if !hub.places.has_source() => Condition::Starting,
             None => Condition::Running,
         };
         let load = hub.ready.load();
@@ -487,9 +489,11 @@ pub struct Status {
     pub depth: Option<u64>,
 }
 
-/// A pipeline's condition in one word.
+/// A pipeline's condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
+    /// It has not opened its source yet.
+    Starting,
     /// It runs.
     Running,
     /// It runs, but a part of it cannot do its work; this says which and why.
@@ -502,4 +506,35 @@ pub enum Condition {
     Ended,
     /// It ended by itself; this says why.
     GaveUp(String),
+}
+
+impl Condition {
+    /// The words for all of them.
+    pub const WORDS: [&'static str; 7] = [
+        "starting", "running", "degraded", "paused", "draining", "ended", "gave_up",
+    ];
+
+    /// It in a word that metrics can carry.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Degraded(_) => "degraded",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Ended => "ended",
+            Self::GaveUp(_) => "gave_up",
+        }
+    }
+}
+
+/// It for people, with its cause where there is one.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Degraded(why) => write!(f, "degraded: {why}"),
+            Self::GaveUp(why) => write!(f, "gave up: {why}"),
+            other => f.write_str(other.as_str()),
+        }
+    }
 }

@@ -148,5 +148,6 @@ pub use millstream_core::*;
 
 pub use millstream_cli as cli;
 pub use millstream_config as config;
+pub use millstream_ops as ops;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;

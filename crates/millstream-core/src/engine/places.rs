@@ -157,6 +157,11 @@ impl Places {
         self.freed.notify_waiters();
     }
 
+    /// Whether the source can be read.
+    pub(crate) fn has_source(&self) -> bool {
+        self.state.lock().quiet_since.is_some()
+    }
+
     /// Since when nothing has arrived, while nothing is in flight and the source can be read.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
