@@ -128,7 +128,7 @@ impl Connector for SqliteConnector {
             delay: true,
             keeps_rejected: true,
             counts_deliveries: true,
-            orders_keys: true,
+            orders_keys: self.settings.ordered,
         }
     }
 

@@ -13,11 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
-use millstream_core::{Chunk, Credit, Outcome, Settle, Settlement, Source as _};
+use millstream_core::{Chunk, Connector as _, Credit, Outcome, Settle, Settlement, Source as _};
 use parking_lot::Mutex;
 
 async fn ordered(place: &Place) -> Reader {
     Reader::open(&place.connector().ordered(true)).await
+}
+
+/// The engine gives the tails of long lanes back to a store that says so, and counts on their order.
+#[test]
+fn p3_a_connector_says_that_it_orders_keys_only_where_it_does() {
+    let place = Place::new();
+    for ordered in [false, true] {
+        assert_eq!(
+            place.connector().ordered(ordered).capabilities().orders_keys,
+            ordered
+        );
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::wait::SOON;
 
-/// The status and the body of a GET.
-pub(crate) fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
+/// The status and the body of a GET with these header lines, each with its line's end.
+pub(crate) fn get(port: u16, path: &str, headers: &str) -> io::Result<(u16, String)> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
     // HTTP/1.0, so that the body ends with the connection and comes in one piece.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer

@@ -82,7 +82,7 @@ impl Prometheus {
         .map_err(|cause| missing_or("prometheus", cause))?;
         let number = port.number();
         let ended = wait::until(START, || match group.ended() {
-            Ok(None) => matches!(http::get(number, "/-/ready"), Ok((200, _))).then_some(None),
+            Ok(None) => matches!(http::get(number, "/-/ready", ""), Ok((200, _))).then_some(None),
             Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
             Err(error) => Some(Some(format!("cannot be watched: {error}"))),
         });
@@ -168,7 +168,7 @@ impl Prometheus {
             answer,
         };
         let (status, body) =
-            http::get(self.port.number(), path).map_err(|error| refused(error.to_string()))?;
+            http::get(self.port.number(), path, "").map_err(|error| refused(error.to_string()))?;
         serde_json::from_str(&body)
             .ok()
             .filter(|_| status == 200)

@@ -13,6 +13,7 @@ use super::rate::Rate;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::Duration;
 use crate::settlement::Reason;
+use crate::spec::Ordering;
 
 /// How long a source keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -167,14 +168,15 @@ impl Intake {
         }
     }
 
-    /// Admits messages until one comes whose lane is full. Where the store keeps keys in order, such a one goes
-    /// back to it for a while, and all of its key behind it; elsewhere it waits here, and all behind it. What goes
-    /// back has to arrive before anything more is read.
+    /// Admits messages until one comes whose lane is full. Where the store keeps keys in order, and lanes are of
+    /// those keys, such a one goes back to it for a while, and all of its key behind it; elsewhere it waits here, and
+    /// all behind it. What goes back has to arrive before anything more is read.
     fn admit_ordered(&mut self) {
         let hub = &*self.hub;
         let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
         let mut full = Vec::new();
-        let gives_back = hub.capabilities.orders_keys && hub.capabilities.delay;
+        let gives_back =
+            hub.capabilities.orders_keys && hub.capabilities.delay && matches!(ordering, Ordering::Key);
         hub.ready.admit_ordered(
             &mut self.held_back,
             ordering,

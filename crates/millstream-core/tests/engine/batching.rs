@@ -115,6 +115,107 @@ async fn messages_are_batched_by_their_batch_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_message_does_not_enter_its_batcher() {
+    let batching = Batching::start(of_size(2), |_| {});
+    batching.rig.publish(&["a", "reject", "fail", "panic", "b"]);
+    batching.rig.settled().await;
+    assert_eq!(batching.batches(), [batch(&["a", "b"], ClosedBy::Size)]);
+    assert_eq!(batching.rig.queue.dead().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_batch_key_closes_by_its_own_size_and_age() {
+    let batching = Batching::start(of_size(2), |_| {});
+    batching
+        .rig
+        .publish(&["batch-key=x 1", "batch-key=y 1", "batch-key=x 2", "batch-key=x 3"]);
+    batching.rig.settled().await;
+    let mut batches = batching.batches();
+    batches.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(
+        batches,
+        [
+            batch(&["batch-key=x 1", "batch-key=x 2"], ClosedBy::Size),
+            batch(&["batch-key=x 3"], ClosedBy::Age),
+            batch(&["batch-key=y 1"], ClosedBy::Age),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_several_batchers_closes_by_its_own_size_and_age() {
+    let (first, second) = (ScriptedBatches::default(), ScriptedBatches::default());
+    let seen = [Arc::clone(&first.seen), Arc::clone(&second.seen)];
+    let flow = Flow::process(Scripted::default())
+        .batch("first", first)
+        .batch("second", second);
+    let rig = Rig::start(flow, |spec| {
+        spec.processor.concurrency = non_zero(1);
+        spec.batchers.insert("first".to_owned(), of_size(2));
+        let slow = BatcherSpec {
+            max_age: Duration::from_secs(60),
+            ..of_size(3)
+        };
+        spec.batchers.insert("second".to_owned(), slow);
+    });
+    let payloads: Vec<_> = (0..4)
+        .flat_map(|number| ["first", "second"].map(|name| format!("to={name} {number}")))
+        .chain(["to=first 4".to_owned()])
+        .collect();
+    let started = tokio::time::Instant::now();
+    rig.publish(&payloads.iter().map(String::as_str).collect::<Vec<_>>());
+    until(|| seen[0].lock().len() == 3).await;
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "it waited for the other"
+    );
+    rig.settled().await;
+    let closed = |seen: &Mutex<Vec<Seen>>| -> Vec<_> {
+        let seen = seen.lock();
+        seen.iter()
+            .map(|batch| (batch.items.len(), batch.closed_by))
+            .collect()
+    };
+    assert_eq!(
+        closed(&seen[0]),
+        [(2, ClosedBy::Size), (2, ClosedBy::Size), (1, ClosedBy::Age)]
+    );
+    assert_eq!(closed(&seen[1]), [(3, ClosedBy::Size), (1, ClosedBy::Age)]);
+}
+
+/// Takes all items out, fails one twice and some that are not there.
+struct Sloppy;
+
+impl millstream_core::BatchHandler for Sloppy {
+    type Input = String;
+
+    async fn handle(
+        &self,
+        batch: &mut millstream_core::Batch<String>,
+    ) -> Result<(), millstream_core::Failure> {
+        batch.take_items();
+        for index in [1, 1, 3, usize::MAX] {
+            batch.fail(index, millstream_core::Failure::reject("sloppy"));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p2_a_batch_handler_can_neither_lose_a_message_nor_make_one_up() {
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", Sloppy), |spec| {
+        spec.processor.concurrency = non_zero(1);
+        spec.batchers.insert("out".to_owned(), of_size(3));
+    });
+    rig.publish(&["a", "b", "c"]);
+    rig.settled().await;
+    let counts = rig.pipeline().status().counts;
+    assert_eq!((counts.acked, counts.rejected, counts.stale), (2, 1, 0));
+    assert_eq!(rig.queue.settlements(), 3);
+    assert_eq!(rig.queue.dead()[0].0.payload, "b");
+}
+
+#[tokio::test(start_paused = true)]
 async fn flush_closes_the_batch_with_the_message_in_it() {
     let batching = Batching::start(of_size(10), |_| {});
     batching.rig.publish(&["a", "flush", "c"]);

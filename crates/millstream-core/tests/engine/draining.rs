@@ -175,3 +175,99 @@ async fn the_drain_of_a_host_has_one_deadline_for_all_its_pipelines() {
     assert!(started.elapsed() <= Duration::from_secs(10));
     assert_eq!(reports.iter().map(|(_, report)| report.released).sum::<u64>(), 5);
 }
+
+/// Gives what it has fetched before it ends, as a broker that pushes does.
+struct Pushed(MemoryQueue);
+
+struct PushedSource {
+    source: millstream_core::memory::MemorySource,
+    fetched: millstream_core::Chunk,
+    draining: bool,
+}
+
+impl millstream_core::Connector for Pushed {
+    type Source = PushedSource;
+    type Acknowledger = millstream_core::memory::MemoryAcknowledger;
+
+    fn capabilities(&self) -> millstream_core::Capabilities {
+        millstream_core::Connector::capabilities(&self.0)
+    }
+
+    async fn open(
+        &self,
+        engine: millstream_core::EngineHandle,
+    ) -> Result<(PushedSource, Self::Acknowledger), millstream_core::OpenError> {
+        let (source, acknowledger) = millstream_core::Connector::open(&self.0, engine).await?;
+        let source = PushedSource {
+            source,
+            fetched: millstream_core::Chunk::new(),
+            draining: false,
+        };
+        Ok((source, acknowledger))
+    }
+}
+
+impl millstream_core::Source for PushedSource {
+    async fn read(
+        &mut self,
+        credit: millstream_core::Credit,
+        chunk: &mut millstream_core::Chunk,
+    ) -> Result<millstream_core::Read, millstream_core::SourceError> {
+        let all = millstream_core::Credit {
+            messages: usize::MAX,
+            bytes: usize::MAX,
+        };
+        if self.fetched.is_empty() && !self.draining {
+            self.source.read(all, &mut self.fetched).await?;
+        }
+        let mut rest: Vec<_> = self.fetched.drain().collect();
+        let kept = rest.split_off(rest.len().min(credit.messages));
+        for (ticket, message) in kept {
+            self.fetched.push(ticket, message);
+        }
+        if rest.is_empty() {
+            return Ok(millstream_core::Read::Ended);
+        }
+        for (ticket, message) in rest {
+            chunk.push(ticket, message);
+        }
+        Ok(millstream_core::Read::Messages)
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_what_a_source_still_gives_while_it_drains_goes_back() {
+    let queue = MemoryQueue::new();
+    queue.publish_all((0..30).map(|_| millstream_core::Message::new("sleep=1000")));
+    let (log, flow) = scripted();
+    let mut spec = millstream_core::PipelineSpec::new("test", Arc::new(Pushed(queue.clone())), flow);
+    spec.limits.in_flight = non_zero(10);
+    let host = millstream_core::Host::start([spec]).unwrap();
+    until(|| log.len() == 10).await;
+    let pipeline = host.pipeline("test").unwrap();
+    let report = pipeline.drain(Duration::from_secs(25)).await;
+    assert_eq!((report.in_flight, report.done, report.released), (30, 10, 20));
+    assert!(adds_up(&report), "{report}");
+    assert_eq!((queue.len(), queue.leased()), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_a_rate_limited_pipeline_drains_at_once() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.rate_limit = Some(millstream_core::RateLimit {
+            messages: std::num::NonZeroU32::MIN,
+            per: Duration::from_secs(3_600),
+            burst: std::num::NonZeroU32::new(2).unwrap(),
+        });
+    });
+    rig.publish(&["a"; 10]);
+    until(|| log.ended().len() == 2).await;
+    let report = rig.pipeline().drain(Duration::from_secs(25)).await;
+    assert!(report.took < Duration::from_secs(1), "{report}");
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (8, 0));
+}

@@ -164,6 +164,54 @@ async fn p5_a_killed_worker_fails_what_ran_returns_the_rest_and_restarts_no_sibl
     );
 }
 
+/// Its future panics when the timeout drops it, where nobody catches that: the worker dies.
+struct Bombs;
+
+impl millstream_core::BatchHandler for Bombs {
+    type Input = String;
+
+    async fn handle(
+        &self,
+        batch: &mut millstream_core::Batch<String>,
+    ) -> Result<(), millstream_core::Failure> {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                assert!(std::thread::panicking(), "dropped");
+            }
+        }
+        if batch.items().iter().any(|item| item == "batch-bomb") {
+            let _bomb = Bomb;
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_killed_batch_worker_fails_its_batch_alone_and_the_next_one_runs() {
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", Bombs), |spec| {
+        spec.processor.concurrency = non_zero(1);
+        spec.retry.attempts = std::num::NonZeroU32::new(2).unwrap();
+        spec.batchers.insert(
+            "out".to_owned(),
+            BatcherSpec {
+                size: non_zero(2),
+                timeout: Duration::from_secs(1),
+                ..BatcherSpec::default()
+            },
+        );
+    });
+    rig.publish(&["batch-bomb", "b", "c", "d"]);
+    rig.settled().await;
+    let counts = rig.pipeline().status().counts;
+    assert_eq!((counts.restarts, counts.acked, counts.rejected), (2, 2, 2));
+    let dead = rig.queue.dead();
+    let mut payloads: Vec<_> = dead.iter().map(|(message, _)| message.payload.clone()).collect();
+    payloads.sort();
+    assert_eq!(payloads, ["b", "batch-bomb"], "its batch, and no other");
+}
+
 #[tokio::test(start_paused = true)]
 async fn p2_a_lost_connection_drops_what_has_not_started_and_cancels_what_runs() {
     let (log, flow) = scripted();

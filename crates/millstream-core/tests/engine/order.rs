@@ -283,6 +283,25 @@ async fn p5_a_long_lane_goes_back_to_a_store_that_keeps_keys_in_order() {
     assert!(rig.pipeline().status().counts.returned > 0);
 }
 
+/// The store knows the order of its own keys alone.
+#[tokio::test(start_paused = true)]
+async fn p3_a_long_lane_of_anything_but_the_stores_keys_does_not_go_back() {
+    for ordering in [Ordering::by_header("tenant"), Ordering::Partition] {
+        let (log, flow) = scripted();
+        let rig = Rig::on(ordering_queue(), flow, |spec| {
+            spec.ordering = ordering;
+            spec.limits.per_key = non_zero(5);
+        });
+        for number in 0..20 {
+            let message = millstream_core::Message::new(format!("sleep=100 #{number}"));
+            rig.queue.publish(message.with_header("tenant", "acme"));
+        }
+        rig.settled().await;
+        assert_in_order(&log, 1, 20);
+        assert_eq!(rig.pipeline().status().counts.returned, 0);
+    }
+}
+
 /// The store may hand out more of the key until it knows, and by then the lane may have room.
 #[tokio::test(start_paused = true)]
 async fn p3_nothing_is_read_while_the_tail_of_a_long_lane_is_on_its_way_back() {

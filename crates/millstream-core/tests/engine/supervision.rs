@@ -365,3 +365,110 @@ async fn p2_what_an_acknowledger_keeps_back_is_flushed_soon() {
     );
     until(|| host.pipeline("test").unwrap().status().in_flight == 0).await;
 }
+
+/// An acknowledger that panics at its first settlement, each of the first two times that it is opened.
+struct Clumsy(MemoryQueue, Arc<AtomicUsize>);
+
+struct ClumsyAcknowledger(MemoryAcknowledger, bool);
+
+impl Connector for Clumsy {
+    type Source = MemorySource;
+    type Acknowledger = ClumsyAcknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(&self.0)
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, ClumsyAcknowledger), OpenError> {
+        let (source, acknowledger) = Connector::open(&self.0, engine).await?;
+        let panics = self.1.fetch_add(1, Ordering::SeqCst) < 2;
+        Ok((source, ClumsyAcknowledger(acknowledger, panics)))
+    }
+}
+
+impl millstream_core::Acknowledger for ClumsyAcknowledger {
+    async fn settle(
+        &mut self,
+        settlements: &[millstream_core::Settle],
+        outcomes: &mut Vec<(millstream_core::Settle, millstream_core::Outcome)>,
+    ) {
+        assert!(!self.1, "the acknowledger panics");
+        self.0.settle(settlements, outcomes).await;
+    }
+
+    async fn flush(&mut self, outcomes: &mut Vec<(millstream_core::Settle, millstream_core::Outcome)>) {
+        self.0.flush(outcomes).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p2_an_acknowledger_that_dies_is_opened_again_with_its_source_and_loses_nothing() {
+    let (queue, opened) = (MemoryQueue::new(), Arc::new(AtomicUsize::new(0)));
+    let (log, flow) = scripted();
+    let clumsy = Clumsy(queue.clone(), Arc::clone(&opened));
+    let host = Host::start([PipelineSpec::new("test", Arc::new(clumsy), flow)]).unwrap();
+    queue.publish_all((0..20).map(|number| Message::new(format!("sleep=10 {number}"))));
+    until(|| queue.is_empty()).await;
+    assert_eq!(opened.load(Ordering::SeqCst), 3);
+    let mut ended = log.ended();
+    ended.sort();
+    ended.dedup();
+    assert_eq!(ended.len(), 20);
+    until(|| host.pipeline("test").unwrap().status().in_flight == 0).await;
+    assert_eq!(host.pipeline("test").unwrap().status().counts.restarts, 2);
+}
+
+/// A connector that no trying again can open.
+struct Refuses;
+
+impl Connector for Refuses {
+    type Source = MemorySource;
+    type Acknowledger = MemoryAcknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(&MemoryQueue::new())
+    }
+
+    async fn open(&self, _: EngineHandle) -> Result<(MemorySource, MemoryAcknowledger), OpenError> {
+        Err(OpenError::Refused("no queue of that name".to_owned()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_refuses_to_open_ends_its_pipeline_and_says_why() {
+    let host = Host::start([PipelineSpec::new("test", Arc::new(Refuses), scripted().1)]).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), host.ended())
+        .await
+        .unwrap();
+    let condition = host.pipeline("test").unwrap().status().condition;
+    assert!(
+        matches!(&condition, Condition::GaveUp(why) if why.contains("no queue of that name")),
+        "{condition:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelines_are_known_by_name_and_one_that_is_stopped_leaves_the_others_alone() {
+    let queue = MemoryQueue::new();
+    let (log, flow) = scripted();
+    let host = Host::start([
+        PipelineSpec::new("one", Arc::new(MemoryQueue::new()), scripted().1),
+        PipelineSpec::new("other", Arc::new(queue.clone()), flow),
+    ])
+    .unwrap();
+    let names: Vec<_> = host
+        .pipelines()
+        .map(|pipeline| pipeline.name().to_owned())
+        .collect();
+    assert_eq!(names, ["one", "other"]);
+    assert!(host.pipeline("neither").is_none());
+    host.pipeline("one").unwrap().stop().await;
+    queue.publish(Message::new("a"));
+    until(|| queue.is_empty()).await;
+    assert_eq!(log.ended(), ["a"]);
+    let condition = |name| host.pipeline(name).unwrap().status().condition;
+    assert_eq!(
+        (condition("one"), condition("other")),
+        (Condition::Ended, Condition::Running)
+    );
+}

@@ -191,12 +191,12 @@ impl RabbitMq {
     /// If it was started without.
     #[must_use]
     pub fn management_url(&self) -> String {
-        let port = self
-            .node
-            .management
-            .as_ref()
-            .expect("started with management(true)");
-        format!("http://guest:guest@127.0.0.1:{}", port.number())
+        format!("http://guest:guest@127.0.0.1:{}", self.management_port())
+    }
+
+    pub(super) fn management_port(&self) -> u16 {
+        let port = self.node.management.as_ref();
+        port.expect("started with management(true)").number()
     }
 
     /// Its log, all its lives in one.

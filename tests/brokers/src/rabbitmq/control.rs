@@ -3,9 +3,14 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use super::broker::RabbitMq;
-use crate::ControlError;
 use crate::wait::{self, SOON};
+use crate::{ControlError, http};
+
+/// The name and password of every broker, guest and guest.
+const AUTHORIZATION: &str = "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n";
 
 impl RabbitMq {
     /// Evaluates an Erlang expression in the broker; its value as Erlang writes it. Takes milliseconds.
@@ -84,6 +89,26 @@ impl RabbitMq {
             command: expression.to_owned(),
             answer,
         })
+    }
+
+    /// What its HTTP API answers to a GET of this path, as `/api/queues`. Its counts are some seconds old.
+    ///
+    /// # Errors
+    /// If it refuses, or does not run.
+    ///
+    /// # Panics
+    /// If it was started without [`management`](crate::Builder::management).
+    pub fn management(&self, path: &str) -> Result<Value, ControlError> {
+        let refused = |answer: String| ControlError::Refused {
+            command: path.to_owned(),
+            answer,
+        };
+        let (status, body) = http::get(self.management_port(), path, AUTHORIZATION)
+            .map_err(|error| refused(error.to_string()))?;
+        serde_json::from_str(&body)
+            .ok()
+            .filter(|_| status == 200)
+            .ok_or_else(|| refused(body))
     }
 
     /// Has it write to the disk what was declared so far. It does so by itself within about two seconds of having

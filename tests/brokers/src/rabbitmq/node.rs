@@ -185,6 +185,8 @@ impl Node {
             .env("ERL_INETRC", self.inside("inetrc"))
             .env("ERL_LIBS", self.inside("apps"))
             .env("ERL_CRASH_DUMP_SECONDS", "0")
+            // Not an argument: the broker sees to epmd every minute, and starts an erl without arguments for it.
+            .env("ERL_AFLAGS", "-start_epmd false")
             .stdin(Stdio::null());
         command
     }
@@ -220,13 +222,11 @@ impl Node {
     }
 
     /// What makes two Erlang nodes find each other without epmd: they know the port, and each other's cookie.
-    pub(crate) fn neighbours(&self) -> [String; 9] {
+    pub(crate) fn neighbours(&self) -> [String; 7] {
         let port = self.erlang.number().to_string();
         [
             "-setcookie",
             COOKIE,
-            "-start_epmd",
-            "false",
             "-erl_epmd_port",
             &port,
             "-kernel",

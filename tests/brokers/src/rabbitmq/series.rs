@@ -12,9 +12,9 @@ const SERVER: &str = "rabbitmq_server-";
 /// A series of RabbitMQ, as Debian packages it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {
-    /// 3.10, of Debian 12: classic queues in their first version, no message containers, AMQP 1.0 as a plugin.
+    /// 3.10, of Debian 12.
     V3,
-    /// 4.0, of Debian 13: quorum queues with a delivery limit by default, no mirrored queues.
+    /// 4.0, of Debian 13, in which a quorum queue gives a message up after 20 deliveries unless told otherwise.
     V4,
 }
 
