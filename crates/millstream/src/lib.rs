@@ -149,6 +149,7 @@ pub use millstream_core::*;
 
 pub use millstream_cli as cli;
 pub use millstream_config as config;
+pub use millstream_ops as ops;
 #[cfg(feature = "rabbitmq")]
 pub use millstream_rabbitmq as rabbitmq;
 #[cfg(feature = "sqlite")]

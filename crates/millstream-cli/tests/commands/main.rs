@@ -3,6 +3,7 @@
 mod check;
 mod files;
 mod http;
+mod listen;
 mod publish;
 mod rabbitmq;
 mod run;
