@@ -110,9 +110,11 @@ enum Kind {
 }
 
 /// What is done after how many completed messages, sorted: all of it from the seed, and none of it so late that
-/// nothing is left.
+/// nothing is left. Between two blows there is time for all that was unsettled at the first: what is delivered again
+/// and again without an outcome is a suspect, and how those are treated is another test's matter.
 fn plan(scale: &Scale, messages: u32) -> Vec<(u32, Blow)> {
     let mut chance = fastrand::Rng::with_seed(scale.seed());
+    let apart = 3 * scale.get::<u32>("in_flight");
     let mut plan = Vec::new();
     for (what, kind) in [
         ("kills", Kind::KillConsumer),
@@ -124,11 +126,19 @@ fn plan(scale: &Scale, messages: u32) -> Vec<(u32, Blow)> {
                 kind,
                 measured: chance.bool(),
             };
-            plan.push((chance.u32(1..messages - messages / 20), blow));
+            plan.push(blow);
         }
     }
-    plan.sort_by_key(|(after, _)| *after);
-    plan
+    chance.shuffle(&mut plan);
+    // So many messages are left to be dealt out as gaps beyond those that must be.
+    let spare = messages - messages / 20 - apart * u32::try_from(plan.len()).expect("a few blows");
+    let mut moments: Vec<u32> = plan.iter().map(|_| chance.u32(..spare)).collect();
+    moments.sort_unstable();
+    (1..)
+        .zip(moments)
+        .map(|(number, moment)| moment + number * apart)
+        .zip(plan)
+        .collect()
 }
 
 /// Declares the queue, and publishes everything.

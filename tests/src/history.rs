@@ -184,7 +184,8 @@ impl History {
         }
         assert!(
             in_turn,
-            "P3: {run:?} began before {next:?} of the same key {name}"
+            "P3: {run:?} began before {next:?} of the same key {name}; the last fault was {:?}",
+            self.faults.last()
         );
         self.passed_on += u32::from(passed);
         let past = self
