@@ -12,6 +12,7 @@ use millstream_core::{Chunk, Credit, EngineHandle, Message, Scope, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::progress::Progress;
 use crate::tags::Tags;
 
 /// The most that is prefetched where the settings leave it to demand.
@@ -42,6 +43,8 @@ pub(crate) struct Inbox {
     engine: EngineHandle,
     /// What the settings say about prefetching.
     prefetch: Option<u16>,
+    /// How far it was read, if it is a stream.
+    progress: Option<Arc<Progress>>,
     state: Mutex<State>,
     /// Told when there is something to read, or a reader changed.
     readable: Notify,
@@ -88,7 +91,15 @@ pub(crate) enum Found {
 }
 
 impl Inbox {
-    pub(crate) fn new(engine: EngineHandle, prefetch: Option<u16>, readers: usize) -> Self {
+    /// The one that stores a stream's position, among those that may be in trouble: a stream has one reader.
+    pub(crate) const KEEPER: usize = 1;
+
+    pub(crate) fn new(
+        engine: EngineHandle,
+        prefetch: Option<u16>,
+        readers: usize,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
         Self {
             engine,
             prefetch,
@@ -102,10 +113,11 @@ impl Inbox {
                 },
                 size: None,
                 draining: false,
-                readers: vec![Status::default(); readers],
+                readers: vec![Status::default(); readers + usize::from(progress.is_some())],
                 channels: Vec::new(),
                 closed: Vec::new(),
             }),
+            progress,
             readable: Notify::new(),
             want: watch::Sender::new(Want::Nothing),
         }
@@ -113,6 +125,10 @@ impl Inbox {
 
     pub(crate) fn engine(&self) -> &EngineHandle {
         &self.engine
+    }
+
+    pub(crate) fn progress(&self) -> Option<&Progress> {
+        self.progress.as_deref()
     }
 
     // === for the source
@@ -215,6 +231,11 @@ impl Inbox {
 
     // === for the acknowledger
 
+    /// Whether what is fetched is handed over for the last time.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.lock().draining
+    }
+
     /// The channels that are open.
     pub(crate) fn channels(&self) -> Vec<Arc<Tags>> {
         self.state.lock().channels.clone()
@@ -256,6 +277,18 @@ impl Inbox {
         self.report(reader, None);
     }
 
+    /// A stream's channel is gone. What came from it stays in hand.
+    pub(crate) async fn interrupted(&self, reader: usize, tags: &Arc<Tags>, cause: &str) {
+        tags.close().await;
+        let generation = tags.generation();
+        self.state
+            .lock()
+            .channels
+            .retain(|open| open.generation() != generation);
+        self.report(reader, Some(cause));
+        self.end(reader);
+    }
+
     /// A channel is gone, with all that came from it.
     pub(crate) async fn lost(&self, reader: usize, tags: &Arc<Tags>, cause: &str) {
         tags.close().await;
@@ -292,11 +325,15 @@ impl Inbox {
         if let Some(reader) = state.readers.get_mut(reader) {
             reader.trouble = trouble.map(str::to_owned);
         }
-        let trouble = state.readers.iter().find_map(|reader| reader.trouble.as_deref());
-        match trouble {
+        match state.trouble() {
             Some(trouble) => self.engine.degraded(trouble),
             None => self.engine.recovered(),
         }
+    }
+
+    /// Why it is degraded, if so.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.state.lock().trouble().map(str::to_owned)
     }
 
     /// The task of a reader has ended.
@@ -354,6 +391,10 @@ impl State {
 
     fn take_all(&mut self) -> impl Iterator<Item = (Ticket, Message)> + '_ {
         self.suspect.take().into_iter().chain(self.arrived.drain(..))
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.readers.iter().find_map(|reader| reader.trouble.as_deref())
     }
 
     /// Whether nothing can arrive.

@@ -1,6 +1,6 @@
 //! RabbitMQ as a source and as a sink.
 //!
-//! [`RabbitConnector`] reads a queue; [`RabbitSink`] publishes to exchanges and queues; [`RetrySink`] brings
+//! [`RabbitConnector`] reads a queue or a stream; [`RabbitSink`] publishes to exchanges and queues; [`RetrySink`] brings
 //! messages back to a queue after a delay. Each has connections of its own, made by a [`Dial`], because a broker that
 //! is short of memory stops reading from connections that publish, acknowledgements included.
 
@@ -10,6 +10,9 @@ mod dial;
 mod inbox;
 #[cfg(feature = "management")]
 mod management;
+mod offsets;
+mod position;
+mod progress;
 mod properties;
 mod publisher;
 mod reader;

@@ -2,17 +2,21 @@
 //!
 //! It hears of a lost channel also while the source wants nothing, and tells the engine at once. Each channel is a
 //! generation of its own.
+//!
+//! A stream's channel may go without the engine's notice: what it delivered stays in hand, and the next one goes on
+//! behind it. There the consumer also begins anew, further back, for what was given back.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
+use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use millstream_core::rt::{self, Instant};
 use millstream_core::{EngineHandle, Message, Ticket};
@@ -21,11 +25,12 @@ use tracing::{debug, info};
 
 use crate::dial::Line;
 use crate::inbox::{Attendance, Inbox, Want};
+use crate::progress::Progress;
 use crate::properties;
-use crate::settings::ReaderSettings;
+use crate::settings::{OFFSET, ReaderSettings};
 use crate::tags::Tags;
 use crate::topology::short;
-use crate::trouble::{Trouble, describe};
+use crate::trouble::{self, Trouble, code, describe};
 
 /// The most that is handed on at a time, so that the source starts on it while more comes.
 const BATCH: usize = 256;
@@ -41,6 +46,8 @@ const DEPTH: Duration = Duration::from_secs(5);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// A link that has held for this long was a success.
 const SUCCESS: Duration = Duration::from_secs(10);
+/// How long a stream has to send a message that was there before.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How long a connection has to show that it is still good for another channel.
 const REUSE: Duration = Duration::from_secs(5);
 
@@ -50,6 +57,8 @@ pub(crate) struct Reader {
     pub(crate) settings: Arc<ReaderSettings>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) generations: Arc<AtomicU32>,
+    /// Set when what is read as a queue is found to be a stream.
+    pub(crate) found_stream: Arc<AtomicBool>,
     /// Which of the readers it is.
     pub(crate) index: usize,
 }
@@ -59,8 +68,19 @@ pub(crate) struct Link {
     line: Line,
     tags: Arc<Tags>,
     queue: ShortString,
+    /// It is known to be no stream.
+    no_stream: bool,
     /// Tells the engine how much waits, from a channel of its own; never ends.
     depth: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Link {
+    /// Has it found out where in the stream to begin.
+    pub(crate) async fn recall(&mut self, progress: &Progress) -> Result<(), Trouble> {
+        let channel = self.line.channel().await?;
+        progress.recall(&channel).await?;
+        Ok(channel.close(200, "recalled".into()).await?)
+    }
 }
 
 /// Why a link is not served any more.
@@ -70,6 +90,8 @@ enum End {
     Goodbye,
     /// The channel is.
     Lost(String),
+    /// What is read is a stream, and nobody said so.
+    Stream,
 }
 
 impl From<lapin::Error> for End {
@@ -92,6 +114,86 @@ enum Flow {
     Failed(lapin::Error),
 }
 
+/// Whether a stream has what it had before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// It sends, or need not.
+    Something,
+    /// Nothing yet of what must come, by then at the latest.
+    NothingYet(Instant),
+    /// Nothing in time, which was reported.
+    NothingReported,
+}
+
+impl Heard {
+    /// A consumer begins.
+    fn begin(&mut self, expected: bool) {
+        if *self != Self::NothingReported {
+            *self = if expected {
+                Self::NothingYet(rt::after(SILENCE))
+            } else {
+                Self::Something
+            };
+        }
+    }
+
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::NothingYet(due) => Some(due),
+            Self::Something | Self::NothingReported => None,
+        }
+    }
+
+    fn is_overdue(self) -> bool {
+        self.due().is_some_and(|due| due <= rt::now())
+    }
+}
+
+/// What a consumer has delivered.
+#[derive(Default)]
+struct Arrived {
+    /// To be handed on.
+    messages: Vec<(Ticket, Message)>,
+    /// From a stream, and done or in hand already.
+    known: Vec<Ticket>,
+    /// Has a stream's offset where none is expected. A message that was moved from a stream to a queue may too.
+    is_odd: bool,
+}
+
+impl Arrived {
+    fn len(&self) -> usize {
+        self.messages.len() + self.known.len()
+    }
+
+    fn add(&mut self, delivery: Delivery, tags: &Tags, progress: Option<&Progress>) {
+        let offset = offset(&delivery);
+        let ticket = tags.ticket(delivery.delivery_tag, delivery.redelivered);
+        match (progress, offset) {
+            (None, offset) => {
+                self.is_odd |= offset.is_some();
+                self.messages
+                    .push((ticket, properties::read(delivery, ticket.origin)));
+            }
+            (Some(progress), Some(offset)) if progress.arrive(offset, ticket) => {
+                let mut message = properties::read(delivery, ticket.origin);
+                message.position = offset;
+                // The broker does not count.
+                message.deliveries = 0;
+                self.messages.push((ticket, message));
+            }
+            (Some(_), _) => self.known.push(ticket),
+        }
+    }
+}
+
+/// Where in its stream this is.
+fn offset(delivery: &Delivery) -> Option<u64> {
+    match delivery.properties.headers().as_ref()?.inner().get(OFFSET)? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        _ => None,
+    }
+}
+
 /// What to do about what is wanted.
 struct Plan {
     /// The prefetch to consume with, zero for not at all; absent: as it is.
@@ -103,8 +205,8 @@ struct Plan {
 }
 
 impl Reader {
-    /// Reads until both sides are gone.
-    pub(crate) async fn run(self, link: Option<Link>) {
+    /// Reads until both sides are gone. Answers with the connection.
+    pub(crate) async fn run(self, link: Option<Link>) -> Option<Line> {
         let _attendance = Attendance::new(&self.inbox, self.index);
         let mut failures = 0;
         let mut link = link;
@@ -114,17 +216,27 @@ impl Reader {
                 Some(link) => link,
                 None => match self.link_again(&mut line, &mut failures).await {
                     Some(link) => link,
-                    None => return,
+                    None => return line,
                 },
             };
             self.inbox.opened(self.index, &current.tags);
             let since = rt::now();
             match self.serve(&mut current).await {
                 Ok(never) => match never {},
-                Err(End::Goodbye) => return,
+                Err(End::Goodbye) => return Some(current.line),
                 Err(End::Lost(cause)) => {
                     debug!(reader = self.index, cause, "channel lost");
-                    self.inbox.lost(self.index, &current.tags, &cause).await;
+                    if self.inbox.progress().is_some() {
+                        self.inbox.interrupted(self.index, &current.tags, &cause).await;
+                    } else {
+                        self.inbox.lost(self.index, &current.tags, &cause).await;
+                    }
+                }
+                Err(End::Stream) => {
+                    self.found_stream.store(true, Ordering::Relaxed);
+                    self.inbox
+                        .report(self.index, Some(&undeclared(&self.settings.topology.queue)));
+                    return None;
                 }
             }
             failures = if since.elapsed() < SUCCESS {
@@ -180,14 +292,20 @@ impl Reader {
         };
         let open = line.insert(open);
         let queue = self.settings.topology.apply(&channel).await?;
+        if let Some(progress) = self.inbox.progress() {
+            progress.place().declare(&channel).await?;
+            progress.place().claim(&channel).await?;
+        }
         let origin = self.inbox.engine().origin(&queue);
         let queue = short("queue", &queue)?;
-        let depth: Pin<Box<dyn Future<Output = ()> + Send>> = if self.index == 0 {
-            let watched = open.channel().await?;
-            Box::pin(watch_depth(watched, queue.clone(), self.inbox.engine().clone()))
-        } else {
-            Box::pin(std::future::pending())
-        };
+        // All of a stream's messages count there, read or not.
+        let depth: Pin<Box<dyn Future<Output = ()> + Send>> =
+            if self.index == 0 && self.inbox.progress().is_none() {
+                let watched = open.channel().await?;
+                Box::pin(watch_depth(watched, queue.clone(), self.inbox.engine().clone()))
+            } else {
+                Box::pin(std::future::pending())
+            };
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         info!(
             broker = open.place(),
@@ -200,6 +318,7 @@ impl Reader {
                 line,
                 tags: Arc::new(Tags::new(generation, origin, channel)),
                 queue,
+                no_stream: self.settings.topology.declares_queue(),
                 depth,
             }),
             None => Err(Trouble::passing("the connection is closed")),
@@ -210,20 +329,31 @@ impl Reader {
     async fn serve(&self, link: &mut Link) -> Result<std::convert::Infallible, End> {
         let mut wants = self.inbox.wants();
         let mut consumer: Option<(Consumer, u16)> = None;
-        let mut arrived = Vec::new();
+        let mut heard = Heard::Something;
+        let mut arrived = Arrived::default();
+        let progress = self.inbox.progress();
         loop {
             let want = *wants.borrow_and_update();
             let plan = self.plan(want)?;
+            if progress.is_some_and(Progress::has_to_go_back)
+                && let Some((consumer, _)) = consumer.take()
+            {
+                debug!(queue = link.queue.as_str(), "going back for what was given back");
+                self.cancel(link, consumer).await?;
+            }
             let prefetch = consumer.as_ref().map_or(0, |(_, prefetch)| *prefetch);
             if let Some(next) = plan.prefetch.filter(|next| *next != prefetch) {
                 if let Some((consumer, _)) = consumer.take() {
-                    self.cancel(&link.tags, consumer).await?;
+                    self.cancel(link, consumer).await?;
                 }
                 if next > 0 && self.inbox.begin(self.index) {
-                    consumer = Some((self.consume(&link.tags, &link.queue, next).await?, next));
+                    let (consuming, expected) = self.consume(&link.tags, &link.queue, next).await?;
+                    consumer = Some((consuming, next));
+                    heard.begin(expected);
                 }
             }
-            if plan.give_back {
+            // A stream has nobody else to give it to.
+            if plan.give_back && progress.is_none() {
                 let unread = self.inbox.withdraw(&link.tags);
                 link.tags.give_back(unread.into_iter()).await;
             }
@@ -234,15 +364,29 @@ impl Reader {
                 }
             }
             let look = consumer.is_none().then(|| rt::after(LOOK));
-            let again = [plan.again, look].into_iter().flatten().min();
+            if consumer.is_none() && heard != Heard::NothingReported {
+                heard = Heard::Something;
+            }
+            if heard.is_overdue()
+                && let Some(progress) = progress
+            {
+                self.inbox.report(self.index, Some(&progress.is_another()));
+                heard = Heard::NothingReported;
+            }
+            let again = [plan.again, look, heard.due()].into_iter().flatten().min();
             let flow = tokio::select! {
                 biased;
                 _ = wants.changed() => continue,
-                flow = next(&mut consumer, &link.tags, &mut arrived) => flow,
+                () = back(progress) => continue,
+                flow = next(&mut consumer, &link.tags, progress, &mut arrived) => flow,
                 () = until(again) => continue,
                 () = &mut link.depth => continue,
             };
-            self.inbox.deliver(&mut arrived);
+            if arrived.len() > 0 && std::mem::replace(&mut heard, Heard::Something) == Heard::NothingReported
+            {
+                self.inbox.report(self.index, None);
+            }
+            self.hand_on(link, &mut arrived).await?;
             match flow {
                 // Others may have to run before there is a use for more.
                 Flow::More => tokio::task::yield_now().await,
@@ -290,34 +434,75 @@ impl Reader {
         Ok(plan)
     }
 
-    async fn consume(&self, tags: &Tags, queue: &ShortString, prefetch: u16) -> Result<Consumer, End> {
+    /// Says also whether something has to come at once.
+    async fn consume(
+        &self,
+        tags: &Tags,
+        queue: &ShortString,
+        prefetch: u16,
+    ) -> Result<(Consumer, bool), End> {
         let channel = tags.channel();
         tags.set_prefetch(prefetch);
         channel
             .basic_qos(prefetch, BasicQosOptions { global: false })
             .await?;
         let tag = self.settings.consumer_tag.as_deref().unwrap_or_default();
+        let mut arguments = self.settings.arguments.clone();
+        let mut expected = false;
+        if let Some(progress) = self.inbox.progress() {
+            let (offset, is_there) = progress.resume();
+            arguments.insert(OFFSET.into(), offset);
+            expected = is_there;
+        }
         let consumer = channel
             .basic_consume(
                 queue.clone(),
                 short("consumer_tag", tag)?,
                 BasicConsumeOptions::default(),
-                self.settings.arguments.clone(),
+                arguments,
             )
             .await?;
-        Ok(consumer)
+        Ok((consumer, expected))
+    }
+
+    /// Hands on what was delivered; of a stream, nothing before it is stored where it was begun.
+    async fn hand_on(&self, link: &mut Link, arrived: &mut Arrived) -> Result<(), End> {
+        if std::mem::take(&mut arrived.is_odd) && !link.no_stream {
+            if is_stream(&link.line, &link.queue).await? {
+                return Err(End::Stream);
+            }
+            link.no_stream = true;
+        }
+        if !arrived.known.is_empty() {
+            link.tags.credit(arrived.known.drain(..)).await;
+        }
+        if let Some(progress) = self.inbox.progress()
+            && !arrived.messages.is_empty()
+            && !progress.is_anchored()
+        {
+            let mut wants = self.inbox.wants();
+            tokio::select! {
+                biased;
+                () = progress.anchored() => {}
+                // It ends before anything was handed out.
+                _ = wants.wait_for(|want| matches!(want, Want::Nothing | Want::Goodbye)) => return Err(End::Goodbye),
+            }
+        }
+        self.inbox.deliver(&mut arrived.messages);
+        Ok(())
     }
 
     /// Takes what the broker still sends until it knows.
-    async fn cancel(&self, tags: &Tags, consumer: Consumer) -> Result<(), End> {
-        tags.channel()
+    async fn cancel(&self, link: &mut Link, consumer: Consumer) -> Result<(), End> {
+        link.tags
+            .channel()
             .basic_cancel(consumer.tag(), BasicCancelOptions::default())
             .await?;
         let mut consumer = Some((consumer, 0));
-        let mut arrived = Vec::new();
+        let mut arrived = Arrived::default();
         loop {
-            let flow = next(&mut consumer, tags, &mut arrived).await;
-            self.inbox.deliver(&mut arrived);
+            let flow = next(&mut consumer, &link.tags, self.inbox.progress(), &mut arrived).await;
+            self.hand_on(link, &mut arrived).await?;
             match flow {
                 Flow::More => {}
                 Flow::Cancelled => return Ok(()),
@@ -327,6 +512,42 @@ impl Reader {
     }
 }
 
+/// Asks the broker whether this is a stream, with a declaration that a stream agrees with but for its arguments.
+async fn is_stream(line: &Line, queue: &ShortString) -> Result<bool, End> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let channel = line.channel().await?;
+    let declared = channel
+        .queue_declare(queue.clone(), QueueDeclareOptions::durable(), arguments)
+        .await;
+    let Err(error) = declared else {
+        channel.close(200, "asked".into()).await?;
+        return Ok(true);
+    };
+    match trouble::reply(&error) {
+        Some((code::PRECONDITION_FAILED, text)) => {
+            Ok(!["x-queue-type", "durable", "auto_delete", "exclusive"]
+                .iter()
+                .any(|no_streams| text.contains(no_streams)))
+        }
+        Some((code::RESOURCE_LOCKED, _)) => Ok(false),
+        Some((code::ACCESS_REFUSED, _)) => Err(End::Lost(format!(
+            "queue `{}` has messages of a stream, and may be one, which the user may not find out: it takes the \
+             permission to configure it",
+            queue
+        ))),
+        _ => Err(error.into()),
+    }
+}
+
+/// Why what was opened as a queue cannot be read.
+pub(crate) fn undeclared(queue: &str) -> String {
+    format!(
+        "`{queue}` is a stream: say so, with `x-stream-offset` among the consumer's `arguments` or with `x-queue-type` \
+         among those of `declare`"
+    )
+}
+
 /// Waits for deliveries and takes all that are here, up to a batch; without a consumer it waits for ever.
 ///
 /// # Cancel safety
@@ -334,7 +555,8 @@ impl Reader {
 async fn next(
     consumer: &mut Option<(Consumer, u16)>,
     tags: &Tags,
-    arrived: &mut Vec<(Ticket, Message)>,
+    progress: Option<&Progress>,
+    arrived: &mut Arrived,
 ) -> Flow {
     let Some((consumer, _)) = consumer else {
         return std::future::pending().await;
@@ -342,19 +564,23 @@ async fn next(
     poll_fn(|cx| {
         while arrived.len() < BATCH {
             match Pin::new(&mut *consumer).poll_next(cx) {
-                Poll::Ready(Some(Ok(delivery))) => {
-                    let ticket = tags.ticket(delivery.delivery_tag, delivery.redelivered);
-                    arrived.push((ticket, properties::read(delivery, ticket.origin)));
-                }
+                Poll::Ready(Some(Ok(delivery))) => arrived.add(delivery, tags, progress),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Flow::Failed(error)),
                 Poll::Ready(None) => return Poll::Ready(Flow::Cancelled),
-                Poll::Pending if arrived.is_empty() => return Poll::Pending,
+                Poll::Pending if arrived.len() == 0 => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
         Poll::Ready(Flow::More)
     })
     .await
+}
+
+async fn back(progress: Option<&Progress>) {
+    match progress {
+        Some(progress) => progress.back().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(then: Option<Instant>) {
@@ -386,7 +612,7 @@ async fn watch_depth(channel: Channel, queue: ShortString, engine: EngineHandle)
 }
 
 /// How long to wait after so many failures in a row.
-fn backoff(failures: u32) -> Duration {
+pub(crate) fn backoff(failures: u32) -> Duration {
     let (first, most) = BACKOFF;
     let doubled = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     doubled.min(most).mul_f64(0.5 + rt::chance() / 2.0)

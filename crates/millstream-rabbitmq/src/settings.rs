@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use millstream_core::SharedSinkConnector;
 
 use crate::dial::Dial;
+use crate::position::Place;
 use crate::retry::RetrySink;
 use crate::topology::Topology;
 use crate::trouble::Trouble;
@@ -40,10 +41,21 @@ pub struct ReaderSettings {
     pub management_url: Option<String>,
     /// What `Settlement::Reject` means.
     pub on_failure: OnFailure,
-    /// The consumer's name in the management UI; absent: the broker makes one up.
+    /// The consumer's name in the management UI; absent: the broker makes one up. The name of a stream's reader.
     pub consumer_tag: Option<String>,
     /// Arguments of `basic.consume`, such as `x-priority` and `x-stream-offset`.
     pub arguments: FieldTable,
+    /// The name of a stream's reader where there is no consumer tag: its position is stored under it.
+    pub reader: String,
+}
+
+/// Where a stream is begun when no position is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Begin {
+    /// At this offset, or the first after it that there is.
+    At(u64),
+    /// Where the broker finds this to be when it is asked.
+    Found(AMQPValue),
 }
 
 impl ReaderSettings {
@@ -58,6 +70,7 @@ impl ReaderSettings {
             on_failure: OnFailure::default(),
             consumer_tag: None,
             arguments: FieldTable::default(),
+            reader: "default".to_owned(),
         }
     }
 
@@ -75,7 +88,68 @@ impl ReaderSettings {
 
     /// Whether this reads a stream, from which nothing is taken out.
     pub fn is_stream(&self) -> bool {
-        self.topology.declares_stream() || self.arguments.contains_key("x-stream-offset")
+        self.topology.declares_stream() || self.arguments.contains_key(OFFSET)
+    }
+
+    /// Whether a stream can be read like this. Of what is no stream it says nothing.
+    ///
+    /// # Errors
+    /// When it cannot: the setting that is at fault, and why.
+    pub fn check_stream(&self) -> Result<(), (&'static str, String)> {
+        if !self.is_stream() {
+            return Ok(());
+        }
+        if self.connections > 1 {
+            let why = "each connection would read the whole stream";
+            return Err(("connections", why.to_owned()));
+        }
+        self.begin().map_err(|why| ("arguments", why))?;
+        self.place()
+            .map(drop)
+            .map_err(|trouble| ("consumer_tag", trouble.text))
+    }
+
+    /// Where the position of this reader is kept.
+    pub(crate) fn place(&self) -> Result<Place, Trouble> {
+        Place::new(
+            &self.topology.queue,
+            self.consumer_tag.as_deref().unwrap_or(&self.reader),
+        )
+    }
+
+    /// Where a stream is begun when no position is stored: with the first message, unless the arguments say
+    /// otherwise. RabbitMQ's own default is `next`, which passes over all that was published before.
+    pub(crate) fn begin(&self) -> Result<Begin, String> {
+        let Some(value) = self.arguments.inner().get(OFFSET) else {
+            return Ok(Begin::At(0));
+        };
+        let offset = match value {
+            AMQPValue::LongLongInt(offset) => Some(*offset),
+            AMQPValue::LongInt(offset) => Some(i64::from(*offset)),
+            AMQPValue::LongUInt(offset) => Some(i64::from(*offset)),
+            AMQPValue::ShortInt(offset) => Some(i64::from(*offset)),
+            AMQPValue::ShortUInt(offset) => Some(i64::from(*offset)),
+            AMQPValue::ShortShortInt(offset) => Some(i64::from(*offset)),
+            AMQPValue::ShortShortUInt(offset) => Some(i64::from(*offset)),
+            _ => None,
+        };
+        let text = match value {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+            AMQPValue::ShortString(text) => Some(text.as_str()),
+            _ => None,
+        };
+        match (offset.map(u64::try_from), text, value) {
+            (Some(Ok(offset)), ..) => Ok(Begin::At(offset)),
+            (_, Some("first"), _) => Ok(Begin::At(0)),
+            (_, Some(text), _) if matches!(text, "last" | "next") || is_age(text) => {
+                Ok(Begin::Found(AMQPValue::LongString(text.into())))
+            }
+            (.., AMQPValue::Timestamp(_)) => Ok(Begin::Found(value.clone())),
+            _ => Err(
+                "`x-stream-offset` is `first`, `last`, `next`, the number of a message, or an age such as `1h`"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// Whether a rejected message is kept, as far as can be said without the broker.
@@ -101,6 +175,12 @@ impl ReaderSettings {
     /// Asks the broker whether rejected messages are kept, where that is not known without it. To be asked after
     /// the queue was declared, and where it is left to the source to keep what is given up.
     pub(crate) async fn check_rejected_are_kept(&self) -> Result<(), Trouble> {
+        if self.is_stream() {
+            return Err(Trouble::lasting(format!(
+                "stream `{}` keeps nothing that is rejected: name a `dead_letter`, or set it to \"discard\"",
+                self.topology.queue
+            )));
+        }
         if self.on_failure == OnFailure::Requeue || self.topology.declares_dead_letters() {
             return Ok(());
         }
@@ -143,6 +223,15 @@ impl ReaderSettings {
     }
 }
 
+/// The argument of the consumer, and the header of a delivery.
+pub(crate) const OFFSET: &str = "x-stream-offset";
+
+/// Whether the broker takes it for a time before now: a number, and a unit from years to seconds.
+fn is_age(text: &str) -> bool {
+    let number = text.strip_suffix(['Y', 'M', 'D', 'h', 'm', 's']);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// What to do where a rejected message would be lost.
 const REMEDY: &str = "give it one by a policy or its arguments, or name a `dead_letter`";
 
@@ -154,6 +243,7 @@ impl fmt::Debug for ReaderSettings {
             .field("prefetch", &self.prefetch)
             .field("connections", &self.connections)
             .field("on_failure", &self.on_failure)
+            .field("reader", &self.reader)
             .finish_non_exhaustive()
     }
 }

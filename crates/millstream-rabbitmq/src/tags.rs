@@ -144,6 +144,31 @@ impl Tags {
         self.send(&mut state, first, outcomes).await;
     }
 
+    /// Acknowledges so that the broker sends more: in a stream an ack means nothing else.
+    pub(crate) async fn credit(&self, tickets: impl Iterator<Item = Ticket>) {
+        let mut state = self.state.lock().await;
+        if state.closed {
+            return;
+        }
+        let State {
+            window,
+            operations,
+            sent,
+            ..
+        } = &mut *state;
+        for ticket in tickets.filter(|ticket| ticket.generation == self.generation) {
+            // One that was settled twice has its ack.
+            window
+                .decide(ticket.sequence, Verdict::Ack, ticket, operations)
+                .ok();
+        }
+        window.ack_run(operations, sent);
+        if window.waiting() >= (self.prefetch.load(Ordering::Relaxed) / 2).max(1) {
+            window.ack_all(operations, sent);
+        }
+        self.send(&mut state, 0, &mut Vec::new()).await;
+    }
+
     /// Gives deliveries back that nobody has looked at.
     pub(crate) async fn give_back(&self, tickets: impl Iterator<Item = Ticket>) {
         let mut state = self.state.lock().await;

@@ -107,6 +107,11 @@ impl Topology {
         self.argument("x-queue-type") == Some("stream")
     }
 
+    /// Whether the queue is declared as another kind than a stream, which the broker then makes sure of.
+    pub(crate) fn declares_queue(&self) -> bool {
+        self.declare.as_ref().is_some_and(|declare| !declare.passive) && !self.declares_stream()
+    }
+
     /// Whether the queue's declaration says where rejected messages go.
     pub fn declares_dead_letters(&self) -> bool {
         self.argument("x-dead-letter-exchange").is_some()

@@ -135,6 +135,16 @@ fn broken_settings_are_told_where_why_and_what_to_do() {
             "8:11",
             "a stream is durable",
         ),
+        (
+            "arguments = { x-stream-offset = \"begin\" }",
+            "8:13",
+            "a stream cannot be begun there",
+        ),
+        (
+            "arguments = { x-stream-offset = -1 }",
+            "8:13",
+            "a stream cannot be begun there",
+        ),
     ] {
         let said = check(&format!("{url}\n{queue}\n{line}"), DISCARD);
         let expected = format!("m.toml:{at}: {why}");

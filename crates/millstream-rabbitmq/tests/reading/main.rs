@@ -10,5 +10,6 @@ mod demand;
 mod losses;
 mod pipelines;
 mod settlements;
+mod streams;
 mod suspects;
 mod tools;

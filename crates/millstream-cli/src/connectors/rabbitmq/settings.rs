@@ -19,7 +19,8 @@ pub struct RabbitSettings {
     pub url: Urls,
     /// The queue's or stream's name. Empty: the broker makes one up for the queue that `declare` describes.
     pub queue: String,
-    /// Unacknowledged messages that the broker sends ahead on one connection. Absent: by demand.
+    /// Unacknowledged messages that the broker sends ahead on one connection. Absent: by demand. From a stream,
+    /// RabbitMQ 3 sends whole chunks, and so some more.
     pub prefetch: Option<u16>,
     /// Connections that read the queue at once.
     #[serde(default = "one")]
@@ -27,7 +28,8 @@ pub struct RabbitSettings {
     /// The management plugin's HTTP API, `http://user:password@host:15672`: asked whether the queue has a dead-letter
     /// exchange, which a policy may give it.
     pub management_url: Option<Secret>,
-    /// How the queue is declared at every connection. Absent: it must be there.
+    /// How the queue is declared at every connection. Absent: it must be there. A stream is one whose arguments have
+    /// `x-queue-type = "stream"`.
     pub declare: Option<DeclareSettings>,
     /// What exchanges send to it.
     #[serde(default)]
@@ -35,9 +37,12 @@ pub struct RabbitSettings {
     /// What becomes of a message that is given up while there is no `dead_letter`.
     #[serde(default)]
     pub on_failure: OnFailureSetting,
-    /// The consumer's name. Absent: the broker makes one up.
+    /// The consumer's name. Absent: the broker makes one up. The position in a stream is stored under this name, or
+    /// else under the pipeline's, in the queue `STREAM.position.NAME`; one process at a time reads under a name.
     pub consumer_tag: Option<String>,
-    /// Arguments of the consumer, such as `x-priority` and `x-stream-offset`.
+    /// Arguments of the consumer, such as `x-priority`. With `x-stream-offset` it is a stream that is read: "first",
+    /// "last", "next", the number of a message or an age such as "1h" says where it begins while no position is
+    /// stored. A stream that `declare` describes begins with its first message.
     #[serde(default)]
     pub arguments: Arguments,
     /// For amqps://, the authorities to trust instead of the system's: a PEM file.

@@ -49,6 +49,7 @@ fn reader(settings: &RabbitSettings, cx: &SourceContext<'_>) -> Result<ReaderSet
     reader.on_failure = OnFailure::from(settings.on_failure);
     reader.consumer_tag.clone_from(&settings.consumer_tag);
     reader.arguments = arguments(&settings.arguments, "arguments")?;
+    cx.pipeline.clone_into(&mut reader.reader);
     if let Some(url) = &settings.management_url {
         reader
             .ask_management(url.expose())
@@ -130,5 +131,11 @@ fn stream(settings: &RabbitSettings, reader: &ReaderSettings) -> Result<(), Inva
         )
         .at("declare"));
     }
-    Ok(())
+    reader.check_stream().map_err(|(key, why)| {
+        let (what, remedy) = match key {
+            "arguments" => ("a stream cannot be begun there", why.as_str()),
+            _ => (why.as_str(), "give a short `consumer_tag`"),
+        };
+        Invalid::new(what, remedy).at(if key == "arguments" { key } else { "queue" })
+    })
 }
