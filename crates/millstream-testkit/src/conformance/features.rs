@@ -10,6 +10,9 @@ use millstream_core::Capabilities;
 pub struct Features {
     /// What the connector says of itself; the suite checks that it says the same.
     pub capabilities: Capabilities,
+    /// Without [`Capabilities::delay`]: a sink brings messages back later,
+    /// [`Connector::retry_sink`](millstream_core::Connector::retry_sink).
+    pub retry_sink: bool,
     /// A published key is handed out with the message.
     pub keys: bool,
     /// Published headers are handed out with the message.
@@ -37,6 +40,8 @@ pub struct Features {
 pub enum Feature {
     /// [`Capabilities::delay`].
     Delay,
+    /// [`Capabilities::delay`] or [`Features::retry_sink`].
+    Retries,
     /// [`Capabilities::keeps_rejected`].
     KeepsRejected,
     /// [`Capabilities::counts_deliveries`].
@@ -66,6 +71,7 @@ impl Feature {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delay => "delay",
+            Self::Retries => "delay or retry sink",
             Self::KeepsRejected => "keeps rejected",
             Self::CountsDeliveries => "counts deliveries",
             Self::OrdersKeys => "orders keys",
@@ -86,6 +92,7 @@ impl Features {
     pub const fn has(&self, feature: Feature) -> bool {
         match feature {
             Feature::Delay => self.capabilities.delay,
+            Feature::Retries => self.capabilities.delay || self.retry_sink,
             Feature::KeepsRejected => self.capabilities.keeps_rejected,
             Feature::CountsDeliveries => self.capabilities.counts_deliveries,
             Feature::OrdersKeys => self.capabilities.orders_keys,

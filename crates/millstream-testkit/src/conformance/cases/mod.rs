@@ -15,7 +15,7 @@ use millstream_core::BoxFuture;
 
 use super::features::Feature::{
     self, Backlog, Consumers, CountsDeliveries, Cuts, Delay, Faults, Groups, Headers, KeepsRejected, Keys,
-    Ordered, OrdersKeys,
+    Ordered, OrdersKeys, Retries,
 };
 use super::trial::Trial;
 
@@ -122,8 +122,10 @@ pub(crate) static ALL: &[Case] = &[
         "a message that is handed out again says so"),
     case!(settling::rejected_are_kept, "Millstream", "P1 P8", [KeepsRejected],
         "a rejected message is kept, and does not come again"),
-    case!(settling::retry_delay, "Millstream", "P1", [Delay],
+    case!(settling::retry_delay, "Millstream", "P1", [Retries],
         "a retry comes not before its time, and carries the failures"),
+    case!(settling::redelivered_attempts, "Millstream", "P1", [Retries],
+        "a pipeline that redelivers runs a message again not before its time, and as often as it may fail"),
     case!(order::keys_across_consumers, "Millstream", "P3", [Keys, OrdersKeys, Consumers],
         "pipelines that share a place run each key one message at a time and in order"),
     case!(order::keys_while_delayed, "Millstream", "P3", [Keys, OrdersKeys, Delay],
