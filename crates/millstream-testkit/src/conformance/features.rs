@@ -60,6 +60,9 @@ pub enum Feature {
     Groups,
     /// [`Features::backlog`].
     Backlog,
+    /// A message may come any number of times and still comes with others: deliveries are not counted, or
+    /// [`Features::takes_back`]. Elsewhere one that came often comes alone.
+    ComesOften,
     /// [`Features::restarts`] or [`Features::cuts`].
     Faults,
     /// [`Features::cuts`].
@@ -81,6 +84,7 @@ impl Feature {
             Self::Consumers => "consumers",
             Self::Groups => "groups",
             Self::Backlog => "backlog",
+            Self::ComesOften => "uncounted releases",
             Self::Faults => "restarts or cuts",
             Self::Cuts => "cuts",
         }
@@ -102,6 +106,7 @@ impl Features {
             Feature::Consumers => self.consumers,
             Feature::Groups => self.groups,
             Feature::Backlog => self.backlog,
+            Feature::ComesOften => self.takes_back || !self.capabilities.counts_deliveries,
             Feature::Faults => self.restarts || self.cuts,
             Feature::Cuts => self.cuts,
         }
