@@ -1,10 +1,10 @@
-//! The conformance suite on the connectors that need nothing installed, the page that says how they did, and the
-//! table of what Broadway tests.
+//! The conformance suite on every connector, the page that says how they did, and the table of what Broadway tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broadway;
 mod memory;
+mod rabbitmq;
 mod sqlite;
 
 use std::path::Path;
@@ -56,4 +56,14 @@ async fn the_embedded_queue_keeps_what_it_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_queue_in_order_of_keys_keeps_what_it_declares() {
     conforms(sqlite::Sqlite::new(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_with_a_classic_queue_keeps_what_it_declares() {
+    conforms(rabbitmq::Rabbit::start(rabbitmq::Kind::Classic).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_with_a_quorum_queue_keeps_what_it_declares() {
+    conforms(rabbitmq::Rabbit::start(rabbitmq::Kind::Quorum).await).await;
 }

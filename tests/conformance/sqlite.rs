@@ -40,6 +40,7 @@ impl Subject for Sqlite {
                 counts_deliveries: true,
                 orders_keys: self.ordered,
             },
+            retry_sink: false,
             keys: true,
             headers: true,
             ordered: true,

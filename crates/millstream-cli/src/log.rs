@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use millstream_config::{HostSpec, LogFormat};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::screen;
@@ -16,9 +17,10 @@ use crate::screen;
 pub(crate) fn start(host: &HostSpec) -> anyhow::Result<()> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let filter = match &wanted {
-        Some(wanted) => EnvFilter::try_new(wanted)
-            .map_err(|error| anyhow::anyhow!("RUST_LOG is not understood: {error}"))?,
-        None => EnvFilter::try_new(&host.log)?,
+        Some(wanted) => {
+            filter(wanted).map_err(|error| anyhow::anyhow!("RUST_LOG is not understood: {error}"))?
+        }
+        None => filter(&host.log)?,
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -33,6 +35,17 @@ pub(crate) fn start(host: &HostSpec) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What goes without saying; a directive for the same target replaces it.
+///
+/// The client of RabbitMQ calls every lost connection an error, several times, where the connector says once why it
+/// connects again; and of a message that no queue takes it logs all there is, payload included.
+const QUIET: &str = "lapin=off,lapin::returned_messages=off";
+
+/// What is logged where these directives are wanted.
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("{QUIET},{directives}"))
+}
+
 /// Why `host.log` is not understood, if it is not.
 ///
 /// A word alone would be the name of a module, all of whose events are wanted; it is more likely to be a level
@@ -45,9 +58,7 @@ pub(crate) fn check(directives: &str) -> Result<(), String> {
             ));
         }
     }
-    EnvFilter::try_new(directives)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    filter(directives).map(drop).map_err(|error| error.to_string())
 }
 
 /// Panics are logged like everything else: the engine catches them, and a status line stays whole.
@@ -83,7 +94,52 @@ impl<'w> MakeWriter<'w> for Stderr {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of one line of ours and of what lapin says of a lost connection and of a returned message.
+    fn logged(directives: &str) -> Vec<&'static str> {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter(directives).unwrap())
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(target: "millstream_core::engine", "ours");
+            tracing::error!(target: "lapin::io_loop", "lost");
+            tracing::warn!(target: "lapin::returned_messages", "payload");
+        });
+        let text = String::from_utf8(kept.0.lock().clone()).unwrap();
+        let lines = ["ours", "lost", "payload"].into_iter();
+        lines.filter(|line| text.contains(line)).collect()
+    }
+
+    #[test]
+    fn a_payload_is_logged_only_where_its_target_is_named() {
+        for directives in ["info", "trace", "warn,millstream_core=debug"] {
+            assert_eq!(logged(directives), ["ours"], "{directives}");
+        }
+        assert_eq!(logged("info,lapin=warn"), ["ours", "lost"]);
+        assert_eq!(logged("error,lapin::io_loop=debug"), ["lost"]);
+        assert_eq!(logged("lapin::returned_messages=warn"), ["payload"]);
+    }
 
     #[test]
     fn a_misspelt_level_is_no_module() {

@@ -96,7 +96,9 @@ impl Connector for RabbitConnector {
         Capabilities {
             delay: false,
             keeps_rejected: self.settings.keeps_rejected(),
-            counts_deliveries: !self.settings.is_stream(),
+            // Of a queue that is not declared here the type is not known; a count that is none does no harm then,
+            // because it never gets beyond two.
+            counts_deliveries: !self.settings.is_stream() && !self.settings.topology.declares_classic(),
             orders_keys: false,
         }
     }

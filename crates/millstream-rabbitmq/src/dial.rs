@@ -188,6 +188,7 @@ impl Dial {
         match timeout(self.timeout, connecting).await {
             Ok(Ok(connection)) => Ok(Line {
                 connection: Some(connection),
+                channels: Mutex::default(),
                 wire,
                 place,
             }),
@@ -220,6 +221,10 @@ impl Trouble {
 /// An open connection. Dropped, it closes in the background.
 pub(crate) struct Line {
     connection: Option<Connection>,
+    /// Those that were open of late. A channel that is dropped closes itself, which is an error to lapin where its
+    /// connection is closing, and ends the connection at once, with what was not yet written: acknowledgements that
+    /// had been answered for. So they go after it.
+    channels: Mutex<Vec<Channel>>,
     wire: Wire,
     place: String,
 }
@@ -230,10 +235,14 @@ impl Line {
         let Some(connection) = &self.connection else {
             return Err(Trouble::passing("the connection is closed"));
         };
-        connection
+        let channel = connection
             .create_channel()
             .await
-            .map_err(|error| Trouble::from(error).at(&self.place))
+            .map_err(|error| Trouble::from(error).at(&self.place))?;
+        let mut channels = self.channels.lock();
+        channels.retain(|channel| channel.status().connected());
+        channels.push(channel.clone());
+        Ok(channel)
     }
 
     /// Whether the broker takes nothing from this connection now, because it is short of memory or disk space.
@@ -263,6 +272,7 @@ impl Drop for Line {
             return;
         };
         let wire = self.wire.clone();
+        let channels = std::mem::take(&mut *self.channels.lock());
         // A blocked connection cannot even say that it closes, and lapin would keep its thread until it can.
         if !connection.status().connected()
             || connection.status().blocked()
@@ -276,6 +286,7 @@ impl Drop for Line {
             if timeout(GOODBYE, goodbye).await.is_err() {
                 wire.cut();
             }
+            drop(channels);
         });
     }
 }

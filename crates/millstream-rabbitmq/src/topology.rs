@@ -112,6 +112,17 @@ impl Topology {
         self.declare.as_ref().is_some_and(|declare| !declare.passive) && !self.declares_stream()
     }
 
+    /// Whether the queue is declared as a classic one, or as what only a classic one can be.
+    pub fn declares_classic(&self) -> bool {
+        self.declare.as_ref().is_some_and(|declare| {
+            let kind = self.argument("x-queue-type");
+            kind.map_or(
+                !declare.durable || declare.exclusive || declare.auto_delete,
+                |kind| kind == "classic",
+            )
+        })
+    }
+
     /// Whether the queue's declaration says where rejected messages go.
     pub fn declares_dead_letters(&self) -> bool {
         self.argument("x-dead-letter-exchange").is_some()

@@ -212,3 +212,21 @@ async fn a_loss_is_heard_of_while_nothing_is_wanted() {
     until("the loss is known", || !reading.engine.lost().is_empty()).await;
     until("it is back", || reading.engine.degraded().is_none()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_for_is_settled_though_both_sides_go_at_once() {
+    let queue = "goodbye";
+    filled(queue, 1_000).await;
+    for round in 1..=10 {
+        let mut reading = Reading::open(settings(&BROKER, queue)).await;
+        let taken = tickets(&reading.take(100).await);
+        // Every other one, so that each takes an operation of its own.
+        let acked: Vec<_> = taken.into_iter().step_by(2).collect();
+        reading.settle_now(&acked, &Settlement::Ack).await;
+        drop(reading);
+        until("all others are back", || {
+            counts(&BROKER, queue) == (1_000 - 50 * round, 0, 0)
+        })
+        .await;
+    }
+}

@@ -10,6 +10,9 @@ use millstream_core::Capabilities;
 pub struct Features {
     /// What the connector says of itself; the suite checks that it says the same.
     pub capabilities: Capabilities,
+    /// Without [`Capabilities::delay`]: a sink brings messages back later,
+    /// [`Connector::retry_sink`](millstream_core::Connector::retry_sink).
+    pub retry_sink: bool,
     /// A published key is handed out with the message.
     pub keys: bool,
     /// Published headers are handed out with the message.
@@ -37,6 +40,8 @@ pub struct Features {
 pub enum Feature {
     /// [`Capabilities::delay`].
     Delay,
+    /// [`Capabilities::delay`] or [`Features::retry_sink`].
+    Retries,
     /// [`Capabilities::keeps_rejected`].
     KeepsRejected,
     /// [`Capabilities::counts_deliveries`].
@@ -55,6 +60,9 @@ pub enum Feature {
     Groups,
     /// [`Features::backlog`].
     Backlog,
+    /// A message may come any number of times and still comes with others: deliveries are not counted, or
+    /// [`Features::takes_back`]. Elsewhere one that came often comes alone.
+    ComesOften,
     /// [`Features::restarts`] or [`Features::cuts`].
     Faults,
     /// [`Features::cuts`].
@@ -66,6 +74,7 @@ impl Feature {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delay => "delay",
+            Self::Retries => "delay or retry sink",
             Self::KeepsRejected => "keeps rejected",
             Self::CountsDeliveries => "counts deliveries",
             Self::OrdersKeys => "orders keys",
@@ -75,6 +84,7 @@ impl Feature {
             Self::Consumers => "consumers",
             Self::Groups => "groups",
             Self::Backlog => "backlog",
+            Self::ComesOften => "uncounted releases",
             Self::Faults => "restarts or cuts",
             Self::Cuts => "cuts",
         }
@@ -86,6 +96,7 @@ impl Features {
     pub const fn has(&self, feature: Feature) -> bool {
         match feature {
             Feature::Delay => self.capabilities.delay,
+            Feature::Retries => self.capabilities.delay || self.retry_sink,
             Feature::KeepsRejected => self.capabilities.keeps_rejected,
             Feature::CountsDeliveries => self.capabilities.counts_deliveries,
             Feature::OrdersKeys => self.capabilities.orders_keys,
@@ -95,6 +106,7 @@ impl Features {
             Feature::Consumers => self.consumers,
             Feature::Groups => self.groups,
             Feature::Backlog => self.backlog,
+            Feature::ComesOften => self.takes_back || !self.capabilities.counts_deliveries,
             Feature::Faults => self.restarts || self.cuts,
             Feature::Cuts => self.cuts,
         }

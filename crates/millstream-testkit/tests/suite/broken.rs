@@ -32,12 +32,24 @@ pub(crate) enum Fault {
     DeclaresTooMuch,
 }
 
-pub(crate) struct Broken(Option<Fault>);
+pub(crate) struct Broken {
+    fault: Option<Fault>,
+    capabilities: Capabilities,
+}
 
 impl Broken {
     /// A queue with this fault; with none, it keeps its promises.
     pub(crate) fn at(fault: Option<Fault>) -> Self {
-        Self(fault)
+        Self {
+            fault,
+            capabilities: Connector::capabilities(&MemoryQueue::new()),
+        }
+    }
+
+    /// The same, on a queue that cannot hold a delivery back, and has a retry sink for that.
+    pub(crate) fn with_a_retry_sink(mut self) -> Self {
+        self.capabilities.delay = false;
+        self
     }
 }
 
@@ -49,9 +61,10 @@ impl Subject for Broken {
     }
 
     fn declares(&self) -> Features {
-        let too_much = self.0 == Some(Fault::DeclaresTooMuch);
+        let too_much = self.fault == Some(Fault::DeclaresTooMuch);
         Features {
-            capabilities: Connector::capabilities(&MemoryQueue::new()),
+            capabilities: self.capabilities,
+            retry_sink: !self.capabilities.delay,
             keys: true,
             headers: true,
             ordered: true,
@@ -67,8 +80,8 @@ impl Subject for Broken {
 
     async fn place(&self, _: &str) -> Queue {
         Queue {
-            queue: MemoryQueue::new(),
-            fault: self.0,
+            queue: MemoryQueue::with_capabilities(self.capabilities),
+            fault: self.fault,
             last: Arc::default(),
         }
     }
@@ -120,6 +133,13 @@ impl Connector for Queue {
         let mut capabilities = Connector::capabilities(&self.queue);
         capabilities.delay &= !self.is(Fault::SaysLess);
         capabilities
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        if self.is(Fault::NoDelay) {
+            return Some(Arc::new(self.clone()));
+        }
+        Connector::retry_sink(&self.queue)
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(BrokenSource, BrokenAcknowledger), OpenError> {

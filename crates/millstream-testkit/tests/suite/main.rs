@@ -15,6 +15,30 @@ async fn a_queue_that_keeps_its_promises_passes() {
     assert_eq!(report.rows.len(), conformance::cases().len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn so_does_one_whose_retry_sink_holds_messages_back() {
+    let report = conformance::run(Broken::at(None).with_a_retry_sink(), Scale::Small).await;
+    assert!(report.is_conformant(), "{report}");
+    let ran = |name| {
+        let mut rows = report.rows.iter();
+        rows.any(|row| row.case.name == name && matches!(row.verdict, Verdict::Passed))
+    };
+    assert!(ran("retry_delay") && ran("redelivered_attempts"), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_sink_that_keeps_no_delay_is_noticed() {
+    for case in ["retry_delay", "redelivered_attempts"] {
+        let broken = Broken::at(Some(Fault::NoDelay)).with_a_retry_sink();
+        let row = conformance::run_one(broken, Scale::Small, case).await;
+        assert!(
+            matches!(row.verdict, Verdict::Failed(_)),
+            "{case}: {}",
+            row.verdict
+        );
+    }
+}
+
 /// Runs these cases on a queue with this fault, and says which of them passed all the same.
 async fn unnoticed(fault: Fault, cases: &[&'static str]) -> Vec<&'static str> {
     let mut passed = Vec::new();
@@ -70,7 +94,7 @@ noticed! {
         credit, messages_in_flight, bytes_in_flight, no_ack, saturated_unacked
     ];
     keys_and_headers_that_do_not_arrive_are_noticed: BarePayloads fails [headers, keys];
-    delays_that_are_not_kept_are_noticed: NoDelay fails [retry_delay];
+    delays_that_are_not_kept_are_noticed: NoDelay fails [retry_delay, redelivered_attempts];
     rejects_that_are_not_kept_are_noticed: RejectAcks fails [rejected_are_kept];
     a_count_that_does_not_count_is_noticed: CountsOne fails [redelivery_count];
     a_connector_that_says_something_else_is_noticed: SaysLess fails [says_what_it_declares];

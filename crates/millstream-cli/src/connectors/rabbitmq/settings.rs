@@ -19,7 +19,7 @@ pub struct RabbitSettings {
     pub url: Urls,
     /// The queue's or stream's name. Empty: the broker makes one up for the queue that `declare` describes.
     pub queue: String,
-    /// Unacknowledged messages that the broker sends ahead on one connection. Absent: by demand. From a stream,
+    /// Unacknowledged messages that the broker sends ahead, over all connections. Absent: by demand. From a stream,
     /// RabbitMQ 3 sends whole chunks, and so some more.
     pub prefetch: Option<u16>,
     /// Connections that read the queue at once.

@@ -14,8 +14,8 @@ use std::future::Future;
 use millstream_core::BoxFuture;
 
 use super::features::Feature::{
-    self, Backlog, Consumers, CountsDeliveries, Cuts, Delay, Faults, Groups, Headers, KeepsRejected, Keys,
-    Ordered, OrdersKeys,
+    self, Backlog, ComesOften, Consumers, CountsDeliveries, Cuts, Delay, Faults, Groups, Headers,
+    KeepsRejected, Keys, Ordered, OrdersKeys, Retries,
 };
 use super::trial::Trial;
 
@@ -78,11 +78,11 @@ pub(crate) static ALL: &[Case] = &[
         "two released messages of a hundred come again"),
     case!(settling::no_ack, "Watermill 6", "P1 P4", [],
         "with one place in flight, nothing comes while a message is unsettled, and it does not come again"),
-    case!(subscribing::continue_after_subscribe_close, "Watermill 7", "P1", [],
+    case!(subscribing::continue_after_subscribe_close, "Watermill 7", "P1", [ComesOften],
         "consumers that come and go with messages unsettled lose none"),
-    case!(subscribing::concurrent_close, "Watermill 8", "P1", [Consumers],
+    case!(subscribing::concurrent_close, "Watermill 8", "P1", [Consumers, ComesOften],
         "consumers that open and close at once leave the place as it was"),
-    case!(settling::continue_after_errors, "Watermill 9", "P1", [],
+    case!(settling::continue_after_errors, "Watermill 9", "P1", [ComesOften],
         "three hundred releases later, every message still comes"),
     case!(subscribing::consumer_groups, "Watermill 10", "P1", [Groups],
         "each of two groups sees every message"),
@@ -122,8 +122,10 @@ pub(crate) static ALL: &[Case] = &[
         "a message that is handed out again says so"),
     case!(settling::rejected_are_kept, "Millstream", "P1 P8", [KeepsRejected],
         "a rejected message is kept, and does not come again"),
-    case!(settling::retry_delay, "Millstream", "P1", [Delay],
+    case!(settling::retry_delay, "Millstream", "P1", [Retries],
         "a retry comes not before its time, and carries the failures"),
+    case!(settling::redelivered_attempts, "Millstream", "P1", [Retries],
+        "a pipeline that redelivers runs a message again not before its time, and as often as it may fail"),
     case!(order::keys_across_consumers, "Millstream", "P3", [Keys, OrdersKeys, Consumers],
         "pipelines that share a place run each key one message at a time and in order"),
     case!(order::keys_while_delayed, "Millstream", "P3", [Keys, OrdersKeys, Delay],

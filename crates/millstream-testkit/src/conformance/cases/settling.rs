@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_core::rt::{self, Duration};
-use millstream_core::{Outcome, Outgoing, Settlement};
+use millstream_core::{
+    Failure, Message, Outcome, Outgoing, RetryStrategy, Settlement, SharedConnector, SharedSinkConnector,
+};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -205,7 +207,13 @@ pub(super) async fn says_what_it_declares(trial: Trial) {
     let connector = place.connector();
     // It may have to ask its broker first.
     let _reader = Reader::open(&connector).await;
-    assert_eq!(connector.capabilities(), trial.features().capabilities);
+    let features = trial.features();
+    assert_eq!(connector.capabilities(), features.capabilities);
+    assert_eq!(
+        connector.retry_sink().is_some(),
+        features.retry_sink,
+        "whether it has a retry sink"
+    );
 }
 
 pub(super) async fn stale_generation(trial: Trial) {
@@ -289,17 +297,29 @@ pub(super) async fn rejected_are_kept(trial: Trial) {
     );
 }
 
+/// Where the store cannot hold a delivery back, the engine's way is gone here: to the retry sink, and once that has
+/// confirmed the message, its delivery is acknowledged.
 pub(super) async fn retry_delay(trial: Trial) {
     let place = trial.place().await;
-    publish(&place.sink(), &[Outgoing::new("one")]).await;
-    let mut reader = Reader::open(&place.connector()).await;
+    publish(&place.sink(), &[Outgoing::new("one").with_key("k")]).await;
+    let connector = place.connector();
+    let mut reader = Reader::open(&connector).await;
     let delivery = reader.one().await;
-    let settlement = Settlement::Retry {
-        after: DELAY,
-        failures: 2,
-    };
     let began = rt::now();
-    reader.send(&[delivery], &settlement).await;
+    if trial.features().capabilities.delay {
+        let settlement = Settlement::Retry {
+            after: DELAY,
+            failures: 2,
+        };
+        reader.send(&[delivery], &settlement).await;
+    } else {
+        let mut later = Outgoing::new(delivery.1.payload.clone())
+            .with_key("k")
+            .with_header(Message::FAILURES, "2");
+        later.delay = DELAY;
+        publish(&retry_sink(&connector), &[later]).await;
+        reader.ack(&[delivery]).await;
+    }
     reader.assert_nothing("its time has not come").await;
     let again = reader.one().await;
     // Stores count in whole milliseconds.
@@ -312,5 +332,58 @@ pub(super) async fn retry_delay(trial: Trial) {
         (payloads(std::slice::from_ref(&again)), again.1.failures),
         (vec!["one".into()], 2)
     );
+    assert!(
+        again.1.key.as_deref() == Some(b"k") || !trial.features().keys,
+        "its key was {:?}",
+        again.1.key
+    );
     reader.ack(&[again]).await;
+    reader.assert_nothing("the retry is acknowledged").await;
+}
+
+fn retry_sink(connector: &SharedConnector) -> SharedSinkConnector {
+    let sink = connector.retry_sink();
+    sink.expect("`retry_sink` is declared, and the connector has none")
+}
+
+pub(super) async fn redelivered_attempts(trial: Trial) {
+    let place = trial.place().await;
+    publish(&place.sink(), &[Outgoing::new("one")]).await;
+    let began = Arc::new(Mutex::new(Vec::new()));
+    let runs = Arc::clone(&began);
+    let pipe = Pipe::each(
+        place.connector(),
+        |spec| {
+            spec.retry.strategy = RetryStrategy::Redeliver;
+            spec.retry.backoff = DELAY;
+            spec.retry.factor = 1.0;
+            spec.retry.jitter = false;
+        },
+        move |message| {
+            runs.lock().push((message.failures, rt::now()));
+            async move {
+                if message.failures < 2 {
+                    return Err(Failure::from("not yet"));
+                }
+                Ok(())
+            }
+        },
+    );
+    until("the third run to be acknowledged", || {
+        let status = pipe.status();
+        began.lock().len() >= 3 && status.in_flight == 0
+    })
+    .await;
+    rt::sleep(A_WHILE).await;
+    pipe.stop().await;
+    let runs = began.lock().clone();
+    let failures: Vec<_> = runs.iter().map(|(failures, _)| *failures).collect();
+    assert_eq!(failures, [0, 1, 2], "failures before each run");
+    for pair in runs.windows(2) {
+        let [(_, before), (_, after)] = pair else { continue };
+        let between = after.duration_since(*before) + Duration::from_millis(2);
+        assert!(between >= DELAY, "it ran again after {between:?}");
+    }
+    let mut reader = Reader::open(&place.connector()).await;
+    reader.assert_nothing("the third run has succeeded").await;
 }
