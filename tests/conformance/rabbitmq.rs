@@ -76,9 +76,7 @@ impl Subject for Rabbit {
             retry_sink: true,
             keys: true,
             headers: true,
-            // When the prefetch grows, another consumer takes over, and a quorum queue then hands out what was on its
-            // way to the first one behind what follows it.
-            ordered: self.kind == Kind::Classic,
+            ordered: true,
             consumers: true,
             groups: true,
             backlog: true,
@@ -155,7 +153,9 @@ impl InBroker {
 
     fn reads(&self, queue: &str) -> SharedConnector {
         let topology = Topology::new(queue).declare(self.declared());
-        Arc::new(RabbitConnector::new(ReaderSettings::new(self.dial(), topology)))
+        let mut settings = ReaderSettings::new(self.dial(), topology);
+        settings.ordered = true;
+        Arc::new(RabbitConnector::new(settings))
     }
 }
 

@@ -123,6 +123,7 @@ impl Connector for RabbitConnector {
         let inbox = Arc::new(Inbox::new(
             engine,
             self.settings.prefetch,
+            self.settings.ordered,
             connections,
             progress.clone(),
         ));

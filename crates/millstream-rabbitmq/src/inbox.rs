@@ -19,6 +19,8 @@ use crate::tags::Tags;
 const MOST: usize = 2_000;
 /// The most that is prefetched where they do, while it is not known how large messages are.
 const FIRST: usize = 100;
+/// The size that messages are taken to have until it is known, where the prefetch must not change: in bytes.
+const LIKELY: usize = 64 << 10;
 
 /// Deliveries of a message without an outcome above which it may be what ends the process.
 const UNSUSPECTED: u32 = 3;
@@ -43,6 +45,9 @@ pub(crate) struct Inbox {
     engine: EngineHandle,
     /// What the settings say about prefetching.
     prefetch: Option<u16>,
+    /// Order matters, so the prefetch stays what it is while there is a consumer. Another prefetch takes another
+    /// consumer, and a quorum queue takes back what is on its way to the first one: it would come behind what follows it.
+    ordered: bool,
     /// How far it was read, if it is a stream.
     progress: Option<Arc<Progress>>,
     state: Mutex<State>,
@@ -97,12 +102,14 @@ impl Inbox {
     pub(crate) fn new(
         engine: EngineHandle,
         prefetch: Option<u16>,
+        ordered: bool,
         readers: usize,
         progress: Option<Arc<Progress>>,
     ) -> Self {
         Self {
             engine,
             prefetch,
+            ordered,
             state: Mutex::new(State {
                 arrived: VecDeque::new(),
                 suspect: None,
@@ -186,6 +193,7 @@ impl Inbox {
     fn want(&self, state: &State, credit: Credit) {
         let by_size = || match state.size {
             Some(size) => (state.most_credit.bytes / size.max(1)).clamp(1, MOST),
+            None if self.ordered => (state.most_credit.bytes / LIKELY).clamp(FIRST, MOST),
             None => FIRST,
         };
         let most = self.prefetch.map_or_else(by_size, usize::from);
@@ -198,7 +206,9 @@ impl Inbox {
             };
             let next = if state.careful > 0 {
                 1
-            } else if credit.messages > 1 && (now * 2 <= most || most * 2 <= now) {
+            } else if credit.messages > 1
+                && (now < 2 || !self.ordered && (now * 2 <= most || most * 2 <= now))
+            {
                 // A change costs a new consumer, so it has to be worth it.
                 most
             } else {

@@ -35,6 +35,9 @@ pub struct ReaderSettings {
     /// Unacknowledged messages that the broker may have underway, over all connections; absent: as demand has it,
     /// and never more than that.
     pub prefetch: Option<u16>,
+    /// Whether the pipeline keeps an order: the prefetch then does not change while messages arrive, as a quorum
+    /// queue would reorder what is on its way.
+    pub ordered: bool,
     /// How many connections read the queue at once.
     pub connections: usize,
     /// The management plugin's HTTP API, with user and password, to ask whether rejected messages are kept.
@@ -65,6 +68,7 @@ impl ReaderSettings {
             dial,
             topology,
             prefetch: None,
+            ordered: false,
             connections: 1,
             management_url: None,
             on_failure: OnFailure::default(),

@@ -45,6 +45,7 @@ fn reader(settings: &RabbitSettings, cx: &SourceContext<'_>) -> Result<ReaderSet
     let topology = topology(&settings.queue, settings.declare.as_ref(), &settings.bindings)?;
     let mut reader = ReaderSettings::new(dial, topology);
     reader.prefetch = settings.prefetch;
+    reader.ordered = cx.ordering.is_ordered();
     reader.connections = settings.connections;
     reader.on_failure = OnFailure::from(settings.on_failure);
     reader.consumer_tag.clone_from(&settings.consumer_tag);
