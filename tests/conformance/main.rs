@@ -1,9 +1,9 @@
-//! The conformance suite on the connectors that need nothing installed, the page that says how they did, and the
-//! table of what Broadway tests.
+//! The conformance suite on every connector, the page that says how they did, and the table of what Broadway tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broadway;
+mod kafka;
 mod memory;
 mod sqlite;
 
@@ -56,4 +56,14 @@ async fn the_embedded_queue_keeps_what_it_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_queue_in_order_of_keys_keeps_what_it_declares() {
     conforms(sqlite::Sqlite::new(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_keeps_what_the_connector_declares() {
+    conforms(kafka::OnKafka::start(1).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_with_four_partitions_keeps_what_the_connector_declares() {
+    conforms(kafka::OnKafka::start(4).await).await;
 }
