@@ -92,7 +92,11 @@ pub(crate) struct Topic {
 
 impl Topic {
     fn reads(&self, group: &str) -> KafkaConnector {
-        KafkaConnector::new(&self.brokers, group, [&self.name]).commit_interval(Duration::from_millis(500))
+        KafkaConnector::new(&self.brokers, group, [&self.name])
+            .commit_interval(Duration::from_millis(500))
+            // Whoever ends while it joins is waited for by the group.
+            .property("session.timeout.ms", "6000")
+            .unwrap()
     }
 }
 

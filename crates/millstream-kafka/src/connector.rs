@@ -11,9 +11,11 @@ use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::commits::Commits;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis};
 use crate::shared::{Phase, Shared};
@@ -155,16 +157,19 @@ impl Connector for KafkaConnector {
         let mut consumer = BaseConsumer::from_config_and_context(&config, callbacks).map_err(refused)?;
         let signalled = Arc::clone(&shared);
         consumer.set_nonempty_callback(move || signalled.signal.raise());
+        let consumer = Arc::new(consumer);
+        let commits = Commits::start(Arc::clone(&consumer))
+            .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
         let member = Member {
             consumer,
+            commits,
             topics: self.topics.clone(),
             commit_interval: self.commit_interval,
             flow: Flow::Open,
             committed_at: rt::now(),
             looked_at: rt::now(),
-            waiting: Vec::new(),
         };
-        let closer = Arc::new(Closer(shared));
+        let closer = Arc::new(Closer(Arc::clone(&shared)));
         let (answer, joined) = oneshot::channel();
         std::thread::Builder::new()
             .name("kafka".to_owned())
@@ -176,7 +181,8 @@ impl Connector for KafkaConnector {
                 if joined {
                     member::run(member);
                 } else {
-                    member::leave(member);
+                    member.close();
+                    shared.end(None);
                 }
             })
             .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
@@ -217,9 +223,18 @@ fn join(member: &Member) -> Result<(), OpenError> {
     member.consumer.subscribe(&topics).map_err(refused)
 }
 
+/// The error of a client that could not be made. The value of a property may be a password.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
 pub(crate) fn refused(error: KafkaError) -> OpenError {
-    OpenError::Refused(error.to_string())
+    OpenError::Refused(match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("librdkafka knows no property `{name}`")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("librdkafka does not take the value of the property `{name}`")
+        }
+        error => error.to_string(),
+    })
 }
 
 /// Closes the member when the first of source and acknowledger goes.

@@ -5,7 +5,7 @@
 //! partitions are paused, which costs what was fetched of them, and polling goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +14,16 @@ use millstream_core::{EngineHandle, Headers, Message, OriginId, Scope, rt};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
-use crate::shared::{Commit, Phase, Place, Run, Shared};
+use crate::commits::{Commits, UnderWay, commit};
+use crate::shared::{Phase, Place, Run, Shared};
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -45,10 +45,7 @@ pub(crate) struct Callbacks {
     pub(crate) runtime: Handle,
     /// How long what runs may go on when its partition is taken.
     pub(crate) revoke_within: Duration,
-    /// Commits sent and not answered.
-    committing: AtomicUsize,
-    /// One of them has failed since somebody began to wait.
-    commit_failed: AtomicBool,
+    pub(crate) under_way: UnderWay,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
@@ -68,8 +65,7 @@ impl Callbacks {
             engine,
             runtime,
             revoke_within,
-            committing: AtomicUsize::new(0),
-            commit_failed: AtomicBool::new(false),
+            under_way: UnderWay::default(),
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             last: Mutex::new(None),
@@ -136,8 +132,9 @@ impl Callbacks {
         if self.shared.phase() < Phase::Closing {
             self.flush(&scopes);
         }
+        self.under_way.settle(ANSWER);
         let commits = self.shared.uncommitted(Some(&origins));
-        if let Err(error) = commit(consumer, &commits, CommitMode::Sync) {
+        if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
         }
         self.shared.unassign(&origins);
@@ -212,22 +209,6 @@ impl ConsumerContext for Callbacks {
             Rebalance::Error(error) => warn!(%error, "the group could not be balanced"),
         }
     }
-
-    fn commit_callback(&self, result: Result<(), KafkaError>, partitions: &TopicPartitionList) {
-        let before = self.committing.load(Ordering::Relaxed);
-        self.committing.store(before.saturating_sub(1), Ordering::Relaxed);
-        for partition in partitions.elements() {
-            let failed = result.is_err() || partition.error().is_err();
-            if failed {
-                self.commit_failed.store(true, Ordering::Relaxed);
-                self.shared
-                    .commit_failed(partition.topic(), partition.partition());
-            }
-        }
-        if let Err(error) = result {
-            warn!(%error, "a commit failed; what was settled is committed with the next");
-        }
-    }
 }
 
 fn places(partitions: &TopicPartitionList) -> Vec<Place> {
@@ -255,25 +236,6 @@ fn list(places: &[Place]) -> TopicPartitionList {
         list.add_partition(&place.topic, place.partition);
     }
     list
-}
-
-/// Sends these to be committed; whether there was anything to send.
-fn commit(
-    consumer: &BaseConsumer<Callbacks>,
-    commits: &[Commit],
-    mode: CommitMode,
-) -> Result<bool, KafkaError> {
-    if commits.is_empty() {
-        return Ok(false);
-    }
-    let mut list = TopicPartitionList::with_capacity(commits.len());
-    for commit in commits {
-        let mut partition = list.add_partition(&commit.place.topic, commit.place.partition);
-        partition.set_offset(Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX)))?;
-        partition.set_metadata(&commit.metadata);
-    }
-    consumer.commit(&list, mode)?;
-    Ok(true)
 }
 
 /// The message, in memory of its own: librdkafka's is freed with what it was fetched with.
@@ -306,15 +268,14 @@ fn detach(message: &BorrowedMessage<'_>) -> Message {
 
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
-    pub(crate) consumer: BaseConsumer<Callbacks>,
+    pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
+    pub(crate) commits: Commits,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
     /// Everything is paused, and since when there has been no room otherwise.
     pub(crate) flow: Flow,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
-    /// Whoever waits for the commits under way.
-    pub(crate) waiting: Vec<oneshot::Sender<bool>>,
 }
 
 /// Whether messages are fetched.
@@ -344,12 +305,8 @@ pub(crate) fn run(mut member: Member) {
             }
         }
     };
-    // While everything is as it was; the close would revoke partitions first.
-    let commits = shared.uncommitted(None);
-    if let Err(error) = commit(&member.consumer, &commits, CommitMode::Sync) {
-        warn!(%error, "what was settled last comes again");
-    }
-    drop(member);
+    // What is settled is committed when its partitions are revoked, as the close does.
+    member.close();
     shared.end(ended);
 }
 
@@ -447,34 +404,18 @@ impl Member {
 
     /// Commits what is settled, when it is time or somebody waits for it.
     fn commit(&mut self) {
-        let shared = Arc::clone(&self.callbacks().shared);
-        let asked = shared.asked_for_commit();
+        let callbacks = Arc::clone(self.consumer.context());
         let due = self.committed_at.elapsed() >= self.commit_interval;
-        if due || !asked.is_empty() {
+        let asked = callbacks.shared.asked_for_commit();
+        if self.commits.serve(&callbacks, asked, due) {
             self.committed_at = rt::now();
-            let commits = shared.uncommitted(None);
-            match commit(&self.consumer, &commits, CommitMode::Async) {
-                Ok(true) => {
-                    self.callbacks().committing.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(%error, "a commit could not be sent");
-                    self.callbacks().commit_failed.store(true, Ordering::Relaxed);
-                    for commit in &commits {
-                        shared.commit_failed(&commit.place.topic, commit.place.partition);
-                    }
-                }
-            }
         }
-        self.waiting.extend(asked);
-        if !self.waiting.is_empty() && self.callbacks().committing.load(Ordering::Relaxed) == 0 {
-            let done = !self.callbacks().commit_failed.swap(false, Ordering::Relaxed);
-            for answer in self.waiting.drain(..) {
-                // Who no longer waits does not mind.
-                answer.send(done).ok();
-            }
-        }
+    }
+
+    /// Leaves the group. The last who has the consumer closes it, so its other thread goes first.
+    pub(crate) fn close(mut self) {
+        self.commits.end();
+        drop(self.consumer);
     }
 
     /// While no broker could be reached: looks whether one can.
@@ -496,11 +437,4 @@ pub(crate) fn plain(topics: &[String]) -> Option<&str> {
         .iter()
         .map(String::as_str)
         .find(|topic| !topic.starts_with('^'))
-}
-
-/// Closes a consumer that did not come to join.
-pub(crate) fn leave(member: Member) {
-    let shared = Arc::clone(&member.callbacks().shared);
-    drop(member);
-    shared.end(None);
 }

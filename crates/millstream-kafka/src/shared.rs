@@ -272,10 +272,10 @@ impl Shared {
         commits
     }
 
-    /// The commit of this partition did not come to pass.
-    pub(crate) fn commit_failed(&self, topic: &str, partition: i32) {
+    /// These did not come to be committed.
+    pub(crate) fn commit_failed(&self, commits: &[Commit]) {
         for assignment in self.state.lock().assignments.values_mut() {
-            if *assignment.place.topic == *topic && assignment.place.partition == partition {
+            if commits.iter().any(|commit| commit.place == assignment.place) {
                 assignment.committed = None;
             }
         }
