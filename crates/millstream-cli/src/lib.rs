@@ -31,6 +31,8 @@ mod stock;
 mod summary;
 
 pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, MemorySettings, StdoutKind};
+#[cfg(feature = "kafka")]
+pub use connectors::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 #[cfg(feature = "sqlite")]
 pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};
 pub use envelope::{Envelope, EnvelopeError};

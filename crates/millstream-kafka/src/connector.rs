@@ -224,7 +224,6 @@ fn join(member: &Member) -> Result<(), OpenError> {
 }
 
 /// The error of a client that could not be made. The value of a property may be a password.
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
 pub(crate) fn refused(error: KafkaError) -> OpenError {
     OpenError::Refused(match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {

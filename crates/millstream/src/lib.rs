@@ -128,6 +128,8 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
+//! | `kafka` | yes | the `kafka` connector; builds librdkafka from its C source |
+//! | `kafka-ssl` | no | TLS and SASL for it, with the system's OpenSSL |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
 //! The connectors `memory`, `file` and `stdout` and the handler `forward` are always there.
@@ -148,5 +150,7 @@ pub use millstream_core::*;
 
 pub use millstream_cli as cli;
 pub use millstream_config as config;
+#[cfg(feature = "kafka")]
+pub use millstream_kafka as kafka;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;

@@ -1,12 +1,16 @@
 //! The stock connectors as the registry knows them.
 
 mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stdout;
 
 pub use file::{FileKind, FileSettings, FileSinkSettings};
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 pub use memory::{MemoryKind, MemorySettings};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteKind, SqliteSettings, SqliteSinkSettings};
