@@ -14,6 +14,7 @@ pub fn stock() -> Registry {
         .sink("stdout", StdoutKind)
         .handler("forward", ForwardHandler);
     kafka(&mut registry);
+    rabbitmq(&mut registry);
     sqlite(&mut registry);
     http(&mut registry);
     registry
@@ -27,6 +28,16 @@ fn kafka(registry: &mut Registry) {
 #[cfg(not(feature = "kafka"))]
 fn kafka(registry: &mut Registry) {
     registry.left_out("kafka", "kafka");
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(registry: &mut Registry) {
+    registry.connector("rabbitmq", crate::connectors::RabbitKind);
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+fn rabbitmq(registry: &mut Registry) {
+    registry.left_out("rabbitmq", "rabbitmq");
 }
 
 #[cfg(feature = "sqlite")]

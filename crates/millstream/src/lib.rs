@@ -127,6 +127,7 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
+//! | `rabbitmq` | yes | the `rabbitmq` connector: queues, streams and exchanges |
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
 //! | `kafka` | yes | the `kafka` connector; builds librdkafka from its C source |
 //! | `kafka-ssl` | no | TLS and SASL for it, with the system's OpenSSL |
@@ -152,5 +153,8 @@ pub use millstream_cli as cli;
 pub use millstream_config as config;
 #[cfg(feature = "kafka")]
 pub use millstream_kafka as kafka;
+pub use millstream_ops as ops;
+#[cfg(feature = "rabbitmq")]
+pub use millstream_rabbitmq as rabbitmq;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;

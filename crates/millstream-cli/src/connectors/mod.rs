@@ -4,6 +4,8 @@ mod file;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod memory;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stdout;
@@ -12,6 +14,11 @@ pub use file::{FileKind, FileSettings, FileSinkSettings};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 pub use memory::{MemoryKind, MemorySettings};
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::{
+    Arguments, BindingSettings, DeclareSettings, OnFailureSetting, RabbitKind, RabbitSettings,
+    RabbitSinkSettings, Urls,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteKind, SqliteSettings, SqliteSinkSettings};
 pub use stdout::StdoutKind;
