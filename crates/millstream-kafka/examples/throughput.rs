@@ -45,7 +45,11 @@ fn main() {
             .unwrap();
         let topic = NewTopic::new(TOPIC, 4, TopicReplication::Fixed(1));
         admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
-        say("the sink, chunks of 1000", number, write(&brokers, number, size).await);
+        say(
+            "the sink, chunks of 1000",
+            number,
+            write(&brokers, number, size).await,
+        );
         for round in 0..3 {
             let (to, group) = (brokers.clone(), format!("bare{round}"));
             let took = tokio::task::spawn_blocking(move || bare(&to, &group, number));
@@ -64,7 +68,9 @@ fn say(what: &str, number: usize, took: Duration) {
 }
 
 async fn write(brokers: &str, number: usize, size: usize) -> Duration {
-    let mut sink = SinkConnector::open(&KafkaSink::new(brokers, TOPIC)).await.unwrap();
+    let mut sink = SinkConnector::open(&KafkaSink::new(brokers, TOPIC))
+        .await
+        .unwrap();
     let chunk = vec![Outgoing::new(vec![b'x'; size]); 1_000];
     let began = rt::now();
     for _ in 0..number.div_ceil(chunk.len()) {

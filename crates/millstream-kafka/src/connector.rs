@@ -174,6 +174,7 @@ impl Connector for KafkaConnector {
         std::thread::Builder::new()
             .name("kafka".to_owned())
             .spawn(move || {
+                let _ending = Ending(Arc::clone(&shared));
                 let join = join(&member);
                 let joined = join.is_ok();
                 // An open that was dropped has closed what it began.
@@ -236,7 +237,7 @@ pub(crate) fn refused(error: KafkaError) -> OpenError {
     })
 }
 
-/// Closes the member when the first of source and acknowledger goes.
+/// Closes the member when source and acknowledger are gone.
 ///
 /// It waits for a moment, so that a process that ends after it has left its group, and its partitions need not wait for
 /// its session to expire.
@@ -246,6 +247,15 @@ struct Closer(Arc<Shared>);
 impl Drop for Closer {
     fn drop(&mut self) {
         self.0.close(CLOSE);
+    }
+}
+
+/// Says that the thread has ended also where it panicked, so that nobody waits for it.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Some("its thread died".to_owned()));
     }
 }
 

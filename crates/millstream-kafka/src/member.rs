@@ -343,8 +343,13 @@ impl Member {
             Flow::Open => room.min(BATCH),
         };
         let runs = self.poll(most)?;
-        if self.callbacks().assigned.swap(false, Ordering::Relaxed) && self.flow == Flow::Paused {
-            self.consumer.pause(&list(&shared.fetchable()))?;
+        if self.callbacks().assigned.swap(false, Ordering::Relaxed) {
+            // It may have been paused when it was last assigned, or must be now.
+            let all = list(&shared.fetchable());
+            match self.flow {
+                Flow::Paused => self.consumer.pause(&all)?,
+                Flow::Open | Flow::Full(_) => self.consumer.resume(&all)?,
+            }
         }
         let read = runs.iter().map(|run| run.messages.len()).sum();
         if read > 0 {

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) signal: Signal,
     /// Something to read has come, or there will be nothing more.
     pub(crate) arrived: Notify,
-    /// The source or the acknowledger is gone.
+    /// The source and the acknowledger are gone.
     pub(crate) closing: Notify,
     ended: Condvar,
     /// The most offsets that are kept for a partition.
@@ -314,9 +314,12 @@ impl Shared {
         }
     }
 
-    /// The thread has ended.
+    /// The thread has ended; the first to say so says why.
     pub(crate) fn end(&self, why: Option<String>) {
         let mut state = self.state.lock();
+        if state.ended.is_some() {
+            return;
+        }
         state.assignments.clear();
         state.commits.clear();
         state.ended = Some(why);

@@ -60,6 +60,15 @@ async fn a_stuck_offset_stops_its_partition_at_a_bound() {
         "{} messages went by the stuck one",
         *beside.lock()
     );
+    // P8: what waits at the broker is told, every few seconds.
+    until("it says how many wait", || async {
+        member
+            .pipeline()
+            .status()
+            .depth
+            .is_some_and(|depth| depth > 1_000)
+    })
+    .await;
     gate.add_permits(1);
     done.reaches(sent.len()).await;
     member.drain().await;
