@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broadway;
+mod kafka;
 mod memory;
 mod rabbitmq;
 mod sqlite;
@@ -66,4 +67,14 @@ async fn rabbitmq_with_a_classic_queue_keeps_what_it_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_with_a_quorum_queue_keeps_what_it_declares() {
     conforms(rabbitmq::Rabbit::start(rabbitmq::Kind::Quorum).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_keeps_what_the_connector_declares() {
+    conforms(kafka::OnKafka::start(1).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_with_four_partitions_keeps_what_the_connector_declares() {
+    conforms(kafka::OnKafka::start(4).await).await;
 }

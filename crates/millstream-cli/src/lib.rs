@@ -36,6 +36,8 @@ pub use connectors::{
     RabbitSinkSettings, Urls,
 };
 pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, MemorySettings, StdoutKind};
+#[cfg(feature = "kafka")]
+pub use connectors::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 #[cfg(feature = "sqlite")]
 pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};
 pub use envelope::{Envelope, EnvelopeError};

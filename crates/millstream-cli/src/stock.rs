@@ -13,10 +13,21 @@ pub fn stock() -> Registry {
         .connector("file", FileKind)
         .sink("stdout", StdoutKind)
         .handler("forward", ForwardHandler);
+    kafka(&mut registry);
     rabbitmq(&mut registry);
     sqlite(&mut registry);
     http(&mut registry);
     registry
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(registry: &mut Registry) {
+    registry.connector("kafka", crate::connectors::KafkaKind);
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(registry: &mut Registry) {
+    registry.left_out("kafka", "kafka");
 }
 
 #[cfg(feature = "rabbitmq")]

@@ -129,6 +129,8 @@
 //! |---|---|---|
 //! | `rabbitmq` | yes | the `rabbitmq` connector: queues, streams and exchanges |
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
+//! | `kafka` | yes | the `kafka` connector; builds librdkafka from its C source |
+//! | `kafka-ssl` | no | TLS and SASL for it, with the system's OpenSSL |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
 //! The connectors `memory`, `file` and `stdout` and the handler `forward` are always there.
@@ -149,6 +151,8 @@ pub use millstream_core::*;
 
 pub use millstream_cli as cli;
 pub use millstream_config as config;
+#[cfg(feature = "kafka")]
+pub use millstream_kafka as kafka;
 pub use millstream_ops as ops;
 #[cfg(feature = "rabbitmq")]
 pub use millstream_rabbitmq as rabbitmq;

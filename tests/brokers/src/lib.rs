@@ -10,7 +10,7 @@
 //! # Ok::<(), millstream_brokers::StartError>(())
 //! ```
 //!
-//! Each [`RabbitMq`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
+//! Each [`RabbitMq`], each node of a [`Kafka`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
 //! number run at once. Readiness is awaited by its condition, a handshake or an answer. A broker that is not
 //! installed is an error that names what installs it, and a test without its broker is to fail with that.
 //!
@@ -39,9 +39,16 @@
 //! - `erl_call` then talks to the node in milliseconds ([`RabbitMq::eval`]), where `rabbitmqctl`
 //!   ([`RabbitMq::ctl`]) takes a second or two.
 
+//!
+//! # Kafka
+//!
+//! [`Kafka`] is what Maven gets for `kafka/pom.xml`, in KRaft mode, each node broker and controller at once. Its topics
+//! are made by clients.
+
 mod error;
 mod group;
 mod http;
+mod kafka;
 mod ports;
 mod prometheus;
 mod rabbitmq;
@@ -49,5 +56,6 @@ mod tls;
 mod wait;
 
 pub use error::{ControlError, StartError};
+pub use kafka::{Kafka, KafkaBuilder};
 pub use prometheus::{Prometheus, Target, TargetHealth, lint};
 pub use rabbitmq::{Builder, RabbitMq, Series};

@@ -1,4 +1,4 @@
-//! What a test says where its broker is not installed. One to a process: it is told by the environment.
+//! What a test says where its broker is not installed. It is told by the environment of a process of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +19,20 @@ fn a_missing_broker_is_named_with_what_installs_it() {
     }
     assert!(!output.status.success());
     for part in ["RabbitMQ 4", "/nowhere", "tests/run --install"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_kafka_is_named_with_what_installs_it() {
+    let output = Command::new(env!("CARGO_BIN_EXE_brokers"))
+        .arg("kafka")
+        .env("MILLSTREAM_KAFKA_ROOT", "/nowhere")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    for part in ["Kafka 4", "/nowhere", "tests/run --install"] {
         assert!(said.contains(part), "{said}");
     }
 }

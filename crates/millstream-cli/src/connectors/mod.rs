@@ -1,6 +1,8 @@
 //! The stock connectors as the registry knows them.
 
 mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
@@ -9,6 +11,8 @@ mod sqlite;
 mod stdout;
 
 pub use file::{FileKind, FileSettings, FileSinkSettings};
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 pub use memory::{MemoryKind, MemorySettings};
 #[cfg(feature = "rabbitmq")]
 pub use rabbitmq::{

@@ -1,0 +1,331 @@
+//! Reading: [`KafkaConnector`], [`KafkaSource`], [`KafkaAcknowledger`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::{
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, Settle,
+    Source, SourceError, rt,
+};
+use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::commits::Commits;
+use crate::member::{self, Callbacks, Flow, Member, plain};
+use crate::properties::{InvalidProperty, check_source, millis};
+use crate::shared::{Phase, Shared};
+
+/// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
+const REACH: Duration = Duration::from_secs(5);
+const COMMIT: Duration = Duration::from_secs(2);
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Where a group begins that has committed nothing, or what is no longer there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// With the oldest message there is.
+    #[default]
+    Earliest,
+    /// With what is written from then on.
+    Latest,
+}
+
+/// Reads topics as a member of a group.
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream_kafka::KafkaConnector;
+///
+/// let orders = KafkaConnector::new("127.0.0.1:9092", "pricing", ["orders"])
+///     .commit_interval(Duration::from_secs(1))
+///     .property("fetch.min.bytes", "1024")?;
+/// # Ok::<(), millstream_kafka::InvalidProperty>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KafkaConnector {
+    config: ClientConfig,
+    topics: Vec<String>,
+    commit_interval: Duration,
+    window: usize,
+}
+
+impl KafkaConnector {
+    /// Reads these topics for this group; a topic that begins with `^` is a pattern.
+    pub fn new<T: Into<String>>(brokers: &str, group: &str, topics: impl IntoIterator<Item = T>) -> Self {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("client.id", "millstream")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // What is fetched ahead, for all partitions together, and how soon fetching goes on after it was too much.
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("statistics.interval.ms", "5000");
+        Self {
+            config,
+            topics: topics.into_iter().map(Into::into).collect(),
+            commit_interval: Duration::from_secs(5),
+            window: 20_000,
+        }
+    }
+
+    /// Where the group begins that has committed nothing: with the oldest message, unless told otherwise.
+    #[must_use]
+    pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
+        let value = match reset {
+            OffsetReset::Earliest => "earliest",
+            OffsetReset::Latest => "latest",
+        };
+        self.config.set("auto.offset.reset", value);
+        self
+    }
+
+    /// How often what is settled is committed, every five seconds unless told otherwise. A process that is killed
+    /// repeats what it settled since.
+    #[must_use]
+    pub const fn commit_interval(mut self, interval: Duration) -> Self {
+        self.commit_interval = interval;
+        self
+    }
+
+    /// A name for this member that outlives its process: the group keeps its partitions for it while it restarts, for
+    /// as long as `session.timeout.ms` says.
+    #[must_use]
+    pub fn static_id(mut self, id: &str) -> Self {
+        self.config.set("group.instance.id", id);
+        self
+    }
+
+    /// How many offsets of a partition are kept from the first unsettled one on, 20000 unless told otherwise. A
+    /// partition that has more is paused.
+    #[must_use]
+    pub const fn window(mut self, offsets: usize) -> Self {
+        self.window = offsets;
+        self
+    }
+
+    /// A property for librdkafka.
+    ///
+    /// # Errors
+    /// If it would break a promise, or is what another setting says.
+    pub fn property(mut self, name: &str, value: &str) -> Result<Self, InvalidProperty> {
+        check_source(name)?;
+        self.config.set(name, value);
+        Ok(self)
+    }
+
+    /// All properties, with those that follow from others.
+    fn config(&self) -> ClientConfig {
+        let mut config = self.config.clone();
+        // In the newer protocol brokers assign, and know one way of revoking: the gradual one.
+        if config.get("group.protocol") != Some("consumer")
+            && config.get("partition.assignment.strategy").is_none()
+        {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+        }
+        config
+    }
+}
+
+impl Connector for KafkaConnector {
+    type Source = KafkaSource;
+    type Acknowledger = KafkaAcknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            delay: false,
+            keeps_rejected: false,
+            counts_deliveries: false,
+            orders_keys: false,
+        }
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(KafkaSource, KafkaAcknowledger), OpenError> {
+        let config = self.config();
+        let shared = Arc::new(Shared::new(self.window.max(1)));
+        // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
+        let patience = millis(&config, "max.poll.interval.ms", Duration::from_secs(300));
+        let callbacks = Callbacks::new(Arc::clone(&shared), engine, Handle::current(), patience / 2);
+        let mut consumer = BaseConsumer::from_config_and_context(&config, callbacks).map_err(refused)?;
+        let signalled = Arc::clone(&shared);
+        consumer.set_nonempty_callback(move || signalled.signal.raise());
+        let consumer = Arc::new(consumer);
+        let commits = Commits::start(Arc::clone(&consumer))
+            .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        let member = Member {
+            consumer,
+            commits,
+            topics: self.topics.clone(),
+            commit_interval: self.commit_interval,
+            flow: Flow::Open,
+            committed_at: rt::now(),
+            looked_at: rt::now(),
+        };
+        let closer = Arc::new(Closer(Arc::clone(&shared)));
+        let (answer, joined) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("kafka".to_owned())
+            .spawn(move || {
+                let _ending = Ending(Arc::clone(&shared));
+                let join = join(&member);
+                let joined = join.is_ok();
+                // An open that was dropped has closed what it began.
+                answer.send(join).ok();
+                if joined {
+                    member::run(member);
+                } else {
+                    member.close();
+                    shared.end(None);
+                }
+            })
+            .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        match joined.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(OpenError::Unavailable("its thread died".to_owned())),
+        }
+        let source = KafkaSource {
+            closer: Arc::clone(&closer),
+        };
+        let acknowledger = KafkaAcknowledger {
+            closer,
+            owed: Vec::new(),
+        };
+        Ok((source, acknowledger))
+    }
+}
+
+/// Has the consumer join its group, if there are brokers and topics.
+fn join(member: &Member) -> Result<(), OpenError> {
+    let unavailable = |error: KafkaError| OpenError::Unavailable(error.to_string());
+    let topic = plain(&member.topics);
+    let metadata = member
+        .consumer
+        .fetch_metadata(topic, REACH)
+        .map_err(unavailable)?;
+    for found in metadata.topics() {
+        if let Some(error) = found.error().filter(|_| topic.is_some()) {
+            let error = RDKafkaErrorCode::from(error);
+            return Err(OpenError::Unavailable(format!(
+                "the topic `{}`: {error}",
+                found.name()
+            )));
+        }
+    }
+    let topics: Vec<_> = member.topics.iter().map(String::as_str).collect();
+    member.consumer.subscribe(&topics).map_err(refused)
+}
+
+/// The error of a client that could not be made. The value of a property may be a password.
+pub(crate) fn refused(error: KafkaError) -> OpenError {
+    OpenError::Refused(match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("librdkafka knows no property `{name}`")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("librdkafka does not take the value of the property `{name}`")
+        }
+        error => error.to_string(),
+    })
+}
+
+/// Closes the member when source and acknowledger are gone.
+///
+/// It waits for a moment, so that a process that ends after it has left its group, and its partitions need not wait for
+/// its session to expire.
+#[derive(Debug)]
+struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close(CLOSE);
+    }
+}
+
+/// Says that the thread has ended also where it panicked, so that nobody waits for it.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Some("its thread died".to_owned()));
+    }
+}
+
+/// The reading side of a [`KafkaConnector`].
+#[derive(Debug)]
+pub struct KafkaSource {
+    closer: Arc<Closer>,
+}
+
+impl Source for KafkaSource {
+    async fn read(&mut self, credit: Credit, chunk: &mut Chunk) -> Result<Read, SourceError> {
+        let shared = &self.closer.0;
+        loop {
+            if shared.phase() != Phase::Running {
+                // What was settled before the drain was answered already.
+                if let Some(committed) = shared.commit() {
+                    tokio::time::timeout(COMMIT, committed).await.ok();
+                }
+                return Ok(Read::Ended);
+            }
+            shared.read(credit, chunk);
+            if !chunk.is_empty() {
+                return Ok(Read::Messages);
+            }
+            if let Some(ended) = shared.ended() {
+                return Err(SourceError(ended.unwrap_or_else(|| "it was closed".to_owned())));
+            }
+            shared.arrived.notified().await;
+        }
+    }
+
+    fn drain(&mut self) {
+        self.closer.0.drain();
+    }
+}
+
+/// The settling side of a [`KafkaConnector`].
+///
+/// What is settled is committed at intervals, and answered at once. Once its source drains, it is answered when it has
+/// been committed.
+#[derive(Debug)]
+pub struct KafkaAcknowledger {
+    closer: Arc<Closer>,
+    /// Settled while draining, and not known to be committed.
+    owed: Vec<Settle>,
+}
+
+impl Acknowledger for KafkaAcknowledger {
+    async fn settle(&mut self, settlements: &[Settle], outcomes: &mut Vec<(Settle, Outcome)>) {
+        let shared = &self.closer.0;
+        let running = shared.phase() == Phase::Running;
+        let owed = &mut self.owed;
+        shared.settle(settlements, |settle, outcome| {
+            if running || outcome == Outcome::Stale {
+                outcomes.push((settle.clone(), outcome));
+            } else {
+                owed.push(settle.clone());
+            }
+        });
+    }
+
+    async fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let committed = match self.closer.0.commit() {
+            Some(committed) => matches!(tokio::time::timeout(COMMIT, committed).await, Ok(Ok(true))),
+            None => true,
+        };
+        let outcome = if committed { Outcome::Sent } else { Outcome::Failed };
+        outcomes.extend(self.owed.drain(..).map(|settle| (settle, outcome)));
+    }
+}

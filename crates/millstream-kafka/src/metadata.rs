@@ -1,0 +1,116 @@
+//! What is settled beyond the committed offset, as the text that Kafka keeps beside the offset: [`encode`], [`decode`].
+//!
+//! Kafka takes 4096 bytes of it. Lengths of runs, unsettled and settled in turn, are written as variable-length
+//! integers in Base64; what does not fit is left out from its end, and would be repeated after a crash.
+
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+/// What a broker takes, unless it is told otherwise.
+pub(crate) const LIMIT: usize = 4096;
+
+/// Says that the text is ours, and of this form.
+const FORM: &str = "millstream1:";
+
+/// The text for these ranges, which ascend and begin at or after the offset; empty if there are none.
+pub(crate) fn encode(offset: u64, ranges: &[Range<u64>]) -> String {
+    let most = (LIMIT - FORM.len()) / 4 * 3;
+    let mut bytes = Vec::new();
+    let mut at = offset;
+    for range in ranges {
+        let before = bytes.len();
+        push(&mut bytes, range.start.saturating_sub(at));
+        push(&mut bytes, range.end.saturating_sub(range.start));
+        if bytes.len() > most {
+            bytes.truncate(before);
+            break;
+        }
+        at = range.end;
+    }
+    if bytes.is_empty() {
+        return String::new();
+    }
+    let mut text = FORM.to_owned();
+    STANDARD_NO_PAD.encode_string(bytes, &mut text);
+    text
+}
+
+/// The ranges that a text speaks of; none if it is not ours, or broken.
+pub(crate) fn decode(offset: u64, text: &str) -> Vec<Range<u64>> {
+    let bytes = text
+        .strip_prefix(FORM)
+        .and_then(|text| STANDARD_NO_PAD.decode(text).ok())
+        .unwrap_or_default();
+    let mut bytes = bytes.iter();
+    let mut ranges = Vec::new();
+    let mut at = offset;
+    while let (Some(unsettled), Some(settled)) = (pull(&mut bytes), pull(&mut bytes)) {
+        let range = at
+            .checked_add(unsettled)
+            .and_then(|start| Some(start..start.checked_add(settled)?));
+        let Some(range) = range else {
+            return Vec::new();
+        };
+        at = range.end;
+        ranges.push(range);
+    }
+    ranges
+}
+
+fn push(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn pull<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = u64::from(*bytes.next()?);
+        number |= (byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ranges(offset: u64) -> impl Strategy<Value = Vec<Range<u64>>> {
+        prop::collection::vec((1_u64..1_000, 1_u64..100_000), 0..3_000).prop_map(move |runs| {
+            let mut at = offset;
+            let range = |(unsettled, settled)| {
+                let range = at + unsettled..at + unsettled + settled;
+                at = range.end;
+                range
+            };
+            runs.into_iter().map(range).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_read_back(ranges in ranges(1 << 40)) {
+            let text = encode(1 << 40, &ranges);
+            prop_assert!(text.len() <= LIMIT);
+            let read = decode(1 << 40, &text);
+            prop_assert_eq!(&ranges[..read.len()], &read[..]);
+            prop_assert!(read.len() == ranges.len() || text.len() > LIMIT - 20);
+        }
+
+        #[test]
+        fn any_text_is_taken(offset: u64, text in "(millstream1:)?[A-Za-z0-9+/]{0,40}") {
+            let read = decode(offset, &text);
+            prop_assert!(read.iter().all(|range| range.start >= offset && range.end >= range.start));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! An offset that stays unsettled.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use millstream_core::OriginId;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::support::{Done, Member, Topic, keyed, until};
+
+/// P4 P5 P7, and Broadway Kafka's 100 and 139: a message that does not end holds back its own partition once the window
+/// is full, and no other; once it ends, all goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_offset_stops_its_partition_at_a_bound() {
+    const WINDOW: usize = 200;
+    /// What is read before it is handed over, for which nobody looks at the window.
+    const BATCH: usize = 500;
+    let topic = Topic::make("stuck", 2).await;
+    let sent = keyed(0..4_000, 40);
+    topic.publish(&sent).await;
+    let (done, gate) = (Done::default(), Arc::new(Semaphore::new(0)));
+    let stuck: Arc<Mutex<Option<OriginId>>> = Arc::default();
+    let beside = Arc::new(Mutex::new(0));
+    let (counted, waiting, at, besides) = (
+        done.clone(),
+        Arc::clone(&gate),
+        Arc::clone(&stuck),
+        Arc::clone(&beside),
+    );
+    let member = Member::start(
+        topic.reads().window(WINDOW),
+        |spec| spec.limits.in_flight = NonZeroUsize::new(50).unwrap(),
+        move |message| {
+            let (counted, waiting, at) = (counted.clone(), Arc::clone(&waiting), Arc::clone(&at));
+            let besides = Arc::clone(&besides);
+            async move {
+                if message.payload == "key0-0" {
+                    *at.lock() = Some(message.origin);
+                    waiting.acquire().await?.forget();
+                } else if *at.lock() == Some(message.origin) {
+                    *besides.lock() += 1;
+                }
+                counted.add(&message);
+                Ok(())
+            }
+        },
+    );
+    let other = async || {
+        // Which of them is not stuck shows in that its end is reached.
+        let committed = topic.committed().await;
+        let offsets: Vec<_> = committed.iter().map(|(offset, _)| offset.unwrap_or(0)).collect();
+        let ends = topic.ends().await;
+        offsets.iter().zip(&ends).any(|(offset, end)| offset == end)
+    };
+    until("the other partition is at its end", other).await;
+    assert!(stuck.lock().is_some());
+    assert!(
+        *beside.lock() <= WINDOW + BATCH,
+        "{} messages went by the stuck one",
+        *beside.lock()
+    );
+    // P8: what waits at the broker is told, every few seconds.
+    until("it says how many wait", || async {
+        member
+            .pipeline()
+            .status()
+            .depth
+            .is_some_and(|depth| depth > 1_000)
+    })
+    .await;
+    gate.add_permits(1);
+    done.reaches(sent.len()).await;
+    member.drain().await;
+    assert_eq!(done.total(), sent.len());
+    assert_eq!(topic.total_committed().await, sent.len() as u64);
+}

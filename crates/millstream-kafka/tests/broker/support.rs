@@ -1,0 +1,237 @@
+//! A Kafka, topics, and pipelines that read them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use millstream_brokers::Kafka;
+use millstream_core::rt;
+use millstream_core::{
+    Context, DeadLetter, Delivered, DrainReport, Failure, Flow, Host, Message, Outgoing, Pipeline,
+    PipelineSpec, Processor, Sink, SinkConnector,
+};
+use millstream_kafka::{KafkaConnector, KafkaSink};
+use parking_lot::Mutex;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// One Kafka for all tests that do it no harm; its guard ends it with the process.
+pub(crate) async fn brokers() -> String {
+    static KAFKA: OnceLock<Kafka> = OnceLock::new();
+    tokio::task::spawn_blocking(|| {
+        let settings = |builder: millstream_brokers::KafkaBuilder| {
+            // The cleaner looks often.
+            builder.setting("log.cleaner.backoff.ms", "200")
+        };
+        KAFKA
+            .get_or_init(|| settings(Kafka::builder()).start().unwrap())
+            .brokers()
+    })
+    .await
+    .unwrap()
+}
+
+/// A topic of its own, and a group of the same name.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    pub(crate) brokers: String,
+    pub(crate) name: String,
+    pub(crate) partitions: i32,
+}
+
+impl Topic {
+    pub(crate) async fn make(name: &str, partitions: i32) -> Self {
+        Self::with(&brokers().await, name, partitions, &[]).await
+    }
+
+    pub(crate) async fn with(brokers: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Self {
+        let admin: AdminClient<_> = config(brokers).create().unwrap();
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        made.into_iter().for_each(|made| drop(made.unwrap()));
+        Self {
+            brokers: brokers.to_owned(),
+            name: name.to_owned(),
+            partitions,
+        }
+    }
+
+    pub(crate) fn reads(&self) -> KafkaConnector {
+        KafkaConnector::new(&self.brokers, &self.name, [&self.name])
+            .commit_interval(Duration::from_millis(100))
+            .property("session.timeout.ms", "3000")
+            .unwrap()
+            .property("heartbeat.interval.ms", "300")
+            .unwrap()
+    }
+
+    /// Publishes these, all confirmed.
+    pub(crate) async fn publish(&self, messages: &[Outgoing]) {
+        let sink = KafkaSink::new(&self.brokers, &self.name);
+        let mut sink = SinkConnector::open(&sink).await.unwrap();
+        let mut results = Vec::new();
+        sink.send(messages, &mut results).await.unwrap();
+        assert_eq!(results, vec![Delivered::Confirmed; messages.len()]);
+    }
+
+    fn all(&self) -> TopicPartitionList {
+        let mut all = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            all.add_partition(&self.name, partition);
+        }
+        all
+    }
+
+    /// What the group has committed of each partition, and what it wrote beside it.
+    pub(crate) async fn committed(&self) -> Vec<(Option<u64>, String)> {
+        let topic = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config(&topic.brokers)
+                .set("group.id", &topic.name)
+                .create()
+                .unwrap();
+            let committed = consumer.committed_offsets(topic.all(), SOON).unwrap();
+            let found = committed.elements();
+            found
+                .iter()
+                .map(|partition| match partition.offset() {
+                    Offset::Offset(offset) => (
+                        Some(u64::try_from(offset).unwrap()),
+                        partition.metadata().to_owned(),
+                    ),
+                    _ => (None, String::new()),
+                })
+                .collect()
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Where each partition ends.
+    pub(crate) async fn ends(&self) -> Vec<u64> {
+        let topic = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config(&topic.brokers).create().unwrap();
+            let end = |partition| {
+                let (_, end) = consumer.fetch_watermarks(&topic.name, partition, SOON).unwrap();
+                u64::try_from(end).unwrap()
+            };
+            (0..topic.partitions).map(end).collect()
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn total_committed(&self) -> u64 {
+        let committed = self.committed().await;
+        committed.into_iter().filter_map(|(offset, _)| offset).sum()
+    }
+}
+
+pub(crate) fn config(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}
+
+/// Messages named `key-number`, round the keys.
+pub(crate) fn keyed(range: std::ops::Range<usize>, keys: usize) -> Vec<Outgoing> {
+    range
+        .map(|number| {
+            let key = format!("key{}", number % keys);
+            Outgoing::new(format!("{key}-{}", number / keys)).with_key(key)
+        })
+        .collect()
+}
+
+/// Waits until it is so, however long the machine takes for it, within a minute.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+    let waits = async {
+        while !so().await {
+            rt::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(SOON, waits).await.is_ok(),
+        "not so after a minute: {what}"
+    );
+}
+
+/// How often each payload was done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Done(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Done {
+    pub(crate) fn add(&self, message: &Message) {
+        let payload = String::from_utf8_lossy(&message.payload).into_owned();
+        *self.0.lock().entry(payload).or_default() += 1;
+    }
+
+    pub(crate) fn distinct(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.0.lock().values().sum()
+    }
+
+    pub(crate) fn times(&self, payload: &str) -> usize {
+        self.0.lock().get(payload).copied().unwrap_or(0)
+    }
+
+    pub(crate) async fn reaches(&self, number: usize) {
+        until(&format!("{number} messages are done"), || async {
+            self.distinct() >= number
+        })
+        .await;
+    }
+}
+
+struct Each<F>(F);
+
+impl<F, R> Processor for Each<F>
+where
+    F: Fn(Message) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Failure>> + Send,
+{
+    type Input = Message;
+    type Output = ();
+
+    async fn process(&self, message: Message, _: &mut Context<'_>) -> Result<(), Failure> {
+        (self.0)(message).await
+    }
+}
+
+/// A pipeline of its own host.
+pub(crate) struct Member(Pipeline);
+
+impl Member {
+    pub(crate) fn start<F, R>(source: KafkaConnector, set: impl FnOnce(&mut PipelineSpec), each: F) -> Self
+    where
+        F: Fn(Message) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let mut spec = PipelineSpec::new("orders", Arc::new(source), Flow::process(Each(each)));
+        spec.dead_letter = DeadLetter::Discard;
+        spec.processor.concurrency = NonZeroUsize::new(8).unwrap();
+        set(&mut spec);
+        let host = Host::start([spec]).unwrap();
+        Self(host.pipelines().next().unwrap().clone())
+    }
+
+    pub(crate) async fn drain(&self) -> DrainReport {
+        self.0.drain(Duration::from_secs(20)).await
+    }
+
+    pub(crate) fn pipeline(&self) -> &Pipeline {
+        &self.0
+    }
+}

@@ -1,0 +1,111 @@
+//! Kafka as a test sees it: [`Kafka`].
+
+use std::path::{Path, PathBuf};
+
+use super::builder::KafkaBuilder;
+use super::installation::Installation;
+use super::node::Node;
+use crate::{ControlError, StartError};
+
+/// A Kafka of its own, of one node or several. Dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct Kafka {
+    installation: Installation,
+    nodes: Vec<Node>,
+}
+
+impl Kafka {
+    /// What a Kafka is to be like.
+    pub const fn builder() -> KafkaBuilder {
+        KafkaBuilder::new()
+    }
+
+    pub(super) fn start(builder: &KafkaBuilder) -> Result<Self, StartError> {
+        let installation = Installation::find()?;
+        let nodes = (1..=builder.nodes)
+            .map(Node::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        let voters = nodes.iter().map(Node::voter).collect::<Vec<_>>().join(",");
+        for node in &nodes {
+            node.write(&voters, nodes.len(), &builder.settings)
+                .map_err(StartError::io("configure Kafka"))?;
+        }
+        let mut kafka = Self { installation, nodes };
+        kafka.start_again()?;
+        Ok(kafka)
+    }
+
+    fn what(&self) -> String {
+        format!("Kafka {}", self.installation.version)
+    }
+
+    /// Starts every node that was killed or stopped, with the same ports and data, and returns once all of them
+    /// answer.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub fn start_again(&mut self) -> Result<(), StartError> {
+        let what = self.what();
+        // None is ready before most of them run.
+        for node in &mut self.nodes {
+            node.spawn(&self.installation)?;
+        }
+        self.nodes.iter_mut().try_for_each(|node| node.ready(&what))
+    }
+
+    /// Kills every node with SIGKILL, and returns once they are gone.
+    pub fn kill(&mut self) {
+        self.nodes.iter_mut().for_each(Node::kill);
+    }
+
+    /// Kills the node of this number, counted from zero, with SIGKILL; the others run on.
+    /// [`start_again`](Self::start_again) brings it back.
+    pub fn kill_node(&mut self, number: usize) {
+        if let Some(node) = self.nodes.get_mut(number) {
+            node.kill();
+        }
+    }
+
+    /// Has every node stop as for its administrator, one after the other, and returns once they are gone.
+    ///
+    /// # Errors
+    /// If one took more than half a minute, and was killed.
+    pub fn stop(&mut self) -> Result<(), ControlError> {
+        let what = self.what();
+        self.nodes.iter_mut().try_for_each(|node| node.stop(&what))
+    }
+
+    /// Whether every node was started and neither killed nor stopped since.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.nodes.iter().all(Node::runs)
+    }
+
+    /// The process ids of the nodes that run.
+    pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.nodes.iter().filter_map(Node::process)
+    }
+
+    /// Its version, as `4.1.1`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.installation.version
+    }
+
+    /// What clients are given to find it: each node's address, separated by commas.
+    #[must_use]
+    pub fn brokers(&self) -> String {
+        self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// The folder of each node.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> + '_ {
+        self.nodes.iter().map(Node::folder)
+    }
+
+    /// The log of each node.
+    #[must_use]
+    pub fn log_paths(&self) -> Vec<PathBuf> {
+        self.nodes.iter().map(Node::printed).collect()
+    }
+}

@@ -1,0 +1,234 @@
+//! One node's folder, ports, files and process: [`Node`].
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::installation::Installation;
+use crate::error::tail;
+use crate::group::Group;
+use crate::ports::Port;
+use crate::wait::{self, SOON, START};
+use crate::{ControlError, StartError};
+
+/// Any will do: nothing else hears of it.
+const CLUSTER: &str = "millstream-tests000000";
+
+/// A request that any client begins with, and a broker answers once it takes requests: ApiVersions, version 0, with
+/// the number 7, from a client without a name.
+const GREETING: &[u8; 14] = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff";
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    // Before the data, which goes with it.
+    group: Option<Group>,
+    data: TempDir,
+    id: usize,
+    broker: Port,
+    controller: Port,
+}
+
+impl Node {
+    pub(crate) fn new(id: usize) -> Result<Self, StartError> {
+        let data = tempfile::Builder::new()
+            .prefix("millstream-kafka-")
+            .tempdir()
+            .map_err(StartError::io("make a folder for Kafka"))?;
+        let port = || Port::free().map_err(StartError::io("find a free port"));
+        Ok(Self {
+            group: None,
+            data,
+            id,
+            broker: port()?,
+            controller: port()?,
+        })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.broker.number())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.broker.number()
+    }
+
+    /// How controllers find this one.
+    pub(crate) fn voter(&self) -> String {
+        format!("{}@127.0.0.1:{}", self.id, self.controller.number())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.data.path().join(name)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// What it prints, which is its log, all its lives in one.
+    pub(crate) fn printed(&self) -> PathBuf {
+        self.file("printed")
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.group.is_some()
+    }
+
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.group.as_ref().map(Group::id)
+    }
+
+    /// Writes what the node finds when it starts for the first time. What it keeps its log in needs no more than a file
+    /// that says whose it is, for which the tool that formats would take a JVM of its own, and seconds.
+    pub(crate) fn write(&self, voters: &str, copies: usize, settings: &[(String, String)]) -> io::Result<()> {
+        fs::create_dir(self.file("data"))?;
+        fs::write(
+            self.file("data/meta.properties"),
+            format!("version=1\ncluster.id={CLUSTER}\nnode.id={}\n", self.id),
+        )?;
+        let (broker, controller) = (self.address(), format!("127.0.0.1:{}", self.controller.number()));
+        let majority = copies / 2 + 1;
+        let mut text = format!(
+            "process.roles=broker,controller\n\
+             node.id={id}\n\
+             controller.quorum.voters={voters}\n\
+             listeners=PLAINTEXT://{broker},CONTROLLER://{controller}\n\
+             advertised.listeners=PLAINTEXT://{broker}\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             log.dirs={data}\n\
+             offsets.topic.replication.factor={copies}\n\
+             offsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor={copies}\n\
+             transaction.state.log.min.isr={majority}\n\
+             transaction.state.log.num.partitions=2\n\
+             share.coordinator.state.topic.replication.factor={copies}\n\
+             share.coordinator.state.topic.min.isr={majority}\n\
+             default.replication.factor={copies}\n\
+             auto.create.topics.enable=false\n\
+             group.initial.rebalance.delay.ms=0\n\
+             group.min.session.timeout.ms=1000\n\
+             num.network.threads=2\n\
+             num.io.threads=2\n\
+             log.cleaner.dedupe.buffer.size=4194304\n",
+            id = self.id,
+            data = self.file("data").display(),
+        );
+        for (key, value) in settings {
+            writeln!(text, "{key}={value}").ok();
+        }
+        fs::write(self.file("server.properties"), text)
+    }
+
+    /// Starts its process; it is not ready yet. One that runs is left running.
+    pub(crate) fn spawn(&mut self, installation: &Installation) -> Result<(), StartError> {
+        if self.group.is_some() {
+            return Ok(());
+        }
+        let printed = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.printed())
+            .map_err(StartError::io("make a file for Kafka"))?;
+        let errors = printed
+            .try_clone()
+            .map_err(StartError::io("make a file for Kafka"))?;
+        let mut java = Command::new("java");
+        java.args(["-Xmx512m", "-Xshare:auto"])
+            // It lives for seconds: what the better compiler and collector would gain is spent on starting them.
+            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+            .args([
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                // It says when it is asked to stop.
+                "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+                "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.utils.LoggingSignalHandler=info",
+            ])
+            .arg("-cp")
+            .arg(installation.folder.join("*"))
+            .arg("kafka.Kafka")
+            .arg(self.file("server.properties"))
+            .current_dir(self.data.path())
+            .stdin(Stdio::null())
+            .stdout(printed)
+            .stderr(errors);
+        let group = Group::start(&mut java, self.data.path()).map_err(|cause| {
+            if cause.kind() == io::ErrorKind::NotFound {
+                StartError::Missing {
+                    what: "java".to_owned(),
+                    install: "tests/run --install (or apt-get install default-jre-headless)".to_owned(),
+                }
+            } else {
+                StartError::io("start java")(cause)
+            }
+        })?;
+        self.group = Some(group);
+        Ok(())
+    }
+
+    /// Waits until it answers; one that does not is killed.
+    pub(crate) fn ready(&mut self, what: &str) -> Result<(), StartError> {
+        let port = self.port();
+        let Some(group) = self.group.as_mut() else {
+            return Ok(());
+        };
+        let ended = wait::until(START, || match group.ended() {
+            Ok(None) => answers(port).then_some(None),
+            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
+            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
+        });
+        let how = match ended {
+            Some(None) => return Ok(()),
+            Some(Some(how)) => how,
+            None => format!("was not ready after {} s", START.as_secs()),
+        };
+        self.group = None;
+        Err(StartError::Failed {
+            what: what.to_owned(),
+            how,
+            hint: "if it cannot find its classes, remove its folder and run tests/brokers/install".to_owned(),
+            log: tail(&self.printed(), 60),
+        })
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut group) = self.group.take() {
+            group.kill();
+        }
+    }
+
+    pub(crate) fn stop(&mut self, what: &str) -> Result<(), ControlError> {
+        let Some(group) = self.group.take() else {
+            return Ok(());
+        };
+        let status = group.stop(SOON).map_err(|cause| ControlError::Run {
+            program: what.to_owned(),
+            cause,
+        })?;
+        if status.code().is_some() {
+            return Ok(());
+        }
+        Err(ControlError::Late {
+            what: format!("{what} has stopped"),
+            within: SOON,
+        })
+    }
+}
+
+/// Whether it answers a request.
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
+        return false;
+    };
+    let mut head = [0; 8];
+    stream.set_read_timeout(Some(Duration::from_secs(1))).is_ok()
+        && stream.write_all(GREETING).is_ok()
+        && stream.read_exact(&mut head).is_ok()
+        && head.ends_with(&[0, 0, 0, 7])
+}

@@ -1,0 +1,115 @@
+//! Kafka, with topics of one partition and of several.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_brokers::Kafka;
+use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
+use millstream_kafka::{KafkaConnector, KafkaSink};
+use millstream_testkit::conformance::{Features, Place, Subject};
+use parking_lot::Mutex;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+
+/// All places are topics of one Kafka.
+pub(crate) struct OnKafka {
+    kafka: Arc<Mutex<Kafka>>,
+    brokers: String,
+    partitions: i32,
+}
+
+impl OnKafka {
+    pub(crate) async fn start(partitions: i32) -> Self {
+        let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
+            .await
+            .unwrap();
+        Self {
+            brokers: kafka.brokers(),
+            kafka: Arc::new(Mutex::new(kafka)),
+            partitions,
+        }
+    }
+}
+
+impl Subject for OnKafka {
+    type Place = Topic;
+
+    fn name(&self) -> &str {
+        if self.partitions == 1 {
+            "kafka"
+        } else {
+            "kafka, 4 partitions"
+        }
+    }
+
+    fn declares(&self) -> Features {
+        Features {
+            capabilities: Capabilities::default(),
+            keys: true,
+            headers: true,
+            ordered: self.partitions == 1,
+            consumers: true,
+            groups: true,
+            backlog: true,
+            // What is settled beyond the committed offset is kept as far as the commit's metadata can hold it.
+            settles_singly: false,
+            takes_back: false,
+            restarts: true,
+            // A member cannot be thrown out from the outside, with what rdkafka has.
+            cuts: false,
+        }
+    }
+
+    async fn place(&self, name: &str) -> Topic {
+        let admin: AdminClient<_> = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()
+            .unwrap();
+        let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        made.into_iter().for_each(|made| drop(made.unwrap()));
+        Topic {
+            brokers: self.brokers.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    async fn restart(&self) {
+        let kafka = Arc::clone(&self.kafka);
+        let restart = move || {
+            let mut kafka = kafka.lock();
+            kafka.kill();
+            kafka.start_again().unwrap();
+        };
+        tokio::task::spawn_blocking(restart).await.unwrap();
+    }
+}
+
+pub(crate) struct Topic {
+    brokers: String,
+    name: String,
+}
+
+impl Topic {
+    fn reads(&self, group: &str) -> KafkaConnector {
+        KafkaConnector::new(&self.brokers, group, [&self.name])
+            .commit_interval(Duration::from_millis(500))
+            // Whoever ends while it joins is waited for by the group.
+            .property("session.timeout.ms", "6000")
+            .unwrap()
+    }
+}
+
+impl Place for Topic {
+    fn connector(&self) -> SharedConnector {
+        Arc::new(self.reads(&self.name))
+    }
+
+    fn sink(&self) -> SharedSinkConnector {
+        Arc::new(KafkaSink::new(&self.brokers, &self.name))
+    }
+
+    async fn group(&self, name: &str) -> SharedConnector {
+        Arc::new(self.reads(&format!("{}-{name}", self.name)))
+    }
+}
