@@ -167,7 +167,11 @@ impl Inbox {
                 let latest = (chunk.bytes() - bytes) / (chunk.len() - messages);
                 state.size = Some(state.size.map_or(latest, |size| (size * 3 + latest) / 4));
                 state.careful = state.careful.saturating_sub(chunk.len() - messages);
-                self.want(&state, credit);
+                // After a pause a new consumer waits until what the one before it has brought is read: the broker
+                // counts for each by itself.
+                if state.arrived.is_empty() || matches!(*self.want.borrow(), Want::Messages(_)) {
+                    self.want(&state, credit);
+                }
                 return Found::Messages;
             }
             state.suspect = state.arrived.pop_front();

@@ -180,7 +180,7 @@ struct Sent<'a> {
     unwritten: VecDeque<(usize, usize, Publishing<'a>)>,
     unwritten_bytes: usize,
     unconfirmed: Vec<(usize, PublisherConfirm)>,
-    returned: Vec<(usize, BasicReturnMessage)>,
+    returned: Vec<BasicReturnMessage>,
     trouble: Option<Broken>,
     timer: Pin<Box<rt::Sleep>>,
     patience: Duration,
@@ -259,7 +259,7 @@ impl<'a> Sent<'a> {
                 *slot = fate;
             }
             if let Some(message) = confirmation.take_message() {
-                self.returned.push((index, message));
+                self.returned.push(message);
             }
         }
     }
@@ -299,28 +299,39 @@ impl<'a> Sent<'a> {
 
 /// Finds the messages that came back. They come in the order in which they were sent.
 fn blame(
-    returned: &[(usize, BasicReturnMessage)],
+    returned: &[BasicReturnMessage],
     messages: &[Outgoing],
     fates: &mut [Fate],
     parcel: impl Fn(&Outgoing) -> Option<(Route, BasicProperties)>,
 ) {
     let mut from = 0;
-    for (handed_with, back) in returned {
-        let is_it = |message: &Outgoing| {
-            *message.payload == *back.data
-                && parcel(message).is_some_and(|(route, properties)| {
-                    route.exchange == back.exchange
-                        && route.routing_key == back.routing_key
-                        && properties == back.properties
-                })
+    for back in returned {
+        let goes_there = |message: &Outgoing| {
+            let parcel = parcel(message).filter(|(route, _)| {
+                route.exchange == back.exchange && route.routing_key == back.routing_key
+            });
+            parcel.filter(|_| *message.payload == *back.data)
         };
-        let candidates = (from..messages.len()).chain(0..from);
-        let found = candidates
-            .into_iter()
-            .find(|index| {
-                fates.get(*index) != Some(&Fate::Unroutable) && messages.get(*index).is_some_and(is_it)
+        let candidates = || {
+            (from..messages.len())
+                .chain(0..from)
+                .filter(|index| fates.get(*index) != Some(&Fate::Unroutable))
+        };
+        let with = |same: &dyn Fn(&BasicProperties) -> bool| {
+            candidates().find(|index| {
+                let message = messages.get(*index).and_then(goes_there);
+                message.is_some_and(|(_, properties)| same(&properties))
             })
-            .unwrap_or(*handed_with);
+        };
+        // A broker's interceptor may have changed the properties on the way.
+        let found = with(&|properties| *properties == back.properties).or_else(|| with(&|_| true));
+        let Some(found) = found else {
+            // Whichever it is, it must not count as confirmed.
+            for fate in fates.iter_mut().filter(|fate| **fate == Fate::Confirmed) {
+                *fate = Fate::Failed("the broker returned a message that is none of these".to_owned());
+            }
+            continue;
+        };
         if let Some(fate) = fates.get_mut(found) {
             *fate = Fate::Unroutable;
         }

@@ -180,7 +180,11 @@ impl Tags {
             // They were never handed out, so nobody else can have decided about them.
             window.decide(tag, Verdict::Requeue, ticket, operations).ok();
         }
-        self.send(&mut state, 0, &mut Vec::new()).await;
+        if !state.closed && !state.operations.is_empty() {
+            state.closed = carry_out(&self.channel, &state.operations).await.is_err();
+        }
+        // Acks that are kept back are answered by the next flush, also where the channel has died over this.
+        state.operations.clear();
     }
 
     /// The channel is gone. What was kept back is answered by the next [`flush`](Self::flush).

@@ -105,6 +105,8 @@ pub(crate) async fn run(hub: Arc<Hub>, connector: Arc<dyn DynSinkConnector>, whi
         };
         outbox.take(&hub, &mut held.letters);
         if held.letters.is_empty() {
+            // What its sink had not taken may have been lost with its connection: nothing is wrong any more then.
+            hub.degraded(outbox.part, None);
             outbox.added.notified().await;
             continue;
         }
@@ -120,14 +122,21 @@ pub(crate) async fn run(hub: Arc<Hub>, connector: Arc<dyn DynSinkConnector>, whi
         if trouble.is_some() || again.is_some() {
             failures += 1;
             hub.counters.outbox_retries.add(held.letters.len());
+            held.give_up_waiting();
             drop(held);
-            // One that is refused must not keep others waiting for long.
-            rt::sleep(if trouble.is_some() {
+            // One that is refused must not keep others waiting for long, and a drain waits for none.
+            let wait = if trouble.is_some() {
                 patience(failures)
             } else {
                 REFUSED_WAIT
-            })
-            .await;
+            };
+            let mut gate = hub.gate.watch();
+            let was_draining = hub.is_draining();
+            tokio::select! {
+                biased;
+                _ = gate.wait_for(|gate| gate.draining), if !was_draining => {}
+                () = rt::sleep(wait) => {}
+            }
         } else {
             failures = 0;
         }
@@ -185,6 +194,21 @@ impl Held<'_> {
         self.hub.counters.put_off.add(later);
         self.hub.settling.add(acks);
         reason
+    }
+}
+
+impl Held<'_> {
+    /// In a drain, what was to come later comes sooner when its sink does not take it: nothing waits for that.
+    fn give_up_waiting(&mut self) {
+        if !self.hub.is_draining() {
+            return;
+        }
+        let (later, rest) = std::mem::take(&mut self.letters)
+            .into_iter()
+            .partition(|(_, letter)| matches!(letter, Letter::Later(_)));
+        self.letters = rest;
+        let later: Vec<(Envelope, Letter)> = later;
+        self.hub.release(later.into_iter().map(|(envelope, _)| envelope));
     }
 }
 

@@ -1,10 +1,14 @@
 //! `retry.strategy = "redeliver"`, and sources that cannot hold a delivery back themselves.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
-use millstream_core::{Capabilities, Flow, Host, Ordering, PipelineSpec, RetryStrategy};
+use millstream_core::{
+    Capabilities, Condition, Context, Failure, Flow, Host, Ordering, PipelineSpec, Processor, RetryStrategy,
+};
 
 use crate::support::{Rig, Scripted, ScriptedBatches, What, keyed, non_zero, scripted, until};
 
@@ -97,6 +101,38 @@ async fn a_put_off_message_whose_connection_breaks_is_not_written_as_well() {
     // The twin is handed out anew and knows nothing of the failure.
     assert_eq!(log.count(What::Began, "fail-once"), 3);
     assert_eq!(rig.pipeline().status().counts.put_off, 1);
+}
+
+/// Fails the first run of all.
+struct FailsFirst(AtomicBool);
+
+impl Processor for FailsFirst {
+    type Input = String;
+    type Output = ();
+
+    async fn process(&self, _: String, _: &mut Context<'_>) -> Result<(), Failure> {
+        if self.0.swap(true, SeqCst) {
+            Ok(())
+        } else {
+            Err("the first".into())
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_well_again_once_what_its_sink_did_not_take_is_gone() {
+    let rig = Rig::on(
+        undelayed(),
+        Flow::process(FailsFirst(AtomicBool::new(false))),
+        redeliver,
+    );
+    rig.queue.fail_writes(1);
+    rig.publish(&["a"]);
+    until(|| matches!(rig.pipeline().status().condition, Condition::Degraded(_))).await;
+    rig.queue.break_connection();
+    rig.settled().await;
+    until(|| rig.pipeline().status().condition == Condition::Running).await;
+    assert_eq!(rig.pipeline().status().counts.put_off, 0, "nothing was written");
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,6 +85,33 @@ async fn a_paused_source_is_not_refilled_by_acks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p4_pause_after_pause_brings_no_more_than_one_prefetch() {
+    let queue = "pauses";
+    let _client = filled(queue, 1_000).await;
+    let mut settings = settings(&BROKER, queue);
+    settings.prefetch = Some(50);
+    let mut reading = Reading::open(settings).await;
+    let few = Credit {
+        messages: 10,
+        ..PLENTY
+    };
+    let first = reading.read(PLENTY).await;
+    until("the prefetch is used up", || counts(&BROKER, queue).1 == 50).await;
+    reading.settle_now(&tickets(&first), &Settlement::Ack).await;
+    for _ in 0..8 {
+        reading.source.pause();
+        until("nobody consumes", || counts(&BROKER, queue).2 == 0).await;
+        let messages = reading.read(few).await;
+        reading.settle_now(&tickets(&messages), &Settlement::Ack).await;
+        // Ten were never settled.
+        until("no more is underway than a prefetch", || {
+            counts(&BROKER, queue).1 <= 60
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_probe_after_a_pause_fetches_one_message() {
     let queue = "probe";
     let _client = filled(queue, 100).await;
