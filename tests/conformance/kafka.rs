@@ -44,6 +44,7 @@ impl Subject for OnKafka {
 
     fn declares(&self) -> Features {
         Features {
+            retry_sink: false,
             capabilities: Capabilities::default(),
             keys: true,
             headers: true,
