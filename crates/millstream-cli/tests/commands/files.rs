@@ -7,7 +7,7 @@ pub(crate) fn copy(source: &str) -> String {
     format!(
         "[pipelines.copy]\n\
          source = {{ type = \"file\", path = \"in\", {source} }}\n\
-         processor = {{ handler = \"forward\" }}\n\
+         processor = {{ handler = \"forward\", concurrency = 1 }}\n\
          batchers.out = {{ sink = {{ type = \"file\", path = \"out\" }}, max_age = \"5ms\" }}\n"
     )
 }

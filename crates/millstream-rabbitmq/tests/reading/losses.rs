@@ -215,7 +215,7 @@ async fn a_loss_is_heard_of_while_nothing_is_wanted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_for_is_settled_though_both_sides_go_at_once() {
-    let queue = "goodbye";
+    let queue = "answered-for";
     filled(queue, 1_000).await;
     for round in 1..=10 {
         let mut reading = Reading::open(settings(&BROKER, queue)).await;
