@@ -15,18 +15,16 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 pub(crate) struct OnKafka {
     kafka: Arc<Mutex<Kafka>>,
     brokers: String,
-    partitions: i32,
 }
 
 impl OnKafka {
-    pub(crate) async fn start(partitions: i32) -> Self {
+    pub(crate) async fn start() -> Self {
         let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
             .await
             .unwrap();
         Self {
             brokers: kafka.brokers(),
             kafka: Arc::new(Mutex::new(kafka)),
-            partitions,
         }
     }
 }
@@ -35,11 +33,7 @@ impl Subject for OnKafka {
     type Place = Topic;
 
     fn name(&self) -> &str {
-        if self.partitions == 1 {
-            "kafka"
-        } else {
-            "kafka, 4 partitions"
-        }
+        "kafka"
     }
 
     fn declares(&self) -> Features {
@@ -48,7 +42,7 @@ impl Subject for OnKafka {
             capabilities: Capabilities::default(),
             keys: true,
             headers: true,
-            ordered: self.partitions == 1,
+            ordered: true,
             consumers: true,
             groups: true,
             backlog: true,
@@ -66,7 +60,7 @@ impl Subject for OnKafka {
             .set("bootstrap.servers", &self.brokers)
             .create()
             .unwrap();
-        let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
         Topic {
