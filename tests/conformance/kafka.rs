@@ -1,4 +1,4 @@
-//! Kafka, with topics of one partition and of several.
+//! Kafka, with topics of one partition.
 
 use std::sync::Arc;
 use std::time::Duration;
