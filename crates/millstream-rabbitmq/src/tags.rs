@@ -180,11 +180,8 @@ impl Tags {
             // They were never handed out, so nobody else can have decided about them.
             window.decide(tag, Verdict::Requeue, ticket, operations).ok();
         }
-        if !state.closed && !state.operations.is_empty() {
-            state.closed = carry_out(&self.channel, &state.operations).await.is_err();
-        }
         // Acks that are kept back are answered by the next flush, also where the channel has died over this.
-        state.operations.clear();
+        self.carry_out(&mut state).await;
     }
 
     /// The channel is gone. What was kept back is answered by the next [`flush`](Self::flush).
@@ -192,13 +189,18 @@ impl Tags {
         self.state.lock().await.closed = true;
     }
 
-    /// Carries out the operations and answers for what they settle; those answered from `first` on were decided
-    /// for them.
-    async fn send(&self, state: &mut State, first: usize, outcomes: &mut Vec<(Settle, Outcome)>) {
+    /// Carries out the operations, unless the channel is gone; it is if that fails.
+    async fn carry_out(&self, state: &mut State) {
         if !state.closed && !state.operations.is_empty() {
             state.closed = carry_out(&self.channel, &state.operations).await.is_err();
         }
         state.operations.clear();
+    }
+
+    /// Carries out the operations and answers for what they settle; those answered from `first` on were decided
+    /// for them.
+    async fn send(&self, state: &mut State, first: usize, outcomes: &mut Vec<(Settle, Outcome)>) {
+        self.carry_out(state).await;
         let outcome = if state.closed {
             // The broker hands them out again.
             state.sent.extend(state.window.abandon());

@@ -100,7 +100,7 @@ impl Hub {
             return Next::Return(wait);
         }
         self.counters.retried.add(1);
-        if self.spec.retry.strategy == RetryStrategy::Redeliver && self.can_put_off() {
+        if self.spec.retry.strategy == RetryStrategy::Redeliver {
             return Next::Return(wait);
         }
         Next::Park(rt::now() + wait)
@@ -166,14 +166,13 @@ impl Hub {
         if envelope.settled {
             return;
         }
-        if !self.capabilities.delay && self.retry_sink.is_some() && !self.spec.ordering.is_ordered() {
-            return self.retries.add(envelope, Letter::Later(rt::after(after)));
-        }
         let settlement = if self.capabilities.delay {
             Settlement::Retry {
                 after,
                 failures: envelope.message.failures,
             }
+        } else if self.retry_sink.is_some() && !self.spec.ordering.is_ordered() {
+            return self.retries.add(envelope, Letter::Later(rt::after(after)));
         } else {
             Settlement::Release
         };
