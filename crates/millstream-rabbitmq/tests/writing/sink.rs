@@ -176,6 +176,7 @@ async fn p1_a_broker_that_is_killed_while_messages_are_published_has_all_that_wa
     let topology = Topology::new("killed").declare(Declare::default());
     let connector = RabbitSink::queue(dial(&broker), topology);
     let mut sink = connector.open().await.unwrap();
+    broker.flush_declarations().unwrap();
     let begun = Arc::new(AtomicBool::new(false));
     let publishing = rt::spawn({
         let begun = Arc::clone(&begun);
