@@ -6,6 +6,8 @@
     reason = "in a test it is a failure"
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod demand;
 mod losses;
 mod pipelines;

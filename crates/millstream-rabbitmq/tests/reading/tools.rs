@@ -1,31 +1,23 @@
 //! What these tests share: a broker, a plain client, and an opened connector.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use millstream_brokers::{RabbitMq, Series};
+use millstream_brokers::RabbitMq;
 use millstream_core::{
     Acknowledger, Chunk, Connector, Credit, Detached, EngineHandle, Message, OpenError, Outcome, Read,
     Reason, Rejection, Settle, Settlement, Source, Ticket, rt,
 };
-use millstream_rabbitmq::lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use millstream_rabbitmq::lapin::BasicProperties;
+use millstream_rabbitmq::lapin::options::BasicPublishOptions;
 use millstream_rabbitmq::lapin::types::FieldTable;
-use millstream_rabbitmq::lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use millstream_rabbitmq::{
     Dial, RabbitAcknowledger, RabbitConnector, RabbitSource, ReaderSettings, Topology,
 };
 use parking_lot::Mutex;
 
-/// The broker of all tests that do it no harm.
-pub(crate) static BROKER: LazyLock<RabbitMq> = LazyLock::new(|| start(Series::V3));
+pub(crate) use crate::common::{BROKER, Client, start};
 
 const SOON: Duration = Duration::from_secs(30);
-
-pub(crate) fn start(series: Series) -> RabbitMq {
-    RabbitMq::builder(series).start().unwrap()
-}
 
 pub(crate) fn settings(broker: &RabbitMq, queue: &str) -> ReaderSettings {
     let dial = Dial::new([broker.url()]).unwrap().name("millstream tests");
@@ -63,42 +55,7 @@ pub(crate) fn counts(broker: &RabbitMq, queue: &str) -> (usize, usize, usize) {
     (numbers[0], numbers[1], numbers[2])
 }
 
-/// A client without anything of ours.
-pub(crate) struct Client {
-    _connection: Connection,
-    pub(crate) channel: Channel,
-}
-
 impl Client {
-    pub(crate) async fn of(broker: &RabbitMq) -> Self {
-        let connection = Connection::connect(&broker.url(), ConnectionProperties::default())
-            .await
-            .unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
-        Self {
-            _connection: connection,
-            channel,
-        }
-    }
-
-    pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
-        self.channel
-            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-            .await
-            .unwrap();
-    }
-
-    pub(crate) async fn delete(&self, queue: &str) {
-        self.channel
-            .queue_delete(queue.into(), QueueDeleteOptions::default())
-            .await
-            .unwrap();
-    }
-
     /// Publishes `0`, `1` and so on, persistent and confirmed.
     pub(crate) async fn publish(&self, queue: &str, messages: std::ops::Range<usize>) {
         self.publish_all(queue, messages.map(|number| number.to_string()))

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is a failure")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod dial;
 #[cfg(feature = "management")]
 mod management;

@@ -1,60 +1,21 @@
 //! What these tests share: a broker, and a plain client to look into its queues with.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use millstream_brokers::{RabbitMq, Series};
+use millstream_brokers::RabbitMq;
 use millstream_core::rt;
 use millstream_core::{Delivered, Outgoing, Sink, SinkError};
 use millstream_rabbitmq::Dial;
 use millstream_rabbitmq::lapin::message::Delivery;
-use millstream_rabbitmq::lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
-use millstream_rabbitmq::lapin::types::FieldTable;
-use millstream_rabbitmq::lapin::{Channel, Connection, ConnectionProperties};
+use millstream_rabbitmq::lapin::options::BasicGetOptions;
 
-/// The broker of all tests that do it no harm.
-pub(crate) static BROKER: LazyLock<RabbitMq> = LazyLock::new(|| start(Series::V3));
-
-pub(crate) fn start(series: Series) -> RabbitMq {
-    RabbitMq::builder(series).start().unwrap()
-}
+pub(crate) use crate::common::{BROKER, Client, start};
 
 pub(crate) fn dial(broker: &RabbitMq) -> Dial {
     Dial::new([broker.url()]).unwrap().name("millstream tests")
 }
 
-/// A client without anything of ours.
-pub(crate) struct Client {
-    _connection: Connection,
-    pub(crate) channel: Channel,
-}
-
 impl Client {
-    pub(crate) async fn of(broker: &RabbitMq) -> Self {
-        let connection = Connection::connect(&broker.url(), ConnectionProperties::default())
-            .await
-            .unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        Self {
-            _connection: connection,
-            channel,
-        }
-    }
-
-    pub(crate) async fn declare(&self, queue: &str, arguments: FieldTable) {
-        self.channel
-            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-            .await
-            .unwrap();
-    }
-
-    pub(crate) async fn delete(&self, queue: &str) {
-        self.channel
-            .queue_delete(queue.into(), QueueDeleteOptions::default())
-            .await
-            .unwrap();
-    }
-
     /// The next message, if one is there.
     pub(crate) async fn get(&self, queue: &str) -> Option<Delivery> {
         let message = self
