@@ -69,6 +69,7 @@ async fn p1_what_waits_outlives_the_broker() {
     let mut sink = RetrySink::new(dial(&broker), "orders").open().await.unwrap();
     let results = send(&mut sink, &[delayed("x", 2000)]).await.unwrap();
     assert_eq!(results, [Delivered::Confirmed]);
+    broker.flush_declarations().unwrap();
     broker.kill();
     broker.start_again().unwrap();
     let message = Client::of(&broker).await.wait_for("orders").await;
