@@ -10,7 +10,7 @@
 //! # Ok::<(), millstream_brokers::StartError>(())
 //! ```
 //!
-//! Each [`RabbitMq`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
+//! Each [`RabbitMq`], each [`ElasticMq`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
 //! number run at once. Readiness is awaited by its condition, a handshake or an answer. A broker that is not
 //! installed is an error that names what installs it, and a test without its broker is to fail with that.
 //!
@@ -38,7 +38,13 @@
 //! - a node that has its name from the command line needs no epmd, the daemon that would stay behind;
 //! - `erl_call` then talks to the node in milliseconds ([`RabbitMq::eval`]), where `rabbitmqctl`
 //!   ([`RabbitMq::ctl`]) takes a second or two.
+//!
+//! # SQS
+//!
+//! [`ElasticMq`] speaks its protocol; a [`SqsProxy`] before it counts calls and spoils those that a test wants
+//! spoilt. Its jars are in a folder of their own, which `tests/brokers/install` fills.
 
+mod elasticmq;
 mod error;
 mod group;
 mod http;
@@ -48,6 +54,7 @@ mod rabbitmq;
 mod tls;
 mod wait;
 
+pub use elasticmq::{ElasticMq, SqsProxy};
 pub use error::{ControlError, StartError};
 pub use prometheus::{Prometheus, Target, TargetHealth, lint};
 pub use rabbitmq::{Builder, RabbitMq, Series};
