@@ -46,6 +46,7 @@ pub struct SqsConnector {
     pollers: usize,
     visibility: Option<Duration>,
     heartbeat: Option<Duration>,
+    ordered: bool,
     client: Arc<OnceCell<Client>>,
     returned: Arc<Returned>,
     sequences: Arc<AtomicU64>,
@@ -63,6 +64,7 @@ impl SqsConnector {
             pollers: 8,
             visibility: None,
             heartbeat: None,
+            ordered: true,
             client: Arc::default(),
             returned: Arc::default(),
             sequences: Arc::default(),
@@ -125,6 +127,14 @@ impl SqsConnector {
         self
     }
 
+    /// Whether a pipeline that keeps an order keeps that of the messages' own keys, as a FIFO queue does; yes unless
+    /// said.
+    #[must_use]
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.ordered = ordered;
+        self
+    }
+
     fn pace(&self, attributes: &HashMap<Attribute, String>) -> Pace {
         let of_queue = attributes
             .get(&Attribute::VisibilityTimeout)
@@ -175,7 +185,7 @@ impl Connector for SqsConnector {
             delay: true,
             keeps_rejected: true,
             counts_deliveries: true,
-            orders_keys: self.address.is_fifo(),
+            orders_keys: self.address.is_fifo() && self.ordered,
         }
     }
 

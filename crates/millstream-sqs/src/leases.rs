@@ -173,17 +173,23 @@ impl Leases {
             .any(|sequence| self.leases.get(sequence).is_some_and(|lease| lease.beating))
     }
 
-    /// What is due, which is then on its way.
+    /// What is due, which is then on its way. What will be due soon goes along, so that calls are full.
     pub(crate) fn due(&mut self) -> Due {
         let now = rt::now();
         let mut due = Due::default();
+        let mut waiting = self
+            .leases
+            .values()
+            .filter(|lease| !lease.settling && !lease.beating);
+        let is_due = waiting.any(|lease| lease.beat <= now);
+        let until = if is_due { now + self.heartbeat / 4 } else { now };
         for (sequence, lease) in &mut self.leases {
             if lease.settling {
                 continue;
             }
             if lease.expires <= now {
                 due.expired.push(*sequence);
-            } else if lease.beat <= now && !lease.beating {
+            } else if lease.beat <= until && !lease.beating {
                 let left = LONGEST.saturating_sub(now - lease.received);
                 // In whole seconds, and no more than there are.
                 let time = self.visibility.min(Duration::from_secs(left.as_secs()));

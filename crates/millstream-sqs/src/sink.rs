@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
-/// What one call can carry, on Amazon's and on others' SQS.
+/// What one call can carry, and one message weigh: at least, and on Amazon's SQS where the queue says so.
 const CALL: (usize, usize) = (256 << 10, 1 << 20);
 /// Calls under way at a time, where messages have no order.
 const CALLS: usize = 8;
@@ -83,6 +83,7 @@ impl SinkConnector for SqsSink {
             service,
             fifo: self.address.is_fifo(),
             longest: longest.unwrap_or(CALL.1),
+            carried: longest.unwrap_or(CALL.0).clamp(CALL.0, CALL.1),
         })
     }
 }
@@ -93,6 +94,8 @@ pub struct Sending {
     fifo: bool,
     /// Bytes of a message.
     longest: usize,
+    /// Bytes of a call.
+    carried: usize,
 }
 
 /// One message on its way to its call.
@@ -130,12 +133,11 @@ impl Sending {
 
     /// Splits by what a call takes.
     fn calls(&self, items: Vec<Item>) -> Vec<Vec<Item>> {
-        let most = self.longest.clamp(CALL.0, CALL.1);
         let mut calls: Vec<Vec<Item>> = Vec::new();
         let mut bytes = 0;
         for item in items {
             match calls.last_mut() {
-                Some(call) if call.len() < BATCH && bytes + item.size <= most => {
+                Some(call) if call.len() < BATCH && bytes + item.size <= self.carried => {
                     bytes += item.size;
                     call.push(item);
                 }

@@ -33,6 +33,8 @@ struct Plan {
     calls: usize,
     entries: usize,
     failing: usize,
+    /// Whether all entries of one delivery fail: whose, once one has come.
+    failing_delivery: Option<Option<String>>,
     held: Vec<Duration>,
     doubled: usize,
 }
@@ -92,6 +94,11 @@ impl SqsProxy {
     /// them.
     pub fn fail_entries(&self, action: &str, entries: usize) {
         self.plan(action, |plan| plan.failing = entries);
+    }
+
+    /// From now on all entries of calls of this action that are for one delivery fail: the one whose entry comes first.
+    pub fn fail_delivery(&self, action: &str) {
+        self.plan(action, |plan| plan.failing_delivery = Some(None));
     }
 
     /// The answer to a next call of this action comes so much later than the broker gives it.
@@ -166,6 +173,17 @@ impl State {
                 let failing = plan.failing.min(entries.len());
                 plan.failing -= failing;
                 failed.extend(entries.drain(..failing));
+                if let Some(delivery) = &mut plan.failing_delivery {
+                    let receipt = |entry: &Value| {
+                        let receipt = entry.get("ReceiptHandle").and_then(Value::as_str);
+                        receipt.unwrap_or_default().to_owned()
+                    };
+                    let chosen = match entries.first() {
+                        Some(first) => delivery.get_or_insert_with(|| receipt(first)).clone(),
+                        None => String::new(),
+                    };
+                    failed.extend(entries.extract_if(.., |entry| receipt(entry) == chosen));
+                }
                 left = Some(entries.len());
             }
             (!plan.held.is_empty()).then(|| plan.held.remove(0))
