@@ -12,6 +12,7 @@ mod culprit;
 mod drain;
 mod memory;
 mod place;
+mod rabbit_faults;
 mod sqlite_kills;
 
 use parking_lot::{Mutex, MutexGuard};

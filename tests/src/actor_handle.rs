@@ -75,6 +75,15 @@ impl Actor {
         assert!(status.stopped(), "it ended before it was stopped: {status:?}");
     }
 
+    /// Lets it go on after [`freeze`](Self::freeze).
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn thaw(&self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a child can go on");
+    }
+
     /// Kills it with SIGKILL, and returns once it is gone.
     ///
     /// # Panics

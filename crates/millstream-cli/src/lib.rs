@@ -30,6 +30,11 @@ mod status;
 mod stock;
 mod summary;
 
+#[cfg(feature = "rabbitmq")]
+pub use connectors::{
+    Arguments, BindingSettings, DeclareSettings, OnFailureSetting, RabbitKind, RabbitSettings,
+    RabbitSinkSettings, Urls,
+};
 pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, MemorySettings, StdoutKind};
 #[cfg(feature = "sqlite")]
 pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use millstream_core::Counts;
 use millstream_core::rt::{Duration, Instant};
-use millstream_core::{Condition, Counts};
 
 /// Messages per second over the last while.
 #[derive(Debug)]
@@ -52,18 +52,6 @@ pub(crate) fn done(counts: &Counts) -> u64 {
 /// Dead letters that went elsewhere, and what was discarded, are acknowledged to their source.
 fn given_up_by_ack(counts: &Counts) -> u64 {
     (counts.dead_lettered + counts.discarded).min(counts.acked)
-}
-
-/// A condition and, where there is one, its cause.
-pub(crate) fn condition(condition: &Condition) -> String {
-    match condition {
-        Condition::Running => "running".to_owned(),
-        Condition::Degraded(why) => format!("degraded: {why}"),
-        Condition::Paused => "paused".to_owned(),
-        Condition::Draining => "draining".to_owned(),
-        Condition::Ended => "ended".to_owned(),
-        Condition::GaveUp(why) => format!("gave up: {why}"),
-    }
 }
 
 /// The number with its thousands apart.

@@ -1,10 +1,13 @@
 //! `run`: a host from its start to its end.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use millstream_config::{Config, Registry};
 use millstream_core::{Condition, Host};
+use millstream_ops::Listener;
 use tracing::{error, info, warn};
 
 use crate::args::Run;
@@ -34,7 +37,18 @@ async fn serve(config: Config, until_idle: Option<Duration>) -> anyhow::Result<b
     // Before the first message is taken: from now on a signal drains.
     let mut signals = Signals::listen()?;
     let timeout = config.host.shutdown_timeout;
+    let listener = match config.host.listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let host = Host::start(config.pipelines.into_iter().map(|pipeline| pipeline.spec))?;
+    let answers = async {
+        match listener {
+            // Through the drain, to its end.
+            Some(listener) => listener.serve(host.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
     let view = async {
         if screen::is_terminal() {
             status::show(&host).await;
@@ -50,7 +64,17 @@ async fn serve(config: Config, until_idle: Option<Duration>) -> anyhow::Result<b
         biased;
         well = work => well,
         () = view => false,
+        () = answers => false,
     })
+}
+
+/// Takes the address before any message is, so that a second process of the same file ends with nothing done.
+async fn listen(address: SocketAddr) -> anyhow::Result<Listener> {
+    let listener = Listener::bind(address)
+        .await
+        .context("`listen` of [host] cannot be had")?;
+    info!("listening: http://{}/metrics", listener.address());
+    Ok(listener)
 }
 
 /// Waits for a signal, for all pipelines to be idle that long, or for the host to have ended by itself.

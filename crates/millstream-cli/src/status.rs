@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use millstream_core::rt::{self, Duration};
 use millstream_core::{Host, Status};
 
-use crate::pace::{Pace, condition, done, grouped};
+use crate::pace::{Pace, done, grouped};
 use crate::screen;
 
 /// How often the lines are drawn.
@@ -59,7 +59,7 @@ fn line(name: &str, width: usize, rate: f64, status: &Status) -> String {
         grouped(status.in_flight as u64),
         grouped(done(counts)),
         grouped(counts.given_up),
-        condition(&status.condition),
+        status.condition,
     )
 }
 

@@ -13,9 +13,20 @@ pub fn stock() -> Registry {
         .connector("file", FileKind)
         .sink("stdout", StdoutKind)
         .handler("forward", ForwardHandler);
+    rabbitmq(&mut registry);
     sqlite(&mut registry);
     http(&mut registry);
     registry
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(registry: &mut Registry) {
+    registry.connector("rabbitmq", crate::connectors::RabbitKind);
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+fn rabbitmq(registry: &mut Registry) {
+    registry.left_out("rabbitmq", "rabbitmq");
 }
 
 #[cfg(feature = "sqlite")]

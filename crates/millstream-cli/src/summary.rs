@@ -4,7 +4,7 @@ use millstream_core::rt::{self, Duration};
 use millstream_core::{Host, Status};
 use tracing::info;
 
-use crate::pace::{Pace, condition, done};
+use crate::pace::{Pace, done};
 
 /// How often a pipeline is summed up.
 const EVERY: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(crate) async fn log(host: &Host) {
                     in_flight = status.in_flight,
                     done = done(&status.counts),
                     given_up = status.counts.given_up,
-                    condition = condition(&status.condition),
+                    condition = %status.condition,
                     "summary"
                 );
             }

@@ -68,6 +68,15 @@ impl<'i> Batchers<'i> {
                 complete = false;
                 continue;
             };
+            if Step::RESERVED.contains(&&*name) {
+                report.error(
+                    table.span.clone(),
+                    format!("a batcher cannot be named `{name}`: another stage is"),
+                    "choose another name",
+                );
+                complete = false;
+                continue;
+            }
             let step = steps.map(|steps| find(report, steps, &name, &table));
             let sink = table.take_table(report, "sink");
             let sink = sink.map(|mut sink| parts::sink(report, registry, &mut sink, pipeline));

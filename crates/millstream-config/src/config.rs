@@ -1,5 +1,6 @@
 //! A file that is right in every part: [`Config`].
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::registry::Registry;
 use crate::report::Report;
 use crate::table::{Node, Table};
 use crate::tables::{HostTable, LogFormatName};
+use crate::values::ListenAddress;
 
 /// The two seconds that are kept, and one to drain in.
 const SHORTEST_SHUTDOWN: Duration = Duration::from_secs(3);
@@ -37,6 +39,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostSpec {
+    /// Where metrics and health are served, if anywhere.
+    pub listen: Option<SocketAddr>,
     /// How long a shutdown may take, its last two seconds kept for release and flush.
     pub shutdown_timeout: Duration,
     /// What is logged: a level or directives, unless `RUST_LOG` says otherwise.
@@ -180,6 +184,7 @@ fn host(report: &mut Report<'_>, root: &mut Table<'_>) -> Option<HostSpec> {
 impl From<HostTable> for HostSpec {
     fn from(table: HostTable) -> Self {
         Self {
+            listen: table.listen.map(ListenAddress::get),
             shutdown_timeout: table.shutdown_timeout.get(),
             log: table.log,
             log_format: match table.log_format {

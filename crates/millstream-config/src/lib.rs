@@ -73,4 +73,4 @@ pub use kind::{HandlerContext, HandlerKind, NoSettings, SinkContext, SinkKind, S
 pub use registry::Registry;
 pub use schema::schema;
 pub use secret::Secret;
-pub use values::{ByteSize, Count, HumanDuration, PositiveDuration, Ratio};
+pub use values::{ByteSize, Count, HumanDuration, ListenAddress, PositiveDuration, Ratio};

@@ -16,15 +16,7 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 6] = [
-    Entry {
-        table: "host",
-        key: "listen",
-        refused: Refused::Always,
-        schema: r#"{"type": "string", "examples": ["127.0.0.1:9464"],
-            "description": "Where metrics, health, API and dashboard listen; absent: nowhere."}"#,
-        remedy: "remove it: this build opens no listener",
-    },
+const ENTRIES: [Entry; 5] = [
     Entry {
         table: "pipelines.*.processor",
         key: "concurrency",

@@ -135,6 +135,21 @@ pub enum ClosedBy {
     Flush,
 }
 
+impl ClosedBy {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Size, Self::Bytes, Self::Age, Self::Flush];
+
+    /// The word that metrics carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Bytes => "bytes",
+            Self::Age => "age",
+            Self::Flush => "flush",
+        }
+    }
+}
+
 /// Object-safe [`BatchHandler`].
 pub(crate) trait DynBatchHandler<T>: Send + Sync {
     /// Opens what the handler needs before the first batch.

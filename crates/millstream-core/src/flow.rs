@@ -146,6 +146,11 @@ pub struct Step {
     pub sink: bool,
 }
 
+impl Step {
+    /// The names of stages that are no batchers: none of a flow's may have one of them.
+    pub const RESERVED: [&'static str; 2] = ["source", "processor"];
+}
+
 /// A flow as pipelines hold it: its types are checked and forgotten.
 #[derive(Clone)]
 pub struct SharedFlow(Arc<dyn AnyFlow>);

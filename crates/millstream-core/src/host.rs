@@ -1,6 +1,7 @@
 //! Many pipelines by name in one process: [`Host`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,6 +10,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::flow::Step;
+use crate::measures::Measures;
 use crate::rt::{self, Duration};
 use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
 
@@ -219,8 +222,20 @@ impl Pipeline {
             pipeline: spec.name.to_string(),
             cause,
         };
+        let steps = spec.flow.steps();
+        for (index, step) in steps.iter().enumerate() {
+            if Step::RESERVED.contains(&&*step.name) {
+                return Err(error(format!(
+                    "a batcher cannot be named `{}`: another stage is",
+                    step.name
+                )));
+            }
+            if steps.iter().skip(index + 1).any(|other| other.name == step.name) {
+                return Err(error(format!("its flow has two batchers `{}`", step.name)));
+            }
+        }
         for name in spec.batchers.keys() {
-            if !spec.flow.steps().iter().any(|step| step.name == *name) {
+            if !steps.iter().any(|step| step.name == *name) {
                 return Err(error(format!("its flow has no batcher `{name}`")));
             }
         }
@@ -411,12 +426,13 @@ impl Pipeline {
             None if gate.draining => Condition::Draining,
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
+            None if !hub.places.has_source() => Condition::Starting,
             None => Condition::Running,
         };
         let load = hub.ready.load();
         Status {
             condition,
-            counts: hub.counters.snapshot(),
+            counts: hub.counts(),
             in_flight: hub.places.messages(),
             bytes: hub.places.bytes(),
             ready: load.ready,
@@ -432,6 +448,11 @@ impl Pipeline {
             depth: hub.depth(),
             breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
         }
+    }
+
+    /// What it has measured since it was started, stage by stage.
+    pub fn measures(&self) -> Measures {
+        self.hub().measures()
     }
 
     fn hub(&self) -> Arc<Hub> {
@@ -468,9 +489,11 @@ pub struct Status {
     pub depth: Option<u64>,
 }
 
-/// A pipeline's condition in one word.
+/// A pipeline's condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
+    /// It has not opened its source yet.
+    Starting,
     /// It runs.
     Running,
     /// It runs, but a part of it cannot do its work; this says which and why.
@@ -483,4 +506,35 @@ pub enum Condition {
     Ended,
     /// It ended by itself; this says why.
     GaveUp(String),
+}
+
+impl Condition {
+    /// The words for all of them.
+    pub const WORDS: [&'static str; 7] = [
+        "starting", "running", "degraded", "paused", "draining", "ended", "gave_up",
+    ];
+
+    /// It in a word that metrics can carry.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Degraded(_) => "degraded",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Ended => "ended",
+            Self::GaveUp(_) => "gave_up",
+        }
+    }
+}
+
+/// It for people, with its cause where there is one.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Degraded(why) => write!(f, "degraded: {why}"),
+            Self::GaveUp(why) => write!(f, "gave up: {why}"),
+            other => f.write_str(other.as_str()),
+        }
+    }
 }

@@ -316,6 +316,9 @@ impl MemorySource {
                 chunk.push(Ticket::new(generation, self.origin, number), message);
             }
         }
+        if let Some(engine) = &state.engine {
+            engine.depth((state.ready.len() + state.delayed.len()) as u64);
+        }
         state.delayed.peek().map(|Reverse((due, _))| *due)
     }
 }

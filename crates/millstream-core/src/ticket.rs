@@ -18,6 +18,8 @@ pub struct Ticket {
     /// What the delivery occupies in `limits.bytes`; the engine's own, stamped by
     /// [`Chunk::push`](crate::Chunk::push).
     pub(crate) weight: u32,
+    /// Which read it came with, for its age; the engine's own, stamped once the delivery has a place.
+    pub(crate) receipt: u32,
 }
 
 impl Ticket {
@@ -28,6 +30,7 @@ impl Ticket {
             origin,
             sequence,
             weight: 0,
+            receipt: 0,
         }
     }
 }

@@ -103,7 +103,8 @@ impl App {
 
     /// Starts the pipelines in the runtime that runs this, and gives the handle of all of them.
     ///
-    /// Logging and signals are left to the program; so is the end, which is [`Host::drain`] with
+    /// Logging, signals and the listener, a [`Listener`](millstream_ops::Listener), are left to the program; so is
+    /// the end, which is [`Host::drain`] with
     /// [`shutdown_timeout`](millstream_config::HostSpec::shutdown_timeout).
     ///
     /// ```

@@ -127,6 +127,7 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
+//! | `rabbitmq` | yes | the `rabbitmq` connector: queues, streams and exchanges |
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
@@ -148,5 +149,8 @@ pub use millstream_core::*;
 
 pub use millstream_cli as cli;
 pub use millstream_config as config;
+pub use millstream_ops as ops;
+#[cfg(feature = "rabbitmq")]
+pub use millstream_rabbitmq as rabbitmq;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;

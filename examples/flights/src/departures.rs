@@ -1,16 +1,15 @@
-//! The departures, from the file into the queue.
+//! The departures, from the file to where the pipeline reads.
 
 use std::io::Read;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use lzma_rust2::XzReader;
 use millstream::prelude::*;
-use millstream::sqlite::Queue;
-use millstream::sqlite::rusqlite::{Connection, TransactionBehavior};
+use millstream::{Delivered, DynSinkConnector};
 use serde::{Deserialize, Serialize};
 
+use crate::figures::Figures;
 use crate::progress;
 
 static DATA: &[u8] = include_bytes!("../data/flights.csv.xz");
@@ -18,7 +17,7 @@ static DATA: &[u8] = include_bytes!("../data/flights.csv.xz");
 /// How many there are.
 pub(crate) const DEPARTURES: u32 = 336_776;
 
-/// Departures in one transaction.
+/// Departures that are confirmed together.
 const AT_A_TIME: usize = 5_000;
 
 /// One row of the file. What is not known is empty or `NA`.
@@ -50,17 +49,12 @@ pub(crate) struct Departure {
     pub(crate) dest: String,
 }
 
-/// Publishes what has not been published yet.
+/// Publishes what has not been published yet, to where the source reads.
 ///
-/// Messages and the note of how many there are go into one transaction: killed at any moment, it goes on exactly
-/// where it was. That is what the tables of the queue being in one's own database is for.
-pub(crate) fn publish(path: &str, queue: &str) -> anyhow::Result<()> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.execute_batch("CREATE TABLE IF NOT EXISTS flights_published (number INTEGER NOT NULL)")?;
-    let published: Option<u32> =
-        connection.query_row("SELECT max(number) FROM flights_published", [], |row| row.get(0))?;
-    let mut published = published.unwrap_or(0);
+/// How far it has come is noted once the broker has confirmed: killed in between, it publishes a few departures
+/// twice, and the figures count them once.
+pub(crate) async fn publish(to: &dyn DynSinkConnector, figures: &Figures) -> anyhow::Result<()> {
+    let mut published = figures.progress()?.published;
     if published == DEPARTURES {
         return Ok(());
     }
@@ -69,6 +63,7 @@ pub(crate) fn publish(path: &str, queue: &str) -> anyhow::Result<()> {
     XzReader::new(DATA, false).read_to_string(&mut text)?;
     let mut rows = csv::Reader::from_reader(text.as_bytes());
     let mut rows = rows.deserialize::<Row>().skip(published as usize);
+    let mut sink = to.open().await.context("where the departures go does not open")?;
     let bar: ProgressBar = progress::bar("published", published);
     while published < DEPARTURES {
         let mut messages = Vec::with_capacity(AT_A_TIME);
@@ -89,12 +84,13 @@ pub(crate) fn publish(path: &str, queue: &str) -> anyhow::Result<()> {
             });
         }
         anyhow::ensure!(!messages.is_empty(), "the file ends after {published} departures");
+        let mut results = Vec::with_capacity(messages.len());
+        sink.send(&messages, &mut results).await?;
+        if let Some(refused) = results.iter().find(|result| **result != Delivered::Confirmed) {
+            anyhow::bail!("a departure was not taken: {refused:?}");
+        }
         published += u32::try_from(messages.len())?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        Queue::publish_in(&transaction, queue, &messages).context("publishing")?;
-        transaction.execute("DELETE FROM flights_published", [])?;
-        transaction.execute("INSERT INTO flights_published (number) VALUES (?)", [published])?;
-        transaction.commit()?;
+        figures.note_published(published)?;
         bar.set_position(published.into());
     }
     bar.finish();

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,15 +15,24 @@ use crate::departures::DEPARTURES;
 
 #[allow(clippy::disallowed_types, reason = "an example shows what every reader knows")]
 type Mutex<T> = std::sync::Mutex<T>;
+type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;
 
 static AIRLINES: &str = include_str!("../data/airlines.csv");
 
-/// A departure and its delay.
+/// A departure and its delay, if it took place.
 #[derive(Debug)]
 pub(crate) struct Delayed {
     pub(crate) id: u32,
     pub(crate) carrier: String,
-    pub(crate) minutes: i64,
+    pub(crate) minutes: Option<i64>,
+}
+
+/// How far all of it has come, in departures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) published: u32,
+    pub(crate) done: u32,
+    pub(crate) cancelled: u32,
 }
 
 /// A handle to the database; every clone is the same one.
@@ -30,13 +40,15 @@ pub(crate) struct Delayed {
 pub(crate) struct Figures(Arc<Mutex<Connection>>);
 
 impl Figures {
-    pub(crate) fn open(path: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: impl AsRef<Path>) -> anyhow::Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = NORMAL;
+             CREATE TABLE IF NOT EXISTS published (number INTEGER NOT NULL);
              CREATE TABLE IF NOT EXISTS departures (id INTEGER PRIMARY KEY);
+             CREATE TABLE IF NOT EXISTS cancelled (id INTEGER PRIMARY KEY);
              CREATE TABLE IF NOT EXISTS carriers (
                  carrier TEXT PRIMARY KEY,
                  departures INTEGER NOT NULL DEFAULT 0,
@@ -47,14 +59,46 @@ impl Figures {
         Ok(Self(Arc::new(Mutex::new(connection))))
     }
 
+    fn connection(&self) -> anyhow::Result<MutexGuard<'_, Connection>> {
+        self.0
+            .lock()
+            .map_err(|_| anyhow::anyhow!("a thread panicked with the figures"))
+    }
+
+    /// So many have been published.
+    pub(crate) fn note_published(&self, number: u32) -> anyhow::Result<()> {
+        let mut connection = self.connection()?;
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM published", [])?;
+        transaction.execute("INSERT INTO published (number) VALUES (?)", [number])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// How far it has come.
+    pub(crate) fn progress(&self) -> anyhow::Result<Progress> {
+        let progress = self.connection()?.query_row(
+            "SELECT (SELECT coalesce(max(number), 0) FROM published),
+                    (SELECT coalesce(sum(departures), 0) FROM carriers),
+                    (SELECT count(*) FROM cancelled)",
+            [],
+            |row| {
+                Ok(Progress {
+                    published: row.get(0)?,
+                    done: row.get(1)?,
+                    cancelled: row.get(2)?,
+                })
+            },
+        )?;
+        Ok(progress)
+    }
+
     /// Adds departures, all or none.
     pub(crate) fn add(&self, departures: &[Delayed]) -> anyhow::Result<()> {
-        let mut connection = self
-            .0
-            .lock()
-            .map_err(|_| anyhow::anyhow!("a thread panicked with the figures"))?;
+        let mut connection = self.connection()?;
         let transaction = connection.transaction()?;
         {
+            let mut cancel = transaction.prepare_cached("INSERT OR IGNORE INTO cancelled (id) VALUES (?)")?;
             let mut count = transaction.prepare_cached("INSERT OR IGNORE INTO departures (id) VALUES (?)")?;
             let mut add = transaction.prepare_cached(
                 "INSERT INTO carriers (carrier, departures, late, minutes) VALUES (?1, 1, ?2, ?3)
@@ -62,8 +106,13 @@ impl Figures {
                      departures = departures + 1, late = late + ?2, minutes = minutes + ?3",
             )?;
             for Delayed { id, carrier, minutes } in departures {
-                if count.execute([id])? == 1 {
-                    add.execute(params![carrier, *minutes > 15, minutes])?;
+                match minutes {
+                    None => drop(cancel.execute([id])?),
+                    Some(minutes) => {
+                        if count.execute([id])? == 1 {
+                            add.execute(params![carrier, *minutes > 15, minutes])?;
+                        }
+                    }
                 }
             }
         }
@@ -72,11 +121,9 @@ impl Figures {
     }
 
     /// The table of carriers, the worst first, and what went where.
-    pub(crate) fn table(&self, dead: u64) -> anyhow::Result<String> {
-        let connection = self
-            .0
-            .lock()
-            .map_err(|_| anyhow::anyhow!("a thread panicked with the figures"))?;
+    pub(crate) fn table(&self) -> anyhow::Result<String> {
+        let Progress { done, cancelled, .. } = self.progress()?;
+        let connection = self.connection()?;
         let mut rows = connection.prepare(
             "SELECT carrier, departures, late, minutes FROM carriers ORDER BY minutes * 1.0 / departures DESC",
         )?;
@@ -84,12 +131,10 @@ impl Figures {
             "{:<28}{:>12}{:>14}{:>16}\n",
             "carrier", "departures", "mean delay", "over 15 min"
         );
-        let mut done = 0;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let (carrier, departures, late, minutes): (String, u32, u32, i64) =
                 (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-            done += departures;
             writeln!(
                 table,
                 "{:<28}{departures:>12}{:>10.1} min{:>14.1} %",
@@ -100,7 +145,7 @@ impl Figures {
         }
         write!(
             table,
-            "\n{done} done, {dead} dead-lettered, of {DEPARTURES} departures"
+            "\n{done} done, {cancelled} dead-lettered, of {DEPARTURES} departures"
         )?;
         Ok(table)
     }

@@ -1,30 +1,26 @@
-//! All departures from New York in 2013 through a pipeline on the embedded queue.
+//! All departures from New York in 2013 through a pipeline, on the embedded queue or on a broker.
 //!
-//! Run it, kill it whenever you like, run it again: the table at the end is the same. `flights.toml` beside it says
-//! how the pipeline runs.
+//! `flights [FILE]`: run it, kill it whenever you like, run it again: the table at the end is the same. The TOML file
+//! says where the messages travel: `flights.toml`, which it takes without an argument, has the embedded queue, and
+//! those beside it a broker each.
 
 mod departures;
 mod figures;
 mod pipeline;
 mod progress;
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use millstream::prelude::*;
-use millstream::sqlite::Queue;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::figures::Figures;
 use crate::pipeline::{Carriers, Delay};
 
-/// The queue's database, as in `flights.toml`, and that of the figures.
-const QUEUE: (&str, &str) = ("flights.db", "flights");
-const FIGURES: &str = "carriers.db";
-
-/// For how long nothing may move before the queue is looked at whether it is empty.
-const QUIET: Duration = Duration::from_millis(100);
+/// What says how the pipeline runs, unless another file is named.
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/flights.toml");
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -44,28 +40,31 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let queue = Queue::open(QUEUE.0, QUEUE.1)?;
-    departures::publish(QUEUE.0, QUEUE.1)?;
-
-    let figures = Figures::open(FIGURES)?;
+    let file = std::env::args().nth(1).unwrap_or_else(|| FILE.to_owned());
+    let name = Path::new(&file).file_stem().context("the file has no name")?;
+    let figures = Figures::open(Path::new(name).with_extension("figures.db"))?;
     let app = App::new().pipeline(
         "flights",
         Flow::process(Delay).batch("carriers", Carriers::new(figures.clone())),
     );
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/flights.toml");
-    let config = app.config(std::env::args().nth(1).as_deref().unwrap_or(file))?;
+    let config = app.config(&file)?;
     let shutdown_timeout = config.host.shutdown_timeout;
+    let source = config
+        .pipelines
+        .iter()
+        .find_map(|pipeline| pipeline.publish_to.clone());
+    departures::publish(&*source.context("the source takes no messages")?, &figures).await?;
     let host = app.start(config).await?;
 
     let finished = tokio::select! {
-        () = progress::until_empty(&queue, &host, QUIET) => true,
+        done = progress::until_done(&figures, &host) => { done?; true }
         _ = tokio::signal::ctrl_c() => false,
     };
     for (name, report) in host.drain(shutdown_timeout).await {
         eprintln!("{name}: {report}");
     }
     if finished {
-        println!("{}", figures.table(queue.counts()?.dead)?);
+        println!("{}", figures.table()?);
     } else {
         println!("interrupted: run it again to go on");
     }

@@ -18,14 +18,13 @@ impl Processor for Delay {
         Json(departure): Json<Departure>,
         cx: &mut Context<'_>,
     ) -> Result<Delayed, Failure> {
-        let Some(left) = departure.dep_time else {
-            return Err(Failure::reject("no departure time: the flight was cancelled"));
-        };
         cx.batch_key(&departure.carrier);
         Ok(Delayed {
             id: departure.id,
             carrier: departure.carrier,
-            minutes: minutes_late(departure.sched_dep_time, left),
+            minutes: departure
+                .dep_time
+                .map(|left| minutes_late(departure.sched_dep_time, left)),
         })
     }
 }
@@ -37,7 +36,8 @@ fn minutes_late(scheduled: u32, left: u32) -> i64 {
     if late < -12 * 60 { late + 24 * 60 } else { late }
 }
 
-/// Adds a batch of one carrier's departures to its figures.
+/// Adds a batch of one carrier's departures to its figures. Those that were cancelled are dead letters, and the rest of
+/// the batch is none the worse for it.
 #[derive(Debug)]
 pub(crate) struct Carriers {
     figures: Figures,
@@ -55,6 +55,18 @@ impl BatchHandler for Carriers {
     async fn handle(&self, batch: &mut Batch<Delayed>) -> Result<(), Failure> {
         // SQLite blocks: the other tasks of this thread move elsewhere meanwhile.
         tokio::task::block_in_place(|| self.figures.add(batch.items()))?;
+        for index in 0..batch.len() {
+            if batch
+                .items()
+                .get(index)
+                .is_some_and(|item| item.minutes.is_none())
+            {
+                batch.fail(
+                    index,
+                    Failure::reject("no departure time: the flight was cancelled"),
+                );
+            }
+        }
         Ok(())
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use millstream::Host;
-use millstream::sqlite::Queue;
 
 use crate::departures::DEPARTURES;
+use crate::figures::{Figures, Progress};
 
 /// A bar over all departures; it draws nothing where there is no terminal.
 pub(crate) fn bar(what: &'static str, from: u32) -> ProgressBar {
@@ -21,20 +21,18 @@ pub(crate) fn bar(what: &'static str, from: u32) -> ProgressBar {
     bar
 }
 
-/// Shows progress until every message is done or dead.
-pub(crate) async fn until_empty(queue: &Queue, host: &Host, quiet: Duration) {
+/// Shows progress until every departure is done or cancelled, and nothing of it is in flight any more.
+pub(crate) async fn until_done(figures: &Figures, host: &Host) -> anyhow::Result<()> {
     let bar = bar("processed", 0);
-    let mut left = u64::MAX;
-    while left > 0 {
-        // While the database is busy, the last figures stand.
-        if let Ok(counts) = queue.counts() {
-            left = counts.ready + counts.delayed + counts.leased;
-            bar.set_position(u64::from(DEPARTURES).saturating_sub(left));
+    loop {
+        let Progress { done, cancelled, .. } = figures.progress()?;
+        bar.set_position((done + cancelled).into());
+        if done + cancelled == DEPARTURES {
+            break;
         }
-        tokio::select! {
-            () = host.idle(quiet) => {}
-            () = tokio::time::sleep(Duration::from_millis(250)) => {}
-        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     bar.finish();
+    host.idle(Duration::ZERO).await;
+    Ok(())
 }

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{BatcherSpec, Condition, Flow, Host, Ordering, PipelineSpec, SharedFlow, rt};
+use millstream_core::{
+    BatcherSpec, Condition, DeadLetter, Flow, Host, Ordering, PipelineSpec, SharedConnector, SharedFlow, rt,
+};
+use millstream_rabbitmq::{Dial, RabbitConnector, ReaderSettings, Topology};
 use millstream_sqlite::SqliteConnector;
 use millstream_tests::QUEUE;
 use tokio::sync::oneshot;
@@ -58,16 +61,13 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 
 fn spec(arguments: &Arguments) -> PipelineSpec {
     let by_key = arguments.get_or("by_key", false);
-    let path: String = arguments.get("path");
-    let group = arguments.get_or("group", "default".to_owned());
-    let connector = SqliteConnector::new(path, QUEUE).group(&group).ordered(by_key);
     let handler = Handler::new(arguments);
     let batcher = arguments.get_or("batch", 0);
     let flow: SharedFlow = match NonZero::new(batcher) {
         None => Flow::process(handler).into(),
         Some(_) => Flow::process(handler).batch("keep", Keeps).into(),
     };
-    let mut spec = PipelineSpec::new("faults", Arc::new(connector), flow);
+    let mut spec = PipelineSpec::new("faults", source(arguments, by_key), flow);
     if let Some(size) = NonZero::new(batcher) {
         let batcher = BatcherSpec {
             size,
@@ -82,11 +82,28 @@ fn spec(arguments: &Arguments) -> PipelineSpec {
     if by_key {
         spec.ordering = Ordering::Key;
     }
+    if arguments.get_or("discard", false) {
+        spec.dead_letter = DeadLetter::Discard;
+    }
     spec.limits.in_flight = arguments.get_or("in_flight", spec.limits.in_flight);
     spec.limits.per_key = arguments.get_or("per_key", spec.limits.per_key);
     spec.processor.concurrency = arguments.get_or("concurrency", spec.processor.concurrency);
     spec.processor.timeout = Duration::from_secs(3600);
     spec
+}
+
+fn source(arguments: &Arguments, by_key: bool) -> SharedConnector {
+    let url: String = arguments.get_or("rabbitmq", String::new());
+    if url.is_empty() {
+        let path: String = arguments.get("path");
+        let group = arguments.get_or("group", "default".to_owned());
+        return Arc::new(SqliteConnector::new(path, QUEUE).group(&group).ordered(by_key));
+    }
+    let dial = Dial::new([url]).expect("the test gives a URL");
+    Arc::new(RabbitConnector::new(ReaderSettings::new(
+        dial,
+        Topology::new(QUEUE),
+    )))
 }
 
 /// Waits for a line on the standard input, or its end: a test that is gone needs no processes.

@@ -2,12 +2,19 @@
 
 mod file;
 mod memory;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stdout;
 
 pub use file::{FileKind, FileSettings, FileSinkSettings};
 pub use memory::{MemoryKind, MemorySettings};
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::{
+    Arguments, BindingSettings, DeclareSettings, OnFailureSetting, RabbitKind, RabbitSettings,
+    RabbitSinkSettings, Urls,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteKind, SqliteSettings, SqliteSinkSettings};
 pub use stdout::StdoutKind;

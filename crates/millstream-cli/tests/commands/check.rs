@@ -107,7 +107,7 @@ fn the_schema_has_every_stock_type_and_handler() {
             .map(|one| one["properties"]["type"]["const"].as_str().unwrap().to_owned())
             .collect()
     };
-    for name in ["file", "memory", "sqlite"] {
+    for name in ["file", "memory", "rabbitmq", "sqlite"] {
         assert!(types("source").iter().any(|found| found == name), "{name}");
     }
     assert!(types("sink").iter().any(|found| found == "stdout"));

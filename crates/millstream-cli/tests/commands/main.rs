@@ -3,7 +3,9 @@
 mod check;
 mod files;
 mod http;
+mod listen;
 mod publish;
+mod rabbitmq;
 mod run;
 mod sqlite;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -123,6 +124,15 @@ impl Process {
         until(text, || self.stderr.lock().contains(text).then_some(()));
     }
 
+    /// Where it says that it listens.
+    pub(crate) fn address(&self) -> String {
+        until("the address", || {
+            let stderr = self.stderr.lock();
+            let (_, rest) = stderr.split_once("listening: http://")?;
+            Some(rest.split_once("/metrics")?.0.to_owned())
+        })
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let status = Command::new("kill").args([name, &id]).status();
@@ -162,6 +172,19 @@ fn collect(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<String>>, thread:
         }
     });
     (text, reader)
+}
+
+/// What is answered: status line, head and body.
+pub(crate) fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// An HTTP server that keeps what it is sent.

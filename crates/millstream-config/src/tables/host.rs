@@ -1,12 +1,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::PositiveDuration;
+use crate::values::{ListenAddress, PositiveDuration};
 
 /// The process that holds the pipelines.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HostTable {
+    /// Where metrics and health are served; absent: nowhere.
+    pub(crate) listen: Option<ListenAddress>,
     /// How long a shutdown may take; the last two seconds are kept for release and flush.
     pub(crate) shutdown_timeout: PositiveDuration,
     /// What is logged: a level, or directives as RUST_LOG takes them. RUST_LOG wins.
@@ -18,6 +20,7 @@ pub(crate) struct HostTable {
 impl Default for HostTable {
     fn default() -> Self {
         Self {
+            listen: None,
             shutdown_timeout: PositiveDuration::from_millis(25_000),
             log: "info".to_owned(),
             log_format: LogFormatName::Text,

@@ -3,12 +3,14 @@
 //! Each refuses what it cannot be while it is deserialised, so that the error points at the value, and each
 //! brings its part of the JSON Schema.
 
+mod address;
 mod count;
 mod duration;
 mod quantity;
 mod ratio;
 mod size;
 
+pub use address::ListenAddress;
 pub use count::Count;
 pub use duration::{HumanDuration, PositiveDuration};
 pub use ratio::Ratio;

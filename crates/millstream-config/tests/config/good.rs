@@ -10,6 +10,7 @@ use super::support::parse;
 /// The reference, as far as this build honours it, with every key at its default.
 const REFERENCE: &str = r#"
 [host]
+listen = "127.0.0.1:9464"
 shutdown_timeout = "25s"
 log = "info"
 log_format = "text"

@@ -14,6 +14,7 @@ use super::fate::{Fault, Next};
 use super::guard::caught;
 use super::hub::Hub;
 use super::shard::{Closed, Turn};
+use super::stage::{Failures, Stage};
 use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::rt::{self, Duration, Instant};
@@ -66,10 +67,14 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         by,
         runs,
     } = closed;
+    if runs == 0 {
+        batcher.batches.handed_over(envelopes.len(), by);
+    }
     let mut running = Running {
         batcher,
         hub,
         worker,
+        started: rt::now(),
         runs: runs + 1,
         batch: Batch {
             len: envelopes.len(),
@@ -118,6 +123,7 @@ struct Running<'a, T: Send + 'static> {
     batcher: &'a Batcher<T>,
     hub: &'a Hub,
     worker: usize,
+    started: Instant,
     runs: u32,
     batch: Batch<T>,
     envelopes: Vec<Envelope>,
@@ -143,6 +149,7 @@ impl<T: Send + 'static> Running<'_, T> {
     /// Every message of the batch is done.
     fn succeed(&self, envelopes: &[Envelope]) {
         self.hub.record(envelopes.len(), 0);
+        self.batcher.batches.stage.succeeded.add(envelopes.len());
         self.batcher.done(
             self.hub,
             self.worker,
@@ -160,12 +167,8 @@ impl<T: Send + 'static> Running<'_, T> {
     fn end(&mut self, ran: &Ran) {
         let envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
-        hub.counters.batches.add(1);
-        match ran {
-            Ran::Panicked(_) | Ran::Died => hub.counters.panicked.add(1),
-            Ran::TimedOut(_) => hub.counters.timed_out.add(1),
-            Ran::Ended | Ran::Failed(_) | Ran::Cancelled => {}
-        }
+        let stage = &self.batcher.batches.stage;
+        stage.took.record_time(self.started.elapsed(), 1);
         if matches!(ran, Ran::Cancelled) {
             let (gone, orders) = (envelopes.len(), self.orders(&envelopes));
             hub.release(envelopes);
@@ -217,7 +220,7 @@ impl Ran {
 /// What comes of the messages of one batch.
 struct Verdict<'a, T> {
     hub: &'a Hub,
-    stage: Arc<str>,
+    stage: &'a Stage,
     ordered: bool,
     settles: Vec<Settle>,
     /// The keys of messages that have left the batcher.
@@ -228,13 +231,14 @@ struct Verdict<'a, T> {
     blocked: FxHashSet<u64>,
     succeeded: usize,
     failed: usize,
+    failures: Failures,
 }
 
 impl<'a, T: Send + 'static> Verdict<'a, T> {
-    fn new(hub: &'a Hub, running: &Running<'_, T>) -> Self {
+    fn new(hub: &'a Hub, running: &Running<'a, T>) -> Self {
         Self {
             hub,
-            stage: Arc::clone(&running.batcher.stage),
+            stage: &running.batcher.batches.stage,
             ordered: hub.spec.ordering.is_ordered(),
             settles: Vec::with_capacity(running.batch.len),
             gone: Vec::with_capacity(running.batch.len),
@@ -249,6 +253,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             blocked: FxHashSet::default(),
             succeeded: 0,
             failed: 0,
+            failures: Failures::default(),
         }
     }
 
@@ -264,15 +269,20 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             return;
         };
         self.failed += usize::from(!fault.is_reject());
+        if let Some(failures) = self.failures.get_mut(fault.kind() as usize) {
+            *failures += 1;
+        }
         if envelope.settled {
             self.gone.push(envelope.order);
             let error = "its batch failed after it was settled".to_owned();
-            return self.hub.give_up(envelope, &self.stage, Reason::Rejected, error);
+            return self
+                .hub
+                .give_up(envelope, &self.stage.name, Reason::Rejected, error);
         }
         let due = match self.hub.next(&mut envelope, fault) {
             Next::GiveUp(reason, error) => {
                 self.gone.push(envelope.order);
-                return self.hub.give_up(envelope, &self.stage, reason, error);
+                return self.hub.give_up(envelope, &self.stage.name, reason, error);
             }
             // Under an ordering it stays, so that what follows it stays behind it, until the cut releases all.
             Next::Return(wait) if !self.ordered => {
@@ -298,9 +308,10 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn carry_out(self, batcher: &Batcher<T>, worker: usize) {
+    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize) {
         let hub = self.hub;
-        hub.counters.batch_failed.add(self.failed);
+        self.stage.succeeded.add(self.succeeded);
+        self.stage.failed_all(&mut self.failures);
         hub.record(self.succeeded, self.failed);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
         let again = self.due.map(|due| (due, self.again));

@@ -17,6 +17,7 @@ use tracing::warn;
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
+use super::stage::Batches;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
@@ -66,7 +67,11 @@ pub(crate) trait Entrance<T>: Send + Sync {
 
 /// A batcher whose item type does not matter.
 pub(crate) trait AnyBatcher: Send + Sync {
-    fn name(&self) -> &str;
+    fn name(&self) -> &str {
+        &self.batches().stage.name
+    }
+    /// What it has done.
+    fn batches(&self) -> &Batches;
     /// Opens what the handler needs.
     fn start(&self) -> BoxFuture<'_, Result<(), Failure>>;
     /// How many batch workers it has.
@@ -100,7 +105,7 @@ impl fmt::Debug for dyn AnyBatcher {
 }
 
 pub(crate) struct Batcher<T> {
-    pub(crate) stage: Arc<str>,
+    pub(crate) batches: Batches,
     pub(crate) spec: BatcherSpec,
     pub(crate) handler: Arc<dyn DynBatchHandler<T>>,
     state: Mutex<State<T>>,
@@ -147,7 +152,7 @@ impl<T: Send + 'static> Batcher<T> {
         let workers = spec.concurrency.get();
         let shards = if ordered { workers } else { 1 };
         Arc::new(Self {
-            stage: name.into(),
+            batches: Batches::new(name),
             handler,
             state: Mutex::new(State {
                 shards: (0..shards).map(|_| Shard::default()).collect(),
@@ -380,8 +385,8 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
 }
 
 impl<T: Send + 'static> AnyBatcher for Batcher<T> {
-    fn name(&self) -> &str {
-        &self.stage
+    fn batches(&self) -> &Batches {
+        &self.batches
     }
 
     fn start(&self) -> BoxFuture<'_, Result<(), Failure>> {

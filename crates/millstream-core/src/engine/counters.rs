@@ -4,22 +4,36 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::hub::Hub;
+use crate::measures::Failed;
+use crate::settlement::Reason;
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    (
+        $($(#[$doc:meta])* $name:ident,)*
+        { $($(#[$sum_doc:meta])* $sum:ident,)* }
+    ) => {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
+            /// Messages given up, by reason.
+            pub(crate) reasons: Tally<{ Reason::ALL.len() }>,
         }
 
         /// What has happened in a pipeline since it was started.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
+            $($(#[$sum_doc])* pub $sum: u64,)*
         }
 
         impl Counters {
-            pub(crate) fn snapshot(&self) -> Counts {
-                Counts { $($name: self.$name.get(),)* }
+            /// What was counted here; the sums over stages and reasons are none yet.
+            fn snapshot(&self) -> Counts {
+                Counts {
+                    $($name: self.$name.get(),)*
+                    $($sum: 0,)*
+                }
             }
         }
 
@@ -27,12 +41,19 @@ macro_rules! counters {
             /// What has happened since an earlier look.
             #[must_use]
             pub fn since(&self, earlier: &Self) -> Self {
-                Self { $($name: self.$name.saturating_sub(earlier.$name),)* }
+                Self {
+                    $($name: self.$name.saturating_sub(earlier.$name),)*
+                    $($sum: self.$sum.saturating_sub(earlier.$sum),)*
+                }
             }
 
             /// Each count with its name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($name), self.$name),)*].into_iter()
+                [
+                    $((stringify!($name), self.$name),)*
+                    $((stringify!($sum), self.$sum),)*
+                ]
+                .into_iter()
             }
         }
     };
@@ -41,18 +62,6 @@ macro_rules! counters {
 counters! {
     /// Messages that came from the source.
     received,
-    /// Processor runs that succeeded.
-    processed,
-    /// Processor runs that failed with a retryable failure.
-    failed,
-    /// Runs, of processors and batches, that panicked or whose worker died.
-    panicked,
-    /// Runs, of processors and batches, that took longer than their timeout.
-    timed_out,
-    /// Batches that were handled, whatever came of them.
-    batches,
-    /// Messages in batches that failed, or that failed in a batch, with a retryable failure.
-    batch_failed,
     /// Attempts that were put off to a later time, within the process or through the source.
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
@@ -61,8 +70,6 @@ counters! {
     uncounted,
     /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.
     acked,
-    /// Messages given up, before it is known where they end.
-    given_up,
     /// Messages that the source was told to reject.
     rejected,
     /// Messages that the dead-letter sink has confirmed; the source hears of it next.
@@ -95,6 +102,45 @@ counters! {
     reconnects,
     /// Tasks restarted by the supervisor.
     restarts,
+    {
+        /// Messages whose processor run succeeded.
+        processed,
+        /// Messages whose processor run failed in a way that is worth another attempt.
+        failed,
+        /// Messages whose run, of a processor or a batch, panicked or was lost with its worker.
+        panicked,
+        /// Messages whose run, of a processor or a batch, took longer than its timeout.
+        timed_out,
+        /// Batches that were handled, whatever came of them.
+        batches,
+        /// Messages in batches that failed, or that failed in a batch, in a way that is worth another attempt.
+        batch_failed,
+        /// Messages given up, before it is known where they end.
+        given_up,
+    }
+}
+
+impl Hub {
+    /// What has happened since the pipeline was started.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            processed: self.processor.succeeded.get(),
+            failed: self.processor.failures(&Failed::RETRYABLE),
+            given_up: self.counters.reasons.get().into_iter().sum(),
+            ..self.counters.snapshot()
+        };
+        for batcher in self.batchers() {
+            let stage = &batcher.batches().stage;
+            counts.batches += stage.took.count();
+            counts.batch_failed += stage.failures(&Failed::RETRYABLE);
+        }
+        let batchers = self.batchers().iter().map(|batcher| &batcher.batches().stage);
+        for stage in batchers.chain([&self.processor]) {
+            counts.panicked += stage.failures(&[Failed::Panic, Failed::Died]);
+            counts.timed_out += stage.failures(&[Failed::Timeout]);
+        }
+        counts
+    }
 }
 
 #[derive(Debug, Default)]
@@ -109,5 +155,28 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter for each of a few words.
+#[derive(Debug)]
+pub(crate) struct Tally<const WORDS: usize>([Counter; WORDS]);
+
+impl<const WORDS: usize> Default for Tally<WORDS> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl<const WORDS: usize> Tally<WORDS> {
+    /// `word` is its place among all of them.
+    pub(crate) fn add(&self, word: usize, number: usize) {
+        if let Some(counter) = self.0.get(word) {
+            counter.add(number);
+        }
+    }
+
+    pub(crate) fn get(&self) -> [u64; WORDS] {
+        self.0.each_ref().map(Counter::get)
     }
 }

@@ -95,12 +95,12 @@ impl Beginning {
         Self {
             at: rt::now(),
             in_flight: hub.places.messages(),
-            counts: hub.counters.snapshot(),
+            counts: hub.counts(),
         }
     }
 
     pub(crate) fn report(&self, hub: &Hub) -> DrainReport {
-        let since = hub.counters.snapshot().since(&self.counts);
+        let since = hub.counts().since(&self.counts);
         let given_up_by_ack = since.dead_lettered + since.discarded;
         let elsewhere = given_up_by_ack + since.put_off;
         DrainReport {

@@ -11,6 +11,7 @@ use super::outbox::Letter;
 use super::ready::Left;
 use super::retry;
 use crate::failure::Failure;
+use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 use crate::spec::{DeadLetter, RetryStrategy};
@@ -32,7 +33,18 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether it says something of the message and nothing of what handling it needs.
     pub(crate) fn is_reject(&self) -> bool {
-        matches!(self, Self::Failure(failure) if failure.is_reject())
+        self.kind() == Failed::Rejected
+    }
+
+    /// In a word.
+    pub(crate) fn kind(&self) -> Failed {
+        match self {
+            Self::Failure(failure) if failure.is_reject() => Failed::Rejected,
+            Self::Failure(_) => Failed::Failure,
+            Self::Panic(_) => Failed::Panic,
+            Self::Timeout(_) => Failed::Timeout,
+            Self::Died => Failed::Died,
+        }
     }
 }
 
@@ -96,7 +108,7 @@ impl Hub {
 
     /// No further attempt: the message goes where the policy says.
     pub(crate) fn give_up(&self, envelope: Envelope, stage: &Arc<str>, reason: Reason, error: String) {
-        self.counters.given_up.add(1);
+        self.counters.reasons.add(reason as usize, 1);
         let message = &envelope.message;
         let rejection = Arc::new(Rejection {
             pipeline: Arc::clone(&self.spec.name),
@@ -228,7 +240,7 @@ impl Hub {
         }
         self.returning.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
-        self.places.free(gone.map(|(settle, _)| &settle.ticket));
+        self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
     }
 }

@@ -23,11 +23,14 @@ use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seat;
 use super::settling::Settling;
-use crate::connector::{Capabilities, SharedSinkConnector};
+use super::stage::{PROCESSOR, Stage};
+use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
+use crate::measures::Measures;
 use crate::message::OriginId;
 use crate::rt::{self, Duration};
+use crate::settlement::Reason;
 use crate::spec::PipelineSpec;
 use crate::ticket::Ticket;
 
@@ -49,6 +52,7 @@ pub(crate) struct Hub {
     pub(crate) breaker_changed: Notify,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
+    pub(crate) processor: Stage,
     pub(crate) seats: Vec<Seat>,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
     /// Acknowledgers shall keep nothing back.
@@ -90,6 +94,7 @@ impl Hub {
             breaker_changed: Notify::new(),
             batcher_full: Notify::new(),
             counters: Counters::default(),
+            processor: Stage::new(PROCESSOR),
             seats: (0..spec.processor.concurrency.get())
                 .map(|_| Seat::default())
                 .collect(),
@@ -283,6 +288,29 @@ impl Hub {
         self.ready.wake_takers();
         for batcher in self.batchers() {
             batcher.wake();
+        }
+    }
+
+    // === measures
+
+    /// What was measured beside the counts.
+    pub(crate) fn measures(&self) -> Measures {
+        let gate = self.gate.state();
+        let open = !(gate.paused || gate.draining || gate.broken || gate.full_batchers > 0);
+        Measures {
+            processor: self.processor.measures(),
+            batchers: self
+                .batchers()
+                .iter()
+                .map(|batcher| batcher.batches().measures(batcher.held()))
+                .collect(),
+            given_up: Reason::ALL.into_iter().zip(self.counters.reasons.get()).collect(),
+            settled_after: self.places.settled_after.snapshot(),
+            oldest: self.places.oldest().map(|at| at.elapsed()),
+            demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
+                messages: 0,
+                bytes: 0,
+            }),
         }
     }
 

@@ -121,8 +121,12 @@ impl Intake {
         let hub = Arc::clone(&self.hub);
         let received = self.chunk.len();
         hub.drop_late(&mut self.chunk.envelopes);
-        hub.places
-            .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
+        hub.places.occupy(
+            self.chunk
+                .envelopes
+                .iter_mut()
+                .map(|envelope| &mut envelope.ticket),
+        );
         hub.counters.received.add(received);
         if hub.capabilities.counts_deliveries {
             self.reject_deadly();
@@ -267,9 +271,12 @@ impl Intake {
             };
             let read = source.read(credit, &mut self.chunk).await?;
             if !self.chunk.is_empty() {
-                self.hub
-                    .places
-                    .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
+                self.hub.places.occupy(
+                    self.chunk
+                        .envelopes
+                        .iter_mut()
+                        .map(|envelope| &mut envelope.ticket),
+                );
                 self.hub.counters.received.add(self.chunk.len());
                 self.hub.release(
                     self.chunk
@@ -297,9 +304,12 @@ impl Drop for Intake {
         }
         // Fetched by a read that was dropped, and so without places yet.
         if !self.chunk.is_empty() {
-            self.hub
-                .places
-                .occupy(self.chunk.envelopes.iter().map(|envelope| &envelope.ticket));
+            self.hub.places.occupy(
+                self.chunk
+                    .envelopes
+                    .iter_mut()
+                    .map(|envelope| &mut envelope.ticket),
+            );
             self.hub.release(
                 self.chunk
                     .drain()

@@ -86,7 +86,7 @@ impl Hub {
         self.counters
             .lost
             .add(dropped.iter().filter(|envelope| !envelope.settled).count());
-        self.places.free(
+        self.places.lost(
             dropped
                 .iter()
                 .filter(|envelope| !envelope.settled)

@@ -1,9 +1,11 @@
-//! The limits on what is in flight, counted per place and generation (P4).
+//! The limits on what is in flight, counted per place and generation (P4), and how long it has been in flight.
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::histogram::Histogram;
+use super::receipts::Receipts;
 use crate::connector::Credit;
 use crate::message::OriginId;
 use crate::rt::{self, Instant};
@@ -14,6 +16,8 @@ use crate::ticket::{Scope, Ticket};
 pub(crate) struct Places {
     limits: Limits,
     state: Mutex<State>,
+    /// From receipt until the broker has answered for the settlement.
+    pub(crate) settled_after: Histogram,
     /// Told whenever places are given back.
     pub(crate) freed: Notify,
 }
@@ -23,6 +27,7 @@ struct State {
     messages: usize,
     bytes: usize,
     by_scope: FxHashMap<(OriginId, u32), usize>,
+    receipts: Receipts,
     /// When something last arrived or was settled, or the source came up; nothing while it is down.
     quiet_since: Option<Instant>,
 }
@@ -35,8 +40,10 @@ impl Places {
                 messages: 0,
                 bytes: 0,
                 by_scope: FxHashMap::default(),
+                receipts: Receipts::default(),
                 quiet_since: None,
             }),
+            settled_after: Histogram::of_times(),
             freed: Notify::new(),
         }
     }
@@ -49,38 +56,66 @@ impl Places {
         (messages > 0 && bytes > 0).then_some(Credit { messages, bytes })
     }
 
-    /// Occupies a place for each.
-    pub(crate) fn occupy<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
+    /// Occupies a place for each. They were received together, now.
+    pub(crate) fn occupy<'a>(&self, tickets: impl Iterator<Item = &'a mut Ticket>) {
+        let now = rt::now();
         let mut state = self.state.lock();
         if let Some(since) = &mut state.quiet_since {
-            *since = rt::now();
+            *since = now;
         }
-        by_run(tickets, |scope, messages, bytes| {
-            state.messages += messages;
-            state.bytes += bytes;
-            *state.by_scope.entry(scope).or_default() += messages;
+        let before = state.messages;
+        let receipt = state.receipts.open(now);
+        let stamped = tickets.map(|ticket| {
+            ticket.receipt = receipt;
+            &*ticket
         });
+        by_run(stamped, |run| {
+            state.messages += run.messages;
+            state.bytes += run.bytes;
+            *state.by_scope.entry(run.scope).or_default() += run.messages;
+        });
+        let received = state.messages - before;
+        state.receipts.add(receipt, received);
     }
 
-    /// Gives back the place of each; there must be one.
-    pub(crate) fn free<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
+    /// Gives back the place of each, for whose settlement the broker has answered; there must be one.
+    pub(crate) fn settled<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
+        self.free(tickets, Some(&self.settled_after));
+    }
+
+    /// Gives back the place of each, which will never be settled; there must be one.
+    pub(crate) fn lost<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
+        self.free(tickets, None);
+    }
+
+    fn free<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>, ages: Option<&Histogram>) {
         {
+            let now = rt::now();
             let mut state = self.state.lock();
-            by_run(tickets, |scope, messages, bytes| {
-                state.messages -= messages;
-                state.bytes -= bytes;
-                if let Some(held) = state.by_scope.get_mut(&scope) {
-                    *held -= messages;
+            by_run(tickets, |run| {
+                state.messages -= run.messages;
+                state.bytes -= run.bytes;
+                if let Some(held) = state.by_scope.get_mut(&run.scope) {
+                    *held -= run.messages;
                     if *held == 0 {
-                        state.by_scope.remove(&scope);
+                        state.by_scope.remove(&run.scope);
                     }
+                }
+                let received = state.receipts.remove(run.receipt, run.messages);
+                if let (Some(ages), Some(received)) = (ages, received) {
+                    ages.record_time(now.saturating_duration_since(received), run.messages);
                 }
             });
             if let Some(since) = &mut state.quiet_since {
-                *since = rt::now();
+                *since = now;
             }
         }
         self.freed.notify_waiters();
+    }
+
+    /// When the oldest message in flight was received.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.state.lock().receipts.oldest()
     }
 
     /// Messages in flight.
@@ -122,6 +157,11 @@ impl Places {
         self.freed.notify_waiters();
     }
 
+    /// Whether the source can be read.
+    pub(crate) fn has_source(&self) -> bool {
+        self.state.lock().quiet_since.is_some()
+    }
+
     /// Since when nothing has arrived, while nothing is in flight and the source can be read.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
@@ -141,27 +181,39 @@ impl Places {
     }
 }
 
-/// Sums up runs of the same place and generation, as which tickets mostly come.
-fn by_run<'a>(
-    tickets: impl Iterator<Item = &'a Ticket>,
-    mut each: impl FnMut((OriginId, u32), usize, usize),
-) {
-    let mut run: Option<((OriginId, u32), usize, usize)> = None;
+/// Tickets in a row with the same place, generation and receipt.
+struct Run {
+    scope: (OriginId, u32),
+    receipt: u32,
+    messages: usize,
+    bytes: usize,
+}
+
+/// Sums up runs, as which tickets mostly come.
+fn by_run<'a>(tickets: impl Iterator<Item = &'a Ticket>, mut each: impl FnMut(Run)) {
+    let mut run: Option<Run> = None;
     for ticket in tickets {
         let scope = (ticket.origin, ticket.generation);
+        let bytes = ticket.weight as usize;
         match &mut run {
-            Some((same, messages, bytes)) if *same == scope => {
-                *messages += 1;
-                *bytes += ticket.weight as usize;
+            Some(run) if run.scope == scope && run.receipt == ticket.receipt => {
+                run.messages += 1;
+                run.bytes += bytes;
             }
             _ => {
-                if let Some((scope, messages, bytes)) = run.replace((scope, 1, ticket.weight as usize)) {
-                    each(scope, messages, bytes);
+                let next = Run {
+                    scope,
+                    receipt: ticket.receipt,
+                    messages: 1,
+                    bytes,
+                };
+                if let Some(run) = run.replace(next) {
+                    each(run);
                 }
             }
         }
     }
-    if let Some((scope, messages, bytes)) = run {
-        each(scope, messages, bytes);
+    if let Some(run) = run {
+        each(run);
     }
 }

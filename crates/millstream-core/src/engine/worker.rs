@@ -21,7 +21,9 @@ use super::guard::{caught, text_of};
 use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
 use super::seat::Seat;
+use super::stage::Failures;
 use crate::decode::Decode;
+use crate::measures::Failed;
 use crate::processor::{Context, Destination, Processor, Route};
 use crate::rt::{self, Duration};
 use crate::settlement::{Reason, Settle, Settlement};
@@ -49,7 +51,7 @@ enum Ran<T> {
 impl<P: Processor> Worker<P> {
     pub(crate) async fn run(self) {
         let hub = Arc::clone(&self.hub);
-        let stage: Arc<str> = "processor".into();
+        let stage = Arc::clone(&hub.processor.name);
         let mut round = Round::new(&hub, &self.entrances);
         let mut cancellation = CancellationToken::new();
         if let Some(seat) = hub.seats.get(self.seat) {
@@ -90,11 +92,12 @@ impl<P: Processor> Worker<P> {
                 let input = match decoded {
                     Some(Ok(Ok(input))) => input,
                     Some(Ok(Err(error))) => {
+                        round.failed(Failed::Decode);
                         round.give_up(running.envelope.take(), &stage, Reason::Decode, error.to_string());
                         continue;
                     }
                     Some(Err(panic)) => {
-                        round.panicked += 1;
+                        round.failed(Failed::Decode);
                         let error = format!("decoding panicked: {}", text_of(&*panic));
                         round.give_up(running.envelope.take(), &stage, Reason::Decode, error);
                         continue;
@@ -116,8 +119,7 @@ impl<P: Processor> Worker<P> {
                 }
                 round.end(&mut running.envelope, ran, route, &stage);
             }
-            let runs = std::mem::take(&mut round.runs);
-            hub.ran(runs, started.elapsed());
+            round.ran(started.elapsed());
             round.hand_over();
             tokio::task::consume_budget().await;
         }
@@ -188,6 +190,7 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
+        round.waited.push(pending_since.elapsed());
         drop((away, occupied));
         ran
     }
@@ -221,7 +224,7 @@ impl Drop for Running<'_> {
         let Some(mut envelope) = self.envelope.take() else {
             return;
         };
-        self.hub.counters.panicked.add(1);
+        self.hub.processor.failed(Failed::Died, 1);
         self.hub.record(0, 1);
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
@@ -294,12 +297,13 @@ struct Round<'a, T> {
     left: Vec<Left>,
     dropped: Vec<Envelope>,
     runs: usize,
+    /// How long each of those runs was pending that was.
+    waited: Vec<Duration>,
     processed: usize,
+    failures: Failures,
     /// Processed messages that end here, for the breaker: those that go to a batcher count there.
     succeeded: usize,
     failed: usize,
-    panicked: usize,
-    timed_out: usize,
 }
 
 impl<'a, T> Round<'a, T> {
@@ -315,11 +319,11 @@ impl<'a, T> Round<'a, T> {
             left: Vec::new(),
             dropped: Vec::new(),
             runs: 0,
+            waited: Vec::new(),
             processed: 0,
+            failures: Failures::default(),
             succeeded: 0,
             failed: 0,
-            panicked: 0,
-            timed_out: 0,
         }
     }
 
@@ -336,11 +340,7 @@ impl<'a, T> Round<'a, T> {
                 self.route(running, output, route, stage);
             }
             Ran::Ended(Err(fault)) => {
-                match &fault {
-                    Fault::Panic(_) | Fault::Died => self.panicked += 1,
-                    Fault::Timeout(_) => self.timed_out += 1,
-                    Fault::Failure(_) => {}
-                }
+                self.failed(fault.kind());
                 self.failed += usize::from(!fault.is_reject());
                 let next = self.hub.next(envelope, fault);
                 let lane = envelope.lane;
@@ -407,6 +407,30 @@ impl<'a, T> Round<'a, T> {
         self.free(lane);
     }
 
+    fn failed(&mut self, kind: Failed) {
+        if let Some(failures) = self.failures.get_mut(kind as usize) {
+            *failures += 1;
+        }
+    }
+
+    /// The take has ended, and took so long. What a run was pending is its own; the rest is shared by all alike.
+    fn ran(&mut self, took: Duration) {
+        let runs = std::mem::take(&mut self.runs);
+        self.hub.ran(runs, took);
+        let Some(others) = runs.checked_sub(self.waited.len()).filter(|_| runs > 0) else {
+            return self.waited.clear();
+        };
+        let waited: Duration = self.waited.iter().sum();
+        let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
+        let times = &self.hub.processor.took;
+        if others > 0 {
+            times.record_time(share, others);
+        }
+        for waited in self.waited.drain(..) {
+            times.record_time(waited + share, 1);
+        }
+    }
+
     fn give_up(&mut self, envelope: Option<Envelope>, stage: &Arc<str>, reason: Reason, error: String) {
         let Some(envelope) = envelope else { return };
         self.free(envelope.lane);
@@ -451,12 +475,12 @@ impl<'a, T> Round<'a, T> {
         if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
             hub.finish(gone, self.lanes.drain(..), self.left.drain(..).chain(rest));
         }
-        hub.counters.processed.add(std::mem::take(&mut self.processed));
-        hub.counters.panicked.add(std::mem::take(&mut self.panicked));
-        hub.counters.timed_out.add(std::mem::take(&mut self.timed_out));
-        let failed = std::mem::take(&mut self.failed);
-        hub.counters.failed.add(failed);
-        hub.record(std::mem::take(&mut self.succeeded), failed);
+        hub.processor.succeeded.add(std::mem::take(&mut self.processed));
+        hub.processor.failed_all(&mut self.failures);
+        hub.record(
+            std::mem::take(&mut self.succeeded),
+            std::mem::take(&mut self.failed),
+        );
     }
 }
 

@@ -6,6 +6,7 @@ mod batching;
 mod breaking;
 mod draining;
 mod isolation;
+mod measuring;
 mod order;
 mod processing;
 mod redelivery;

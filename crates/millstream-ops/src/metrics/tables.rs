@@ -1,0 +1,147 @@
+//! The metrics that are one number of a pipeline.
+
+use millstream_core::Counts;
+
+use super::pipelines::Seen;
+
+/// Name, help, and where the number is.
+type Count = (&'static str, &'static str, fn(&Counts) -> u64);
+
+/// Alike.
+type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
+
+/// What only grows.
+pub(super) const COUNTERS: [Count; 16] = [
+    (
+        "millstream_received_total",
+        "Messages that came from the source.",
+        |counts| counts.received,
+    ),
+    (
+        "millstream_throttled_total",
+        "Times that a limit made intake wait, or sent a message back to the source for a while.",
+        |counts| counts.throttled,
+    ),
+    (
+        "millstream_suspects_total",
+        "Suspects that ran alone: messages delivered often without an outcome.",
+        |counts| counts.suspects,
+    ),
+    (
+        "millstream_lost_total",
+        "Unstarted messages dropped because their lease or assignment was lost; the source hands them out again.",
+        |counts| counts.lost,
+    ),
+    (
+        "millstream_reconnects_total",
+        "Times that the source worked again after it had not.",
+        |counts| counts.reconnects,
+    ),
+    (
+        "millstream_retried_total",
+        "Attempts that were put off to a later time, within the process or through the source.",
+        |counts| counts.retried,
+    ),
+    (
+        "millstream_put_off_total",
+        "Messages that the source's retry sink has confirmed for a later time.",
+        |counts| counts.put_off,
+    ),
+    (
+        "millstream_waits_cut_total",
+        "Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.",
+        |counts| counts.waits_cut,
+    ),
+    (
+        "millstream_uncounted_failures_total",
+        "Failures that counted no attempt because the breaker was not closed.",
+        |counts| counts.uncounted,
+    ),
+    (
+        "millstream_dead_lettered_total",
+        "Messages that the dead-letter sink has confirmed.",
+        |counts| counts.dead_lettered,
+    ),
+    (
+        "millstream_discarded_total",
+        "Messages given up and dropped because the pipeline says so.",
+        |counts| counts.discarded,
+    ),
+    (
+        "millstream_outbox_retries_total",
+        "Dead letters and put-off messages that their sink did not take and that were tried again.",
+        |counts| counts.outbox_retries,
+    ),
+    (
+        "millstream_breaker_opened_total",
+        "Times that the breaker opened.",
+        |counts| counts.breaker_opened,
+    ),
+    (
+        "millstream_settled_early_total",
+        "Messages settled by the user's code before their work was done.",
+        |counts| counts.settled_early,
+    ),
+    (
+        "millstream_settle_retries_total",
+        "Settlements that failed and were tried again.",
+        |counts| counts.settle_retries,
+    ),
+    (
+        "millstream_restarts_total",
+        "Tasks restarted by the supervisor.",
+        |counts| counts.restarts,
+    ),
+];
+
+/// What goes up and down.
+pub(super) const GAUGES: [Gauge; 10] = [
+    (
+        "millstream_demand_messages",
+        "Messages that the source may hand over now: 0 while a limit, a pause, a drain, the breaker or a full batcher holds it back.",
+        |seen| seen.measures.demand.messages as f64,
+    ),
+    (
+        "millstream_demand_bytes",
+        "Bytes that the source may hand over now, as for messages.",
+        |seen| seen.measures.demand.bytes as f64,
+    ),
+    (
+        "millstream_in_flight_messages",
+        "Messages received and not settled.",
+        |seen| seen.status.in_flight as f64,
+    ),
+    (
+        "millstream_in_flight_bytes",
+        "Bytes received and not settled.",
+        |seen| seen.status.bytes as f64,
+    ),
+    (
+        "millstream_oldest_message_age_seconds",
+        "Time since the receipt of the oldest message in flight; 0 while there is none.",
+        |seen| seen.measures.oldest.unwrap_or_default().as_secs_f64(),
+    ),
+    (
+        "millstream_ready_messages",
+        "Messages that may run and wait for a worker.",
+        |seen| seen.status.ready as f64,
+    ),
+    (
+        "millstream_waiting_messages",
+        "Messages that wait behind others of their key.",
+        |seen| seen.status.waiting as f64,
+    ),
+    (
+        "millstream_parked_messages",
+        "Messages between two attempts.",
+        |seen| seen.status.parked as f64,
+    ),
+    (
+        "millstream_running_messages",
+        "Messages taken by workers.",
+        |seen| seen.status.running as f64,
+    ),
+    ("millstream_lanes", "Keys that have a message at work.", |seen| {
+        seen.status.lanes as f64
+    }),
+];

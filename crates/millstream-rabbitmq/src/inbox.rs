@@ -1,0 +1,414 @@
+//! What a source, its acknowledger and its readers share: [`Inbox`].
+//!
+//! Readers put in what the broker has delivered, the source takes it out, and what the source wants tells the readers
+//! what to ask of the broker. The prefetch is all that bounds what is here: it is never more than the source has
+//! been given credit for at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use millstream_core::rt::{self, Instant};
+use millstream_core::{Chunk, Credit, EngineHandle, Message, Scope, Ticket};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::tags::Tags;
+
+/// The most that is prefetched where the settings leave it to demand.
+const MOST: usize = 2_000;
+/// The most that is prefetched where they do, while it is not known how large messages are.
+const FIRST: usize = 100;
+
+/// Deliveries of a message without an outcome above which it may be what ends the process.
+const UNSUSPECTED: u32 = 3;
+
+/// What the readers shall ask of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Nothing. What is here stays here.
+    Nothing,
+    /// Messages, so many unacknowledged at a time over all readers.
+    Messages(usize),
+    /// Nothing since then, and perhaps messages again at once.
+    Pause(Instant),
+    /// Nothing, and what is here is to go back.
+    Clearance,
+    /// Nothing ever again: nobody is left to settle anything.
+    Goodbye,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    engine: EngineHandle,
+    /// What the settings say about prefetching.
+    prefetch: Option<u16>,
+    state: Mutex<State>,
+    /// Told when there is something to read, or a reader changed.
+    readable: Notify,
+    want: watch::Sender<Want>,
+}
+
+#[derive(Debug)]
+struct State {
+    arrived: VecDeque<(Ticket, Message)>,
+    /// A suspect that is handed out once everything else is back at the broker.
+    suspect: Option<(Ticket, Message)>,
+    /// How many messages are still taken one at a time because they were near a suspect.
+    careful: usize,
+    /// The most messages and bytes that credit was ever for.
+    most_credit: Credit,
+    /// Bytes of a message of late, on average; none while none was read.
+    size: Option<usize>,
+    draining: bool,
+    readers: Vec<Status>,
+    channels: Vec<Arc<Tags>>,
+    /// Closed channels of which acks may have been kept back.
+    closed: Vec<Arc<Tags>>,
+}
+
+/// How one reader is doing.
+#[derive(Clone, Debug, Default)]
+struct Status {
+    /// The broker may send to it.
+    consuming: bool,
+    /// Why it cannot work.
+    trouble: Option<String>,
+    /// Its task has ended.
+    gone: bool,
+}
+
+/// What a look into the inbox found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Messages,
+    Nothing,
+    Ended,
+    /// Nobody reads any more.
+    Failed,
+}
+
+impl Inbox {
+    pub(crate) fn new(engine: EngineHandle, prefetch: Option<u16>, readers: usize) -> Self {
+        Self {
+            engine,
+            prefetch,
+            state: Mutex::new(State {
+                arrived: VecDeque::new(),
+                suspect: None,
+                careful: 0,
+                most_credit: Credit {
+                    messages: 0,
+                    bytes: 0,
+                },
+                size: None,
+                draining: false,
+                readers: vec![Status::default(); readers],
+                channels: Vec::new(),
+                closed: Vec::new(),
+            }),
+            readable: Notify::new(),
+            want: watch::Sender::new(Want::Nothing),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+
+    // === for the source
+
+    /// Takes messages within the credit, and says what the readers shall do about what is missing.
+    pub(crate) fn read(&self, credit: Credit, chunk: &mut Chunk) -> Found {
+        let mut state = self.state.lock();
+        if state.draining {
+            let before = chunk.len();
+            for (ticket, message) in state.take_all() {
+                chunk.push(ticket, message);
+            }
+            return match () {
+                () if chunk.len() > before => Found::Messages,
+                () if state.is_quiet() => Found::Ended,
+                () => Found::Nothing,
+            };
+        }
+        if state.readers.iter().any(|reader| reader.gone) {
+            return Found::Failed;
+        }
+        let most = &mut state.most_credit;
+        most.messages = most.messages.max(credit.messages);
+        most.bytes = most.bytes.max(credit.bytes);
+        if state.suspect.is_none() {
+            let (messages, bytes) = (chunk.len(), chunk.bytes());
+            state.take(credit, chunk);
+            if chunk.len() > messages {
+                let latest = (chunk.bytes() - bytes) / (chunk.len() - messages);
+                state.size = Some(state.size.map_or(latest, |size| (size * 3 + latest) / 4));
+                state.careful = state.careful.saturating_sub(chunk.len() - messages);
+                self.want(&state, credit);
+                return Found::Messages;
+            }
+            state.suspect = state.arrived.pop_front();
+        }
+        if state.suspect.is_none() {
+            self.want(&state, credit);
+            return Found::Nothing;
+        }
+        let alone = state.is_quiet() || *self.want.borrow() == Want::Messages(1);
+        if !(alone && state.arrived.is_empty()) {
+            // Should the suspect end the process, the broker counts a delivery of all that is out.
+            self.want.send_if_modified(|want| replace(want, Want::Clearance));
+            return Found::Nothing;
+        }
+        if let Some((ticket, message)) = state.suspect.take() {
+            chunk.push(ticket, message);
+            state.careful = state.careful.saturating_sub(1);
+        }
+        Found::Messages
+    }
+
+    /// Tells the readers how much of the broker's messages they shall have underway.
+    fn want(&self, state: &State, credit: Credit) {
+        let by_size = || match state.size {
+            Some(size) => (state.most_credit.bytes / size.max(1)).clamp(1, MOST),
+            None => FIRST,
+        };
+        let most = self.prefetch.map_or_else(by_size, usize::from);
+        let most = most.min(state.most_credit.messages);
+        self.want.send_if_modified(|want| {
+            let now = match *want {
+                Want::Goodbye => return false,
+                Want::Messages(now) => now,
+                Want::Nothing | Want::Pause(_) | Want::Clearance => 0,
+            };
+            let next = if state.careful > 0 {
+                1
+            } else if credit.messages > 1 && (now * 2 <= most || most * 2 <= now) {
+                // A change costs a new consumer, so it has to be worth it.
+                most
+            } else {
+                // When one is all that is wanted after a break, the others stay with the broker.
+                now.max(1)
+            };
+            replace(want, Want::Messages(next))
+        });
+    }
+
+    /// Nothing more is wanted for now.
+    pub(crate) fn pause(&self) {
+        self.want.send_if_modified(|want| match *want {
+            Want::Messages(_) => replace(want, Want::Pause(rt::now())),
+            Want::Nothing | Want::Pause(_) | Want::Clearance | Want::Goodbye => false,
+        });
+    }
+
+    /// Nothing more is wanted for good.
+    pub(crate) fn drain(&self) {
+        self.state.lock().draining = true;
+        self.want.send_if_modified(|want| replace(want, Want::Nothing));
+        self.readable.notify_one();
+    }
+
+    /// Waits until another look may find more.
+    pub(crate) async fn readable(&self) {
+        self.readable.notified().await;
+    }
+
+    // === for the acknowledger
+
+    /// The channels that are open.
+    pub(crate) fn channels(&self) -> Vec<Arc<Tags>> {
+        self.state.lock().channels.clone()
+    }
+
+    /// The channels that were closed since the last time.
+    pub(crate) fn take_closed(&self) -> Vec<Arc<Tags>> {
+        std::mem::take(&mut self.state.lock().closed)
+    }
+
+    // === for the readers
+
+    /// What the source wants, to be watched.
+    pub(crate) fn wants(&self) -> watch::Receiver<Want> {
+        self.want.subscribe()
+    }
+
+    /// Whether there is a use for what a reader would consume; then it counts as consuming.
+    pub(crate) fn begin(&self, reader: usize) -> bool {
+        let mut state = self.state.lock();
+        let wanted = matches!(*self.want.borrow(), Want::Messages(_));
+        if let Some(reader) = state.readers.get_mut(reader) {
+            reader.consuming = wanted;
+        }
+        wanted
+    }
+
+    /// The broker sends nothing more to this reader.
+    pub(crate) fn end(&self, reader: usize) {
+        if let Some(reader) = self.state.lock().readers.get_mut(reader) {
+            reader.consuming = false;
+        }
+        self.readable.notify_one();
+    }
+
+    /// A channel was opened.
+    pub(crate) fn opened(&self, reader: usize, tags: &Arc<Tags>) {
+        self.state.lock().channels.push(Arc::clone(tags));
+        self.report(reader, None);
+    }
+
+    /// A channel is gone, with all that came from it.
+    pub(crate) async fn lost(&self, reader: usize, tags: &Arc<Tags>, cause: &str) {
+        tags.close().await;
+        let generation = tags.generation();
+        {
+            let mut state = self.state.lock();
+            state
+                .arrived
+                .retain(|(ticket, _)| ticket.generation != generation);
+            if state
+                .suspect
+                .as_ref()
+                .is_some_and(|(ticket, _)| ticket.generation == generation)
+            {
+                state.suspect = None;
+            }
+            let (closed, open) = std::mem::take(&mut state.channels)
+                .into_iter()
+                .partition(|open| open.generation() == generation);
+            state.channels = open;
+            state.closed.extend::<Vec<_>>(closed);
+            if let Some(reader) = state.readers.get_mut(reader) {
+                reader.consuming = false;
+            }
+        }
+        self.report(reader, Some(cause));
+        self.engine.lost(Scope::Generation(generation));
+        self.readable.notify_one();
+    }
+
+    /// A reader cannot work, or can again.
+    pub(crate) fn report(&self, reader: usize, trouble: Option<&str>) {
+        let mut state = self.state.lock();
+        if let Some(reader) = state.readers.get_mut(reader) {
+            reader.trouble = trouble.map(str::to_owned);
+        }
+        let trouble = state.readers.iter().find_map(|reader| reader.trouble.as_deref());
+        match trouble {
+            Some(trouble) => self.engine.degraded(trouble),
+            None => self.engine.recovered(),
+        }
+    }
+
+    /// The task of a reader has ended.
+    fn leave(&self, reader: usize) {
+        if let Some(reader) = self.state.lock().readers.get_mut(reader) {
+            reader.gone = true;
+            reader.consuming = false;
+        }
+        self.readable.notify_one();
+    }
+
+    /// Puts in what was delivered.
+    pub(crate) fn deliver(&self, arrived: &mut Vec<(Ticket, Message)>) {
+        let mut state = self.state.lock();
+        let was_empty = state.arrived.is_empty();
+        state.arrived.extend(arrived.drain(..));
+        drop(state);
+        if was_empty {
+            self.readable.notify_one();
+        }
+    }
+
+    /// Takes out what a channel delivered and nobody has read, to give it back.
+    pub(crate) fn withdraw(&self, tags: &Tags) -> Vec<Ticket> {
+        let mut state = self.state.lock();
+        let mut withdrawn = Vec::new();
+        state.arrived.retain(|(ticket, _)| {
+            let stays = ticket.generation != tags.generation();
+            if !stays {
+                withdrawn.push(*ticket);
+            }
+            stays
+        });
+        // They come again after the suspect, one at a time, so that none is given back for the next suspect too.
+        if *self.want.borrow() == Want::Clearance && !withdrawn.is_empty() {
+            state.careful += withdrawn.len() + 1;
+        }
+        withdrawn
+    }
+}
+
+impl State {
+    /// Moves what has arrived into the chunk, up to the first suspect.
+    fn take(&mut self, credit: Credit, chunk: &mut Chunk) {
+        while chunk.len() < credit.messages && chunk.bytes() < credit.bytes {
+            let next = self.arrived.front();
+            if next.is_none_or(|(_, message)| message.deliveries > UNSUSPECTED) {
+                return;
+            }
+            if let Some((ticket, message)) = self.arrived.pop_front() {
+                chunk.push(ticket, message);
+            }
+        }
+    }
+
+    fn take_all(&mut self) -> impl Iterator<Item = (Ticket, Message)> + '_ {
+        self.suspect.take().into_iter().chain(self.arrived.drain(..))
+    }
+
+    /// Whether nothing can arrive.
+    fn is_quiet(&self) -> bool {
+        !self.readers.iter().any(|reader| reader.consuming)
+    }
+}
+
+/// Replaces the one by the other and says whether they differ. Nothing comes after the goodbye.
+fn replace(want: &mut Want, next: Want) -> bool {
+    let changes = *want != next && *want != Want::Goodbye;
+    if changes {
+        *want = next;
+    }
+    changes
+}
+
+/// The two sides that the engine has. When both are dropped, the readers say goodbye to the broker.
+#[derive(Debug)]
+pub(crate) struct Presence(Arc<Inbox>);
+
+impl Presence {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        Self(inbox)
+    }
+
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.0
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.want.send_replace(Want::Goodbye);
+    }
+}
+
+/// Held by the task of a reader; dropped with it.
+#[derive(Debug)]
+pub(crate) struct Attendance {
+    inbox: Arc<Inbox>,
+    reader: usize,
+}
+
+impl Attendance {
+    pub(crate) fn new(inbox: &Arc<Inbox>, reader: usize) -> Self {
+        Self {
+            inbox: Arc::clone(inbox),
+            reader,
+        }
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.inbox.leave(self.reader);
+    }
+}
