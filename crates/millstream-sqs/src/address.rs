@@ -1,5 +1,7 @@
 //! Where a queue is: [`Address`].
 
+use std::fmt;
+
 use aws_sdk_sqs::config::Region;
 
 /// A queue by its URL or its name, and where SQS is, as far as it is said here and not by the environment.
@@ -51,6 +53,12 @@ impl Address {
             (labels.next() == Some("amazonaws")).then(|| region.to_owned())
         };
         self.region.clone().or_else(in_url).map(Region::new)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the queue {}", self.name())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::address::Address;
 use crate::desk::{Desk, Opening, Pace, Seat};
 use crate::heartbeat;
 use crate::returned::Returned;
-use crate::service::{self, Service, Trouble};
+use crate::service::{self, Service};
 use crate::settling::Settling;
 use crate::source::Polling;
 
@@ -153,27 +153,33 @@ impl SqsConnector {
         }
     }
 
-    /// The dead-letter queue of the redrive policy.
-    async fn dead(&self, service: &Service, policy: Option<&String>) -> Result<Service, OpenError> {
+    /// The dead-letter queue of the redrive policy, if there is one and it can be had; it must be, where that is where
+    /// what is given up is kept.
+    async fn dead(
+        &self,
+        service: &Service,
+        policy: Option<&String>,
+        must: bool,
+    ) -> Result<Option<Service>, OpenError> {
         let arn = policy
             .and_then(|policy| serde_json::from_str::<serde_json::Value>(policy).ok())
             .and_then(|policy| Some(policy.get("deadLetterTargetArn")?.as_str()?.to_owned()));
         let Some(arn) = arn else {
+            if !must {
+                return Ok(None);
+            }
             return Err(OpenError::Refused(format!(
-                "the queue {} has no redrive policy, so nothing would keep what is given up: set one, or add \
+                "{} has no redrive policy, so nothing would keep what is given up: set one, or add \
                  [pipelines.NAME.dead_letter], or write dead_letter = \"discard\"",
-                self.address.name()
+                self.address
             )));
         };
-        let found = service.sibling(&arn).await;
-        found.map_err(|trouble| explained(trouble, &format!("the dead-letter queue {arn}")))
+        match service.sibling(&arn).await {
+            Ok(dead) => Ok(Some(dead)),
+            Err(trouble) if must => Err(trouble.of(&format!("the dead-letter queue {arn}")).into()),
+            Err(_) => Ok(None),
+        }
     }
-}
-
-/// Why it does not open, and of what that is said.
-fn explained(mut trouble: Trouble, what: &str) -> OpenError {
-    trouble.text = format!("{what}: {}", trouble.text);
-    trouble.into()
 }
 
 impl Connector for SqsConnector {
@@ -190,20 +196,16 @@ impl Connector for SqsConnector {
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Polling, Settling), OpenError> {
-        let what = format!("the queue {}", self.address.name());
+        let what = self.address.to_string();
         let client = self.client.get_or_init(|| service::connect(&self.address)).await;
         let service = Service::at(client.clone(), &self.address).await;
-        let service = service.map_err(|trouble| explained(trouble, &what))?;
+        let service = service.map_err(|trouble| trouble.of(&what))?;
         let attributes = service
             .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
             .await
-            .map_err(|trouble| explained(trouble, &what))?;
-        let dead = if engine.rejects_to_source() {
-            let policy = attributes.get(&Attribute::RedrivePolicy);
-            Some(self.dead(&service, policy).await?)
-        } else {
-            None
-        };
+            .map_err(|trouble| trouble.of(&what))?;
+        let policy = attributes.get(&Attribute::RedrivePolicy);
+        let dead = self.dead(&service, policy, engine.rejects_to_source()).await?;
         let desk = Desk::new(Opening {
             service,
             dead,

@@ -29,7 +29,7 @@ const TYPICAL: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) service: Service,
-    /// Where what is given up goes, if that is left to the queue.
+    /// Where what is rejected goes, if the queue says so.
     pub(crate) dead: Option<Service>,
     pub(crate) pace: Pace,
     pub(crate) fifo: bool,

@@ -9,6 +9,9 @@
 //! sent to it would be hidden from everyone until its time is up. A drain therefore takes up to
 //! [`wait_time`](SqsConnector::wait_time), and what the last polls bring goes back.
 //!
+//! What they bring is within the demand that they were started for; while the pipeline pauses it is kept, and read
+//! first thereafter.
+//!
 //! What is held, queued or running, is kept hidden from others by a heartbeat, for up to twelve hours. The clock that
 //! says whether that has succeeded is this process's own: a delivery that could not be put off in time is lost, its
 //! run is cancelled, and its settlement is stale. Each delivery is lost by itself, except that a group's followers go
@@ -24,7 +27,7 @@
 //! - A rejected message is copied to the queue that the redrive policy names, with the reason among its attributes, and
 //!   deleted when the copy has arrived. SQS itself would move it only after more receives. Without a redrive policy
 //!   the source refuses to open where it is to keep what is given up. A copy was not moved by SQS, so that SQS'
-//!   own *redrive to source* does not know where it came from, and wants to be told a destination.
+//!   *redrive to source* does not know where it came from, and wants to be told a destination.
 //!
 //! # Counts
 //!

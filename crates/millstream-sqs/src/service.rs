@@ -52,8 +52,10 @@ pub(crate) enum Kind {
     Stale,
     /// What was asked for is wrong and stays so.
     Wrong,
-    /// Whoever asked may not, or there is no such queue.
-    Refused,
+    /// Whoever asked may not.
+    Denied,
+    /// There is no such queue.
+    Missing,
 }
 
 impl Kind {
@@ -65,15 +67,13 @@ impl Kind {
     fn of(code: &str, by_sender: bool) -> Self {
         match code.rsplit('.').next().unwrap_or(code) {
             "ReceiptHandleIsInvalid" | "MessageNotInflight" => Self::Stale,
-            "QueueDoesNotExist"
-            | "NonExistentQueue"
-            | "AccessDenied"
+            "QueueDoesNotExist" | "NonExistentQueue" | "InvalidAddress" => Self::Missing,
+            "AccessDenied"
             | "AccessDeniedException"
             | "InvalidClientTokenId"
             | "UnrecognizedClientException"
             | "SignatureDoesNotMatch"
-            | "InvalidAddress"
-            | "InvalidSecurity" => Self::Refused,
+            | "InvalidSecurity" => Self::Denied,
             "InvalidMessageContents"
             | "InvalidParameterValue"
             | "InvalidAttributeValue"
@@ -105,6 +105,12 @@ impl Trouble {
         }
     }
 
+    /// The same, said of this.
+    pub(crate) fn of(mut self, what: &str) -> Self {
+        self.text = format!("{what}: {}", self.text);
+        self
+    }
+
     fn passing(text: &str) -> Self {
         Self {
             kind: Kind::Passing,
@@ -117,7 +123,7 @@ impl From<Trouble> for OpenError {
     fn from(trouble: Trouble) -> Self {
         match trouble.kind {
             Kind::Passing | Kind::Stale => Self::Unavailable(trouble.text),
-            Kind::Wrong | Kind::Refused => Self::Refused(trouble.text),
+            Kind::Wrong | Kind::Denied | Kind::Missing => Self::Refused(trouble.text),
         }
     }
 }

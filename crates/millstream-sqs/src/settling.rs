@@ -207,12 +207,12 @@ fn wait(held: &Held) -> Duration {
 /// and moves a message itself only after more receives; this one shall not run again, and its copy says why.
 async fn bury(desk: &Desk, held: &[Held]) -> Vec<Taken> {
     let Some(dead) = &desk.dead else {
-        // The engine was told at the start that it need not come to this.
-        let trouble = Trouble {
-            kind: Kind::Refused,
-            text: "the queue has no redrive policy, so there is nowhere to keep what is given up".to_owned(),
-        };
-        return vec![Err(trouble); held.len()];
+        // What the engine gives up goes elsewhere: this is the handler's own word.
+        warn!(
+            messages = held.len(),
+            "rejected, and discarded: the queue has no redrive policy"
+        );
+        return delete(&desk.service, held).await;
     };
     let mut buried = Vec::new();
     // One by one: ten of them may weigh more than a call can carry, and they are rare.

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::address::Address;
-use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
+use crate::service::{self, BATCH, Kind, Service, Taken};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
 /// What one call can carry, and one message weigh: at least, and on Amazon's SQS where the queue says so.
@@ -66,18 +66,17 @@ impl SinkConnector for SqsSink {
     type Sink = Sending;
 
     async fn open(&self) -> Result<Sending, OpenError> {
+        let what = self.address.to_string();
         let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(client.clone(), &self.address).await;
+        let service = service.map_err(|trouble| trouble.of(&what))?;
         let longest = match service.attributes(&[Attribute::MaximumMessageSize]).await {
             Ok(attributes) => attributes
                 .get(&Attribute::MaximumMessageSize)
                 .and_then(|bytes| bytes.parse().ok()),
             // Who may only send may do so: SQS itself says what is too long.
-            Err(Trouble {
-                kind: Kind::Refused,
-                text,
-            }) if !text.contains("Queue") => None,
-            Err(trouble) => return Err(trouble.into()),
+            Err(trouble) if trouble.kind == Kind::Denied => None,
+            Err(trouble) => return Err(trouble.of(&what).into()),
         };
         Ok(Sending {
             service,

@@ -74,12 +74,17 @@ impl Bench {
         }
     }
 
-    /// With a visibility timeout of two seconds, and polls of one.
+    /// Polls of a second, and a visibility timeout that no machine is too busy for.
     pub(crate) fn connector(&self) -> SqsConnector {
         SqsConnector::new(&self.url)
             .client(self.through.clone())
-            .visibility_timeout(Duration::from_secs(2))
+            .visibility_timeout(Duration::from_secs(30))
             .wait_time(Duration::from_secs(1))
+    }
+
+    /// The same with a visibility timeout of five seconds, for what is to be lost.
+    pub(crate) fn short(&self) -> SqsConnector {
+        self.connector().visibility_timeout(Duration::from_secs(5))
     }
 
     pub(crate) fn sink(&self) -> SqsSink {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream_core::rt;
 use millstream_core::{Outcome, Outgoing, Settlement};
 
-use crate::bench::{Bench, payloads, soon};
+use crate::bench::{Bench, Reader, payloads, soon};
 
 fn message(payload: &'static str, key: &'static str) -> Outgoing {
     Outgoing::new(payload).with_key(key)
@@ -74,7 +74,7 @@ async fn p3_when_one_of_a_group_is_lost_what_follows_it_is_lost_too() {
     bench
         .publish(&[message("a1", "a"), message("a2", "a"), message("b1", "b")])
         .await;
-    let mut reader = bench.open().await;
+    let mut reader = Reader::open(&bench.short()).await;
     let held = reader.collect(3).await;
     // Beats go in the order in which messages came.
     bench.proxy.fail_delivery("ChangeMessageVisibilityBatch");

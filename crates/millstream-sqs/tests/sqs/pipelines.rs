@@ -90,10 +90,10 @@ async fn p2_a_handler_may_take_longer_than_a_message_is_hidden() {
     bench.publish_numbered(4).await;
     // Two run, two wait.
     let (host, runs) = start(
-        bench.connector(),
+        bench.short(),
         |spec| concurrency(spec, 2),
         |_, _| async {
-            rt::sleep(Duration::from_secs(5)).await;
+            rt::sleep(Duration::from_secs(8)).await;
             Ok(())
         },
     );

@@ -204,6 +204,31 @@ impl ElasticMq {
         format!("http://127.0.0.1:{}", self.port())
     }
 
+    /// Makes a queue with these attributes, for tests that have no client of SQS; gives its URL.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub fn create_queue(&self, name: &str, attributes: &[(&str, &str)]) -> Result<String, ControlError> {
+        let mut query = format!("/?Action=CreateQueue&QueueName={}", http::encoded(name));
+        for (index, (name, value)) in (1..).zip(attributes) {
+            let (name, value) = (http::encoded(name), http::encoded(value));
+            query.push_str(&format!(
+                "&Attribute.{index}.Name={name}&Attribute.{index}.Value={value}"
+            ));
+        }
+        let refused = |answer: String| ControlError::Refused {
+            command: query.clone(),
+            answer,
+        };
+        let (status, body) =
+            http::get(self.port(), &query, "").map_err(|error| refused(error.to_string()))?;
+        let url = body
+            .split_once("<QueueUrl>")
+            .and_then(|(_, rest)| rest.split_once("</QueueUrl>"))
+            .map(|(url, _)| url.to_owned());
+        url.filter(|_| status == 200).ok_or_else(|| refused(body))
+    }
+
     /// What it prints, all its lives in one.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
