@@ -1,11 +1,11 @@
-//! The conformance suite on the connectors that need nothing installed, the page that says how they did, and the
-//! table of what Broadway tests.
+//! The conformance suite on the connectors, the page that says how they did, and the table of what Broadway tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broadway;
 mod memory;
 mod sqlite;
+mod sqs;
 
 use std::path::Path;
 
@@ -56,4 +56,14 @@ async fn the_embedded_queue_keeps_what_it_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_queue_in_order_of_keys_keeps_what_it_declares() {
     conforms(sqlite::Sqlite::new(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_queues_of_sqs_keep_what_they_declare() {
+    conforms(sqs::Sqs::new(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifo_queues_of_sqs_keep_what_they_declare() {
+    conforms(sqs::Sqs::new(true)).await;
 }
