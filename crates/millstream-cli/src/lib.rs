@@ -38,6 +38,8 @@ pub use connectors::{
 pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, MemorySettings, StdoutKind};
 #[cfg(feature = "sqlite")]
 pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};
+#[cfg(feature = "sqs")]
+pub use connectors::{SqsKind, SqsSettings, SqsSinkSettings};
 pub use envelope::{Envelope, EnvelopeError};
 pub use handlers::ForwardHandler;
 #[cfg(feature = "http")]

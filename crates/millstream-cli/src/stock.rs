@@ -15,6 +15,7 @@ pub fn stock() -> Registry {
         .handler("forward", ForwardHandler);
     rabbitmq(&mut registry);
     sqlite(&mut registry);
+    sqs(&mut registry);
     http(&mut registry);
     registry
 }
@@ -37,6 +38,16 @@ fn sqlite(registry: &mut Registry) {
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(registry: &mut Registry) {
     registry.left_out("sqlite", "sqlite");
+}
+
+#[cfg(feature = "sqs")]
+fn sqs(registry: &mut Registry) {
+    registry.connector("sqs", crate::connectors::SqsKind);
+}
+
+#[cfg(not(feature = "sqs"))]
+fn sqs(registry: &mut Registry) {
+    registry.left_out("sqs", "sqs");
 }
 
 #[cfg(feature = "http")]

@@ -129,6 +129,7 @@
 //! |---|---|---|
 //! | `rabbitmq` | yes | the `rabbitmq` connector: queues, streams and exchanges |
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
+//! | `sqs` | no | the `sqs` connector: standard and FIFO queues of Amazon SQS |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
 //! The connectors `memory`, `file` and `stdout` and the handler `forward` are always there.
@@ -154,3 +155,5 @@ pub use millstream_ops as ops;
 pub use millstream_rabbitmq as rabbitmq;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;
+#[cfg(feature = "sqs")]
+pub use millstream_sqs as sqs;
