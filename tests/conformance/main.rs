@@ -7,6 +7,7 @@ mod kafka;
 mod memory;
 mod rabbitmq;
 mod sqlite;
+mod sqs;
 
 use std::path::Path;
 
@@ -72,4 +73,14 @@ async fn rabbitmq_with_a_quorum_queue_keeps_what_it_declares() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_keeps_what_the_connector_declares() {
     conforms(kafka::OnKafka::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_queues_of_sqs_keep_what_they_declare() {
+    conforms(sqs::Sqs::new(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifo_queues_of_sqs_keep_what_they_declare() {
+    conforms(sqs::Sqs::new(true)).await;
 }

@@ -40,6 +40,8 @@ pub use connectors::{FileKind, FileSettings, FileSinkSettings, MemoryKind, Memor
 pub use connectors::{KafkaKind, KafkaOffsetReset, KafkaSettings, KafkaSinkSettings};
 #[cfg(feature = "sqlite")]
 pub use connectors::{SqliteKind, SqliteSettings, SqliteSinkSettings};
+#[cfg(feature = "sqs")]
+pub use connectors::{SqsKind, SqsSettings, SqsSinkSettings};
 pub use envelope::{Envelope, EnvelopeError};
 pub use handlers::ForwardHandler;
 #[cfg(feature = "http")]

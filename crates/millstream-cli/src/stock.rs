@@ -16,6 +16,7 @@ pub fn stock() -> Registry {
     kafka(&mut registry);
     rabbitmq(&mut registry);
     sqlite(&mut registry);
+    sqs(&mut registry);
     http(&mut registry);
     registry
 }
@@ -48,6 +49,16 @@ fn sqlite(registry: &mut Registry) {
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(registry: &mut Registry) {
     registry.left_out("sqlite", "sqlite");
+}
+
+#[cfg(feature = "sqs")]
+fn sqs(registry: &mut Registry) {
+    registry.connector("sqs", crate::connectors::SqsKind);
+}
+
+#[cfg(not(feature = "sqs"))]
+fn sqs(registry: &mut Registry) {
+    registry.left_out("sqs", "sqs");
 }
 
 #[cfg(feature = "http")]

@@ -131,6 +131,7 @@
 //! | `sqlite` | yes | the `sqlite` connector: an embedded durable queue |
 //! | `kafka` | yes | the `kafka` connector; builds librdkafka from its C source |
 //! | `kafka-ssl` | no | TLS and SASL for it, with the system's OpenSSL |
+//! | `sqs` | yes | the `sqs` connector: standard and FIFO queues of Amazon SQS |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
 //! The connectors `memory`, `file` and `stdout` and the handler `forward` are always there.
@@ -158,3 +159,5 @@ pub use millstream_ops as ops;
 pub use millstream_rabbitmq as rabbitmq;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;
+#[cfg(feature = "sqs")]
+pub use millstream_sqs as sqs;

@@ -10,7 +10,7 @@
 //! # Ok::<(), millstream_brokers::StartError>(())
 //! ```
 //!
-//! Each [`RabbitMq`], each node of a [`Kafka`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
+//! Each [`RabbitMq`], each node of a [`Kafka`], each [`ElasticMq`] and each [`Prometheus`] is a process of its own with its own ports, node name and folders; any
 //! number run at once. Readiness is awaited by its condition, a handshake or an answer. A broker that is not
 //! installed is an error that names what installs it, and a test without its broker is to fail with that.
 //!
@@ -38,6 +38,11 @@
 //! - a node that has its name from the command line needs no epmd, the daemon that would stay behind;
 //! - `erl_call` then talks to the node in milliseconds ([`RabbitMq::eval`]), where `rabbitmqctl`
 //!   ([`RabbitMq::ctl`]) takes a second or two.
+//!
+//! # SQS
+//!
+//! [`ElasticMq`] speaks its protocol; a [`SqsProxy`] before it counts calls and spoils those that a test wants
+//! spoilt. Its jars are in a folder of their own, which `tests/brokers/install` fills.
 
 //!
 //! # Kafka
@@ -45,6 +50,7 @@
 //! [`Kafka`] is what Maven gets for `kafka/pom.xml`, in KRaft mode, each node broker and controller at once. Its topics
 //! are made by clients.
 
+mod elasticmq;
 mod error;
 mod group;
 mod http;
@@ -55,6 +61,7 @@ mod rabbitmq;
 mod tls;
 mod wait;
 
+pub use elasticmq::{ElasticMq, SqsProxy};
 pub use error::{ControlError, StartError};
 pub use kafka::{Kafka, KafkaBuilder};
 pub use prometheus::{Prometheus, Target, TargetHealth, lint};

@@ -36,3 +36,17 @@ fn a_missing_kafka_is_named_with_what_installs_it() {
         assert!(said.contains(part), "{said}");
     }
 }
+
+#[test]
+fn missing_jars_are_named_with_what_installs_them() {
+    let output = Command::new(env!("CARGO_BIN_EXE_brokers"))
+        .arg("elasticmq")
+        .env("MILLSTREAM_ELASTICMQ_ROOT", "/nowhere")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    for part in ["ElasticMQ", "/nowhere", "tests/run --install"] {
+        assert!(said.contains(part), "{said}");
+    }
+}

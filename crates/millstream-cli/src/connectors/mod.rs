@@ -8,6 +8,8 @@ mod memory;
 mod rabbitmq;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod stdout;
 
 pub use file::{FileKind, FileSettings, FileSinkSettings};
@@ -21,4 +23,6 @@ pub use rabbitmq::{
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteKind, SqliteSettings, SqliteSinkSettings};
+#[cfg(feature = "sqs")]
+pub use sqs::{SqsKind, SqsSettings, SqsSinkSettings};
 pub use stdout::StdoutKind;

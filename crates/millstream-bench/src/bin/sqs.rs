@@ -1,0 +1,161 @@
+//! SQS: a pipeline with a no-op handler beside as many loops over the bare client, each of which receives ten messages
+//! and deletes them. Payloads of 100 bytes, ElasticMQ on the same machine.
+//!
+//! `cargo run --release -p millstream-bench --features sqs --bin sqs [MESSAGES] [RUNS]`
+//!
+//! Each run consumes a queue that was filled before, in turn with the other: what disturbs the machine disturbs both.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_bench::median;
+use millstream_brokers::ElasticMq;
+use millstream_core::{
+    Context, DeadLetter, Failure, Flow, Host, Outgoing, PipelineSpec, Processor, Sink as _,
+    SinkConnector as _, rt,
+};
+use millstream_sqs::aws_sdk_sqs::Client;
+use millstream_sqs::aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
+use millstream_sqs::aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
+use millstream_sqs::{SqsConnector, SqsSink};
+
+/// Loops of the bare client, and polls of the pipeline.
+const POLLERS: usize = 8;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+struct NoOp;
+
+impl Processor for NoOp {
+    type Input = Bytes;
+    type Output = ();
+
+    async fn process(&self, _: Bytes, _: &mut Context<'_>) -> std::result::Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn client(endpoint: &str) -> Client {
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("elasticmq"))
+        .credentials_provider(Credentials::new("x", "x", None, None, "bench"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .endpoint_url(endpoint);
+    Client::from_conf(config.build())
+}
+
+async fn fill(client: &Client, queue: &str, messages: usize) -> Result<()> {
+    let mut sink = SqsSink::new(queue).client(client.clone()).open().await?;
+    let outgoing = vec![Outgoing::new(Bytes::from_static(&[b'7'; 100])); 100];
+    let mut results = Vec::new();
+    for sent in (0..messages).step_by(outgoing.len()) {
+        let some = outgoing
+            .get(..outgoing.len().min(messages - sent))
+            .unwrap_or(&outgoing);
+        sink.send(some, &mut results).await?;
+        results.clear();
+    }
+    Ok(())
+}
+
+async fn bare(client: &Client, queue: &str, messages: usize) -> Result<Duration> {
+    let done = Arc::new(AtomicUsize::new(0));
+    let started = rt::now();
+    let loops: Vec<_> = (0..POLLERS)
+        .map(|_| {
+            let (client, queue, done) = (client.clone(), queue.to_owned(), Arc::clone(&done));
+            rt::spawn(async move {
+                while done.load(Ordering::Relaxed) < messages {
+                    let receive = client
+                        .receive_message()
+                        .queue_url(&queue)
+                        .max_number_of_messages(10);
+                    let received = receive
+                        .wait_time_seconds(1)
+                        .send()
+                        .await?
+                        .messages
+                        .unwrap_or_default();
+                    if received.is_empty() {
+                        continue;
+                    }
+                    let mut delete = client.delete_message_batch().queue_url(&queue);
+                    for (index, message) in received.iter().enumerate() {
+                        std::hint::black_box(&message.body);
+                        let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
+                        let entry = entry.set_receipt_handle(message.receipt_handle.clone());
+                        delete = delete.entries(entry.build()?);
+                    }
+                    delete.send().await?;
+                    done.fetch_add(received.len(), Ordering::Relaxed);
+                }
+                Result::Ok(rt::now())
+            })
+        })
+        .collect();
+    // The first to see that all is done says when: the others wait for messages still.
+    let mut ended = Vec::new();
+    for one in loops {
+        ended.push(one.await??);
+    }
+    let ended = ended.into_iter().min().ok_or("there are no loops")?;
+    Ok(ended - started)
+}
+
+async fn ours(client: &Client, queue: &str, messages: usize) -> Result<Duration> {
+    let connector = SqsConnector::new(queue)
+        .client(client.clone())
+        .pollers(POLLERS)
+        .wait_time(Duration::from_secs(1));
+    let mut spec = PipelineSpec::new("bench", Arc::new(connector), Flow::process(NoOp));
+    spec.dead_letter = DeadLetter::Discard;
+    let started = rt::now();
+    let host = Host::start([spec])?;
+    let pipeline = host.pipeline("bench").ok_or("the pipeline is not there")?;
+    while pipeline.status().counts.acked < messages as u64 {
+        rt::sleep(Duration::from_millis(1)).await;
+    }
+    let took = started.elapsed();
+    host.drain(Duration::from_secs(5)).await;
+    Ok(took)
+}
+
+async fn run(broker: &ElasticMq, messages: usize, runs: usize) -> Result<()> {
+    let client = client(&broker.url());
+    let queue = broker.create_queue("bench", &[])?;
+    let (mut ours_rates, mut bare_rates) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        fill(&client, &queue, messages).await?;
+        ours_rates.push(messages as f64 / ours(&client, &queue, messages).await?.as_secs_f64());
+        fill(&client, &queue, messages).await?;
+        bare_rates.push(messages as f64 / bare(&client, &queue, messages).await?.as_secs_f64());
+    }
+    let (ours, bare) = (median(ours_rates), median(bare_rates));
+    println!("{:<34}{:>12}{:>8}", "", "messages/s", "ratio");
+    println!("{:<34}{ours:>12.0}", "pipeline");
+    println!(
+        "{:<34}{bare:>12.0}{:>8.2}",
+        format!("{POLLERS} loops of the bare client"),
+        ours / bare
+    );
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse().ok());
+    let messages = arguments.next().unwrap_or(20_000);
+    let runs = arguments.next().unwrap_or(3);
+    let broker = ElasticMq::start_in_memory()?;
+    println!("{messages} messages of 100 bytes, medians of {runs} runs");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(&broker, messages, runs))
+}

@@ -1,0 +1,329 @@
+//! What the queue has handed out and has no settlement for: [`Leases`].
+//!
+//! Each delivery is hidden from others until its time is up, which is put off again and again while it is here. The
+//! clock is our own: a delivery whose time is up is taken for lost, whatever SQS might still let us do with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::Message;
+use millstream_core::rt::{self, Instant};
+use rustc_hash::FxHashMap;
+
+/// For how long after it was received SQS keeps a delivery hidden at most, whatever it is asked.
+pub(crate) const LONGEST: Duration = Duration::from_secs(12 * 3_600);
+
+/// One delivery.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    pub(crate) receipt: Arc<str>,
+    /// The message's.
+    pub(crate) id: Arc<str>,
+    /// The group that it holds up, where the queue keeps groups in order.
+    pub(crate) group: Option<Arc<str>>,
+    /// How often SQS has handed it out.
+    pub(crate) receives: u32,
+    /// How often of late without an outcome.
+    pub(crate) deliveries: u32,
+    /// For the dead-letter queue.
+    pub(crate) message: Option<Message>,
+    pub(crate) received: Instant,
+    expires: Instant,
+    /// When to put that off.
+    beat: Instant,
+    /// It is being put off.
+    beating: bool,
+    /// A settlement is on its way: it is not to be put off.
+    settling: bool,
+    /// The engine has it.
+    out: bool,
+}
+
+/// What a look at the clock says.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    /// To be put off now, by so much.
+    pub(crate) beats: Vec<(u64, Arc<str>, Duration)>,
+    /// Lost.
+    pub(crate) expired: Vec<u64>,
+}
+
+/// All deliveries, by the sequence of their tickets.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    visibility: Duration,
+    heartbeat: Duration,
+    leases: FxHashMap<u64, Lease>,
+    /// How many of a group the engine has.
+    out: FxHashMap<Arc<str>, usize>,
+}
+
+/// What a delivery is received with.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) receipt: Arc<str>,
+    pub(crate) id: Arc<str>,
+    pub(crate) group: Option<Arc<str>>,
+    pub(crate) receives: u32,
+    pub(crate) deliveries: u32,
+    pub(crate) message: Option<Message>,
+}
+
+impl Leases {
+    /// Deliveries are hidden for so long, which is put off so often.
+    pub(crate) fn new(visibility: Duration, heartbeat: Duration) -> Self {
+        Self {
+            visibility,
+            heartbeat,
+            leases: FxHashMap::default(),
+            out: FxHashMap::default(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, sequence: u64, received: Received) {
+        let now = rt::now();
+        let lease = Lease {
+            receipt: received.receipt,
+            id: received.id,
+            group: received.group,
+            receives: received.receives,
+            deliveries: received.deliveries,
+            message: received.message,
+            received: now,
+            expires: now + self.visibility,
+            beat: now + self.jittered(),
+            beating: false,
+            settling: false,
+            out: false,
+        };
+        self.leases.insert(sequence, lease);
+    }
+
+    /// A little less than the interval, so that what was received together is not put off together for ever.
+    fn jittered(&self) -> Duration {
+        self.heartbeat.mul_f64(0.9 + rt::chance() / 10.0)
+    }
+
+    /// The engine has it from now on.
+    pub(crate) fn hand_out(&mut self, sequence: u64) {
+        if let Some(lease) = self.leases.get_mut(&sequence)
+            && !std::mem::replace(&mut lease.out, true)
+            && let Some(group) = &lease.group
+        {
+            *self.out.entry(Arc::clone(group)).or_default() += 1;
+        }
+    }
+
+    /// Whether the engine has any of this group.
+    pub(crate) fn is_out(&self, group: &Arc<str>) -> bool {
+        self.out.contains_key(group)
+    }
+
+    /// A settlement is on its way; nothing for what is not held, or is being settled already.
+    pub(crate) fn begin(&mut self, sequence: u64) -> Option<&Lease> {
+        let lease = self.leases.get_mut(&sequence)?;
+        if std::mem::replace(&mut lease.settling, true) {
+            return None;
+        }
+        Some(lease)
+    }
+
+    /// The settlement did not arrive, and is held on.
+    pub(crate) fn relent(&mut self, sequence: u64) {
+        if let Some(lease) = self.leases.get_mut(&sequence) {
+            lease.settling = false;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, sequence: u64) -> Option<Lease> {
+        let lease = self.leases.remove(&sequence)?;
+        if let Some(group) = lease.group.as_ref().filter(|_| lease.out)
+            && let Some(held) = self.out.get_mut(group)
+        {
+            *held -= 1;
+            if *held == 0 {
+                self.out.remove(group);
+            }
+        }
+        Some(lease)
+    }
+
+    /// Takes out all that no settlement is on its way for.
+    pub(crate) fn idle(&self) -> Vec<u64> {
+        let idle = self.leases.iter().filter(|(_, lease)| !lease.settling);
+        let mut idle: Vec<_> = idle.map(|(sequence, _)| *sequence).collect();
+        idle.sort_unstable();
+        idle
+    }
+
+    /// All of this group that no settlement is on its way for.
+    pub(crate) fn of_group(&self, group: &Arc<str>) -> Vec<u64> {
+        let mut idle = self.idle();
+        idle.retain(|sequence| {
+            let lease = self.leases.get(sequence);
+            lease.is_some_and(|lease| lease.group.as_ref() == Some(group))
+        });
+        idle
+    }
+
+    /// Whether any of these is being put off.
+    pub(crate) fn is_beating(&self, sequences: &[u64]) -> bool {
+        sequences
+            .iter()
+            .any(|sequence| self.leases.get(sequence).is_some_and(|lease| lease.beating))
+    }
+
+    /// What is due, which is then on its way. What will be due soon goes along, so that calls are full.
+    pub(crate) fn due(&mut self) -> Due {
+        let now = rt::now();
+        let mut due = Due::default();
+        let mut waiting = self
+            .leases
+            .values()
+            .filter(|lease| !lease.settling && !lease.beating);
+        let is_due = waiting.any(|lease| lease.beat <= now);
+        let until = if is_due { now + self.heartbeat / 4 } else { now };
+        for (sequence, lease) in &mut self.leases {
+            if lease.settling {
+                continue;
+            }
+            if lease.expires <= now {
+                due.expired.push(*sequence);
+            } else if lease.beat <= until && !lease.beating {
+                let left = LONGEST.saturating_sub(now - lease.received);
+                // In whole seconds, and no more than there are.
+                let time = self.visibility.min(Duration::from_secs(left.as_secs()));
+                if time > Duration::ZERO {
+                    lease.beating = true;
+                    due.beats.push((*sequence, Arc::clone(&lease.receipt), time));
+                }
+            }
+        }
+        // In order, as no map is iterated in random order where it shows.
+        due.expired.sort_unstable();
+        due.beats.sort_unstable();
+        due
+    }
+
+    /// When to look again, at the latest after half the time between two beats.
+    pub(crate) fn next(&self) -> Instant {
+        let latest = rt::now() + self.heartbeat / 2;
+        self.leases
+            .values()
+            .filter(|lease| !lease.settling)
+            .map(|lease| {
+                if lease.beating {
+                    lease.expires
+                } else {
+                    lease.beat.min(lease.expires)
+                }
+            })
+            .fold(latest, Instant::min)
+    }
+
+    /// It was put off by so much from then on.
+    pub(crate) fn extended(&mut self, sequence: u64, from: Instant, time: Duration) {
+        let beat = from + self.jittered();
+        if let Some(lease) = self.leases.get_mut(&sequence) {
+            lease.beating = false;
+            lease.expires = from + time;
+            lease.beat = beat;
+        }
+    }
+
+    /// It was not put off, and may yet be.
+    pub(crate) fn not_extended(&mut self, sequence: u64) {
+        let beat = rt::now() + self.jittered() / 4;
+        if let Some(lease) = self.leases.get_mut(&sequence) {
+            lease.beating = false;
+            lease.beat = beat;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VISIBILITY: Duration = Duration::from_secs(30);
+    const HEARTBEAT: Duration = Duration::from_secs(10);
+
+    fn leases(sequences: std::ops::Range<u64>, group: Option<&str>) -> Leases {
+        let mut leases = Leases::new(VISIBILITY, HEARTBEAT);
+        for sequence in sequences {
+            let received = Received {
+                receipt: format!("r{sequence}").into(),
+                id: format!("m{sequence}").into(),
+                group: group.map(Arc::from),
+                receives: 1,
+                deliveries: 1,
+                message: None,
+            };
+            leases.add(sequence, received);
+        }
+        leases
+    }
+
+    fn beats(due: &Due) -> Vec<(u64, Duration)> {
+        due.beats
+            .iter()
+            .map(|(sequence, _, time)| (*sequence, *time))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_is_put_off_until_its_settlement_begins() {
+        let mut leases = leases(0..2, None);
+        rt::sleep(HEARTBEAT).await;
+        assert!(leases.begin(1).is_some());
+        assert!(leases.begin(1).is_none());
+        let due = leases.due();
+        assert_eq!((beats(&due), due.expired), (vec![(0, VISIBILITY)], vec![]));
+        assert!(leases.is_beating(&[1, 0]) && !leases.is_beating(&[1]));
+        assert!(leases.due().beats.is_empty());
+        leases.extended(0, rt::now(), VISIBILITY);
+        assert!(!leases.is_beating(&[0]));
+        // The settlement came to nothing.
+        leases.relent(1);
+        assert_eq!(beats(&leases.due()), [(1, VISIBILITY)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_put_off_in_time_has_expired() {
+        let mut leases = leases(0..1, None);
+        rt::sleep(HEARTBEAT).await;
+        assert_eq!(leases.due().beats.len(), 1);
+        leases.not_extended(0);
+        rt::sleep(HEARTBEAT).await;
+        assert_eq!(leases.due().beats.len(), 1);
+        rt::sleep(HEARTBEAT).await;
+        assert_eq!(leases.due().expired, [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_put_off_beyond_twelve_hours() {
+        let mut leases = leases(0..1, None);
+        while rt::now() < leases.leases[&0].received + LONGEST - VISIBILITY / 2 {
+            rt::sleep_until(leases.next()).await;
+            for (sequence, _, time) in leases.due().beats {
+                leases.extended(sequence, rt::now(), time);
+            }
+        }
+        rt::sleep(VISIBILITY).await;
+        assert_eq!(leases.due().expired, [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_is_out_while_any_of_it_is() {
+        let mut leases = leases(0..2, Some("g"));
+        let group = Arc::from("g");
+        assert!(!leases.is_out(&group));
+        leases.hand_out(0);
+        leases.hand_out(1);
+        leases.hand_out(1);
+        leases.remove(0);
+        assert!(leases.is_out(&group));
+        leases.remove(1);
+        assert!(!leases.is_out(&group));
+    }
+}
