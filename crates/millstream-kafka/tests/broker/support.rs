@@ -26,7 +26,14 @@ pub(crate) async fn brokers() -> String {
     tokio::task::spawn_blocking(|| {
         let settings = |builder: millstream_brokers::KafkaBuilder| {
             // The cleaner looks often.
-            builder.setting("log.cleaner.backoff.ms", "200")
+            builder
+                .formatted()
+                .setting("log.cleaner.backoff.ms", "200")
+                // In the newer protocol this is the broker's to say.
+                .setting("group.consumer.min.heartbeat.interval.ms", "300")
+                .setting("group.consumer.heartbeat.interval.ms", "300")
+                .setting("group.consumer.min.session.timeout.ms", "3000")
+                .setting("group.consumer.session.timeout.ms", "3000")
         };
         KAFKA
             .get_or_init(|| settings(Kafka::builder()).start().unwrap())
@@ -70,6 +77,14 @@ impl Topic {
             .property("session.timeout.ms", "3000")
             .unwrap()
             .property("heartbeat.interval.ms", "300")
+            .unwrap()
+    }
+
+    /// In the newer protocol.
+    pub(crate) fn reads_newer(&self) -> KafkaConnector {
+        KafkaConnector::new(&self.brokers, &self.name, [&self.name])
+            .commit_interval(Duration::from_millis(100))
+            .property("group.protocol", "consumer")
             .unwrap()
     }
 
