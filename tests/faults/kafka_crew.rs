@@ -51,7 +51,10 @@ pub(crate) fn plan(seed: u64, ticks: usize) -> Vec<Vec<Deed>> {
         // A seat says from which tick on its member is awake.
         for (seat, member) in seats.iter().enumerate() {
             if *member == Some(tick) {
-                deeds.push(Deed { seat, what: What::Thaw });
+                deeds.push(Deed {
+                    seat,
+                    what: What::Thaw,
+                });
             }
         }
         let awake: Vec<_> = (0..MOST)
@@ -61,22 +64,37 @@ pub(crate) fn plan(seed: u64, ticks: usize) -> Vec<Vec<Deed>> {
         let empty = seats.iter().position(Option::is_none);
         let seat = awake[chance.usize(..awake.len())];
         let deed = match (chance.u8(..4), empty) {
-            (0, _) => Deed { seat, what: What::Kill },
+            (0, _) => Deed {
+                seat,
+                what: What::Kill,
+            },
             (1, Some(seat)) => {
                 seats[seat] = Some(tick);
-                Deed { seat, what: What::Join }
+                Deed {
+                    seat,
+                    what: What::Join,
+                }
             }
             (1, None) => {
                 seats[seat] = None;
-                Deed { seat, what: What::Leave }
+                Deed {
+                    seat,
+                    what: What::Leave,
+                }
             }
             (2, _) if asleep < FROZEN && tick < ticks => {
                 // Shorter than a session of three ticks, or longer.
                 let ticks_long = if chance.bool() { 1 } else { 5 };
                 seats[seat] = Some((tick + ticks_long).min(ticks));
-                Deed { seat, what: What::Freeze }
+                Deed {
+                    seat,
+                    what: What::Freeze,
+                }
             }
-            _ => Deed { seat, what: What::Cut },
+            _ => Deed {
+                seat,
+                what: What::Cut,
+            },
         };
         deeds.push(deed);
         plan.push(deeds);
@@ -193,7 +211,11 @@ impl Crew {
                 assert!(Instant::now() < until, "member {} does not end", actor.number);
                 std::thread::sleep(Duration::from_millis(10));
             };
-            assert!(ended.success(), "member {} drains and ends: {ended}", actor.number);
+            assert!(
+                ended.success(),
+                "member {} drains and ends: {ended}",
+                actor.number
+            );
         }
     }
 }

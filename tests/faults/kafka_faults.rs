@@ -59,7 +59,11 @@ fn fault_after_fault(test: &'static str, nodes: usize) {
     let topic = Topic::make(&brokers, scale.get("partitions"), nodes);
     let (ledger, records) = Ledger::new().unwrap();
     let (got, reader) = records.in_background();
-    let crew = Crew::hire(ledger.another().unwrap(), arguments(&brokers, &scale), ports(&brokers));
+    let crew = Crew::hire(
+        ledger.another().unwrap(),
+        arguments(&brokers, &scale),
+        ports(&brokers),
+    );
 
     let publisher = Beside::start({
         let topic = topic.clone();
@@ -99,7 +103,11 @@ fn fault_after_fault(test: &'static str, nodes: usize) {
     let mut crew = deeds.join();
     let ended = Instant::now();
     let (ends, look) = (topic.ends(), topic.looker());
-    assert_eq!(ends.iter().sum::<u64>(), u64::from(messages), "each was written once");
+    assert_eq!(
+        ends.iter().sum::<u64>(),
+        u64::from(messages),
+        "each was written once"
+    );
     let mut looked = Instant::now();
     loop {
         take(&mut history, LOOK);
@@ -123,7 +131,8 @@ fn fault_after_fault(test: &'static str, nodes: usize) {
     let (done, closed) = (crew.done().0.clone(), crew.done().1);
     drop((crew, ledger));
     reader.join().unwrap();
-    got.try_iter().for_each(|record| history.add(record, began.elapsed()));
+    got.try_iter()
+        .for_each(|record| history.add(record, began.elapsed()));
 
     assert_eq!(history.completed(), messages, "P1: nothing is lost");
     history.hold_against(&looks, &topic.positions(messages));
@@ -132,14 +141,19 @@ fn fault_after_fault(test: &'static str, nodes: usize) {
     let (begun, finished) = history.runs();
     report.add("handler runs", begun);
     report.add("  of which cut short", begun - finished as usize);
-    report.add("  of which by members that were given up", history.begun_unaware());
+    report.add(
+        "  of which by members that were given up",
+        history.begun_unaware(),
+    );
     report.add("what was done to members", format_args!("{done:?}"));
     report.add("  connections closed", closed);
     report.add("times that a broker was killed", killed);
     report.add("looks at what was committed", looks.len());
     for (what, is) in [
         ("a member was killed", (|blow| blow.deadly) as fn(&Blow) -> bool),
-        ("one was frozen or cut off", |blow| !blow.deadly && blow.actor != EVERY),
+        ("one was frozen or cut off", |blow| {
+            !blow.deadly && blow.actor != EVERY
+        }),
         ("a broker was killed", |blow| blow.actor == EVERY),
     ] {
         let these: Vec<&Blow> = history.blows().iter().filter(|blow| is(blow)).collect();
@@ -163,7 +177,6 @@ fn arguments(brokers: &str, scale: &Scale) -> Vec<String> {
         format!("in_flight={}", scale.get::<u32>("in_flight")),
         "by_key=true".to_owned(),
         "conduct=busy".to_owned(),
-        "longest_us=10000".to_owned(),
     ]
 }
 
@@ -278,7 +291,9 @@ impl<T: Send + 'static> Beside<T> {
     fn join(mut self) -> T {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("it is joined once");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

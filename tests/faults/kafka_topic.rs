@@ -121,7 +121,10 @@ impl Topic {
                 u64::try_from(message.offset()).unwrap(),
             );
             let before = positions[number as usize].replace(at);
-            assert_eq!(before, None, "message {number} was written twice, and at {at:?} again");
+            assert_eq!(
+                before, None,
+                "message {number} was written twice, and at {at:?} again"
+            );
             missing -= 1;
         }
         positions.into_iter().flatten().collect()

@@ -136,7 +136,7 @@ impl Callbacks {
             self.flush(&scopes);
         }
         self.under_way.settle(ANSWER);
-        let commits = self.shared.uncommitted(Some(&origins));
+        let commits = self.shared.uncommitted();
         if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
         }

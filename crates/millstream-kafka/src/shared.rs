@@ -268,13 +268,10 @@ impl Shared {
         free.map(|assignment| assignment.place.clone()).collect()
     }
 
-    /// What has come to be settled and was not sent to be committed, of these partitions or of all. It counts as sent.
-    pub(crate) fn uncommitted(&self, of: Option<&[OriginId]>) -> Vec<Commit> {
+    /// What has come to be settled and was not sent to be committed. It counts as sent.
+    pub(crate) fn uncommitted(&self) -> Vec<Commit> {
         let mut commits = Vec::new();
-        for (origin, assignment) in &mut self.state.lock().assignments {
-            if of.is_some_and(|of| !of.contains(origin)) {
-                continue;
-            }
+        for assignment in self.state.lock().assignments.values_mut() {
             let Some(offset) = assignment.offsets.mark() else {
                 continue;
             };
@@ -317,8 +314,13 @@ impl Shared {
             buffer,
             buffered,
             assignments,
+            commits,
             ..
         } = &mut *state;
+        // Who waits for a commit must not be waited for by what comes before it.
+        for waiting in commits.drain(..) {
+            waiting.send(true).ok();
+        }
         let mut scopes = Vec::new();
         for origin in origins {
             withdraw(buffer, buffered, *origin);

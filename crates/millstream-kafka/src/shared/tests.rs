@@ -35,11 +35,7 @@ fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
     shared.take(run(before, 90..95));
     assert!(read(&shared).is_empty());
     shared.take(run(now, 80..82));
-    let marks: Vec<_> = shared
-        .uncommitted(None)
-        .iter()
-        .map(|commit| commit.offset)
-        .collect();
+    let marks: Vec<_> = shared.uncommitted().iter().map(|commit| commit.offset).collect();
     assert!(marks.iter().all(|mark| *mark == 80), "{marks:?}");
     assert_eq!(read(&shared).len(), 2);
 }
@@ -61,4 +57,15 @@ fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
     );
     shared.unassign(&[OriginId::default()]);
     assert!(read(&shared).is_empty());
+}
+
+/// P6: a drain asks for a commit, and a revocation waits for what the drain has under way; neither comes first.
+#[test]
+fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
+    let shared = Shared::new(100);
+    assign(&shared, 0);
+    let mut answer = shared.commit().unwrap();
+    shared.stop(&[OriginId::default()]);
+    assert_eq!(answer.try_recv(), Ok(true));
+    assert!(shared.commit().is_none(), "nor need it be waited for later");
 }
