@@ -1,4 +1,4 @@
-//! Kafka, with topics of one partition.
+//! Kafka, with topics of one partition or several.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,18 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 pub(crate) struct OnKafka {
     kafka: Arc<Mutex<Kafka>>,
     brokers: String,
+    partitions: i32,
 }
 
 impl OnKafka {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(partitions: i32) -> Self {
         let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
             .await
             .unwrap();
         Self {
             brokers: kafka.brokers(),
             kafka: Arc::new(Mutex::new(kafka)),
+            partitions,
         }
     }
 }
@@ -33,7 +35,10 @@ impl Subject for OnKafka {
     type Place = Topic;
 
     fn name(&self) -> &str {
-        "kafka"
+        match self.partitions {
+            1 => "kafka",
+            _ => "kafka, four partitions",
+        }
     }
 
     fn declares(&self) -> Features {
@@ -60,7 +65,7 @@ impl Subject for OnKafka {
             .set("bootstrap.servers", &self.brokers)
             .create()
             .unwrap();
-        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
         Topic {

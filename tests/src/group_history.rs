@@ -221,7 +221,9 @@ impl GroupHistory {
             blow.hits(actor)
                 && !blow.deadly
                 && blow.began + most <= at
-                && blow.mended.is_none_or(|mended| mended >= blow.began + most && at <= mended + most)
+                && blow
+                    .mended
+                    .is_none_or(|mended| mended >= blow.began + most && at <= mended + most)
         })
     }
 
@@ -249,13 +251,13 @@ impl GroupHistory {
             .messages
             .binary_search(&run.number)
             .expect("every message is known");
-        let (next, in_turn) = (
-            key.messages.get(key.completed).copied(),
-            place <= key.completed,
-        );
+        let (next, in_turn) = (key.messages.get(key.completed).copied(), place <= key.completed);
         let others = key.running.clone();
         key.running.push(run);
-        assert!(in_turn, "P3: {run:?} began before {next:?} of the same key {name}");
+        assert!(
+            in_turn,
+            "P3: {run:?} began before {next:?} of the same key {name}"
+        );
         let unaware = self.unaware(run.actor, at).is_some();
         for other in others {
             assert!(
@@ -283,11 +285,11 @@ impl GroupHistory {
         }
     }
 
-    /// The blow for which a process runs again what another had, and was last heard of then: the first that can have
+    /// The blow for which a process runs again what another had, and was last heard of then: the last that can have
     /// kept that from being committed, or may have had a rebalance wait for which nothing could be.
     fn cause(&self, actor: u32, last: u32, heard: Duration, at: Duration) -> Option<usize> {
         let grace = self.session * 5 / 3;
-        let kept_back = self.blows.iter().position(|blow| {
+        let kept_back = self.blows.iter().rposition(|blow| {
             blow.hits(last)
                 && blow.began <= heard + self.interval + grace
                 && blow.mended.is_none_or(|mended| mended + grace >= heard)
@@ -298,7 +300,8 @@ impl GroupHistory {
     fn leave(&mut self, run: Run) {
         let (name, key) = self.key(run.number);
         let running = key.running.iter().position(|other| *other == run);
-        let running = running.unwrap_or_else(|| panic!("P3: a run of key {name} ended that had not begun: {run:?}"));
+        let running =
+            running.unwrap_or_else(|| panic!("P3: a run of key {name} ended that had not begun: {run:?}"));
         key.running.swap_remove(running);
     }
 
