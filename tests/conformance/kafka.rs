@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
+use millstream_core::rt::Instant;
 use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_testkit::conformance::{Features, Place, Subject};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+/// Long enough for anything that happens at all.
+const SOON: Duration = Duration::from_secs(60);
 
 /// All places are topics of one Kafka.
 pub(crate) struct OnKafka {
@@ -28,6 +33,30 @@ impl OnKafka {
             kafka: Arc::new(Mutex::new(kafka)),
             partitions,
         }
+    }
+}
+
+impl OnKafka {
+    /// Waits until the broker, and not the controller alone, knows of the topic: on a busy machine that is a while.
+    async fn until_known(&self, topic: &str) {
+        let (topic, partitions) = (topic.to_owned(), self.partitions);
+        let anybody: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()
+            .unwrap();
+        let known = move || {
+            let metadata = anybody.fetch_metadata(Some(&topic), SOON).unwrap();
+            let led = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            led.filter(|partition| partition.leader() >= 0).count() == partitions as usize
+        };
+        let waits = move || {
+            let until = Instant::now() + SOON;
+            while !known() {
+                assert!(Instant::now() < until, "the topic is not known after a minute");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        tokio::task::spawn_blocking(waits).await.unwrap();
     }
 }
 
@@ -68,6 +97,7 @@ impl Subject for OnKafka {
         let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
+        self.until_known(name).await;
         Topic {
             brokers: self.brokers.clone(),
             name: name.to_owned(),

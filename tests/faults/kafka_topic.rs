@@ -10,6 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::place::SOON;
@@ -34,10 +35,20 @@ impl Topic {
             .set("min.insync.replicas", &in_sync);
         let made = runtime().block_on(admin.create_topics([&topic], &AdminOptions::new()));
         made.unwrap().into_iter().for_each(|made| drop(made.unwrap()));
-        Self {
+        let topic = Self {
             brokers: brokers.to_owned(),
             partitions,
+        };
+        // The controller knows of it before every broker does.
+        let until = Instant::now() + SOON;
+        while topic
+            .leaders()
+            .is_none_or(|leaders| leaders.len() != partitions as usize)
+        {
+            assert!(Instant::now() < until, "the topic is not known after a minute");
+            std::thread::sleep(PAUSE);
         }
+        topic
     }
 
     /// Publishes everything in order, evenly over this time and later where nothing could be published meanwhile.
@@ -132,17 +143,19 @@ impl Topic {
 
     /// The node that leads most of its partitions, by its place among them.
     pub(crate) fn leader(&self) -> Option<usize> {
-        let metadata = self.outsider().fetch_metadata(Some(QUEUE), ANSWER).ok()?;
-        let leaders: Vec<_> = metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions())
-            .map(rdkafka::metadata::MetadataPartition::leader)
-            .collect();
+        let leaders = self.leaders()?;
         let most = leaders
             .iter()
             .max_by_key(|leader| leaders.iter().filter(|other| other == leader).count())?;
         usize::try_from(most - 1).ok()
+    }
+
+    /// The node that leads each partition that has one.
+    fn leaders(&self) -> Option<Vec<i32>> {
+        let metadata = self.outsider().fetch_metadata(Some(QUEUE), ANSWER).ok()?;
+        let topic = metadata.topics().first()?;
+        let leaders = topic.partitions().iter().map(MetadataPartition::leader);
+        Some(leaders.filter(|leader| *leader >= 0).collect())
     }
 }
 

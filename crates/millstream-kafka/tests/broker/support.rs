@@ -64,11 +64,26 @@ impl Topic {
         }
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
-        Self {
+        let topic = Self {
             brokers: brokers.to_owned(),
             name: name.to_owned(),
             partitions,
-        }
+        };
+        until("its broker knows of the topic", || topic.is_known()).await;
+        topic
+    }
+
+    /// The controller knows of it before the broker does.
+    async fn is_known(&self) -> bool {
+        let topic = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let anybody: BaseConsumer = config(&topic.brokers).create().unwrap();
+            let metadata = anybody.fetch_metadata(Some(&topic.name), SOON).unwrap();
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.filter(|partition| partition.leader() >= 0).count() == topic.partitions as usize
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) fn reads(&self) -> KafkaConnector {
