@@ -167,6 +167,7 @@ impl GroupHistory {
     ///
     /// # Panics
     /// If a committed offset was beyond a message that had not completed, or such a message ran again.
+    #[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
     pub fn hold_against(&self, looks: &[Vec<u64>], positions: &Positions) {
         let partitions = looks.first().map_or(0, Vec::len);
         let mut logs: Vec<Vec<(u64, u32)>> = vec![Vec::new(); partitions];
