@@ -1,31 +1,62 @@
-//! Kafka, with topics of one partition.
+//! Kafka, with topics of one partition or several.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
+use millstream_core::rt::Instant;
 use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_testkit::conformance::{Features, Place, Subject};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+/// Long enough for anything that happens at all.
+const SOON: Duration = Duration::from_secs(60);
 
 /// All places are topics of one Kafka.
 pub(crate) struct OnKafka {
     kafka: Arc<Mutex<Kafka>>,
     brokers: String,
+    partitions: i32,
 }
 
 impl OnKafka {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(partitions: i32) -> Self {
         let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
             .await
             .unwrap();
         Self {
             brokers: kafka.brokers(),
             kafka: Arc::new(Mutex::new(kafka)),
+            partitions,
         }
+    }
+}
+
+impl OnKafka {
+    /// Waits until the broker, and not the controller alone, knows of the topic: on a busy machine that is a while.
+    async fn until_known(&self, topic: &str) {
+        let (topic, partitions) = (topic.to_owned(), self.partitions);
+        let anybody: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()
+            .unwrap();
+        let known = move || {
+            let metadata = anybody.fetch_metadata(Some(&topic), SOON).unwrap();
+            let led = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            led.filter(|partition| partition.leader() >= 0).count() == partitions as usize
+        };
+        let waits = move || {
+            let until = Instant::now() + SOON;
+            while !known() {
+                assert!(Instant::now() < until, "the topic is not known after a minute");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        tokio::task::spawn_blocking(waits).await.unwrap();
     }
 }
 
@@ -33,7 +64,10 @@ impl Subject for OnKafka {
     type Place = Topic;
 
     fn name(&self) -> &str {
-        "kafka"
+        match self.partitions {
+            1 => "kafka",
+            _ => "kafka, four partitions",
+        }
     }
 
     fn declares(&self) -> Features {
@@ -60,9 +94,10 @@ impl Subject for OnKafka {
             .set("bootstrap.servers", &self.brokers)
             .create()
             .unwrap();
-        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
+        self.until_known(name).await;
         Topic {
             brokers: self.brokers.clone(),
             name: name.to_owned(),

@@ -72,7 +72,12 @@ async fn rabbitmq_with_a_quorum_queue_keeps_what_it_declares() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_keeps_what_the_connector_declares() {
-    conforms(kafka::OnKafka::start().await).await;
+    conforms(kafka::OnKafka::start(1).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_with_topics_of_four_partitions_keeps_what_the_connector_declares() {
+    conforms(kafka::OnKafka::start(4).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,9 @@
 
 mod culprit;
 mod drain;
+mod kafka_crew;
+mod kafka_faults;
+mod kafka_topic;
 mod memory;
 mod place;
 mod rabbit_faults;

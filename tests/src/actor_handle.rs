@@ -1,6 +1,7 @@
 //! A process of a test, as the test sees it: [`Actor`].
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpStream};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -82,6 +83,30 @@ impl Actor {
     pub fn thaw(&self) {
         use rustix::process::{Pid, Signal, kill_process};
         kill_process(Pid::from_child(&self.child), Signal::CONT).expect("a child can go on");
+    }
+
+    /// Closes its connections to this port, as a network would that forgot them; how many there were.
+    ///
+    /// # Panics
+    /// If it has ended already.
+    #[must_use]
+    pub fn cut(&self, port: u16) -> usize {
+        use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+        let child = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("the process runs");
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process runs");
+        files
+            .filter_map(Result::ok)
+            .filter(|file| {
+                let what = std::fs::read_link(file.path()).unwrap_or_default();
+                what.to_string_lossy().starts_with("socket:")
+            })
+            .filter_map(|file| file.file_name().to_str()?.parse().ok())
+            // It may have closed some meanwhile.
+            .filter_map(|number| pidfd_getfd(&child, number, PidfdGetfdFlags::empty()).ok())
+            .map(TcpStream::from)
+            .filter(|stream| stream.peer_addr().is_ok_and(|peer| peer.port() == port))
+            .filter(|stream| stream.shutdown(Shutdown::Both).is_ok())
+            .count()
     }
 
     /// Kills it with SIGKILL, and returns once it is gone.

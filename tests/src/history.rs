@@ -98,7 +98,7 @@ impl History {
                 unsettled: (number != NOT_MEASURED).then_some(number),
                 repeats: 0,
             }),
-            Event::Dead | Event::Mended => {}
+            Event::Dead | Event::Mended | Event::Looked => {}
         }
     }
 

@@ -40,7 +40,12 @@ pub enum Event {
     Breaking,
     /// What was broken works again.
     Mended,
+    /// Somebody has looked from outside; `number` says which look it was.
+    Looked,
 }
+
+/// What `actor` of an [`Event::Breaking`] or an [`Event::Mended`] is where it is every process's: their broker is gone.
+pub const EVERY: u32 = u32::MAX;
 
 /// What `number` of an [`Event::Killing`] or an [`Event::Breaking`] is where nothing was counted.
 pub const NOT_MEASURED: u32 = u32::MAX;
@@ -165,6 +170,7 @@ impl Iterator for Reader {
             4 => Event::Dead,
             5 => Event::Breaking,
             6 => Event::Mended,
+            7 => Event::Looked,
             other => panic!("no record begins with {other}: something else was written to the ledger"),
         };
         Some(Record {

@@ -6,6 +6,7 @@
 //! does, and [`Report`] prints what it did.
 
 mod actor_handle;
+mod group_history;
 mod history;
 pub mod ledger;
 mod report;
@@ -13,6 +14,7 @@ mod scale;
 mod work;
 
 pub use actor_handle::Actor;
+pub use group_history::{Blow, GroupHistory};
 pub use history::{Fault, History};
 pub use report::Report;
 pub use scale::Scale;

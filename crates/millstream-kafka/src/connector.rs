@@ -68,6 +68,9 @@ impl KafkaConnector {
             // What is fetched ahead, for all partitions together, and how soon fetching goes on after it was too much.
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.queue.backoff.ms", "10")
+            // As Kafka's own clients do. Whoever finds his broker ten seconds after it is back may have lost his
+            // partitions meanwhile, and does not know.
+            .set("reconnect.backoff.max.ms", "1000")
             .set("statistics.interval.ms", "5000");
         Self {
             config,

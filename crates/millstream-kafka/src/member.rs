@@ -5,7 +5,7 @@
 //! partitions are paused, which costs what was fetched of them, and polling goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub(crate) struct Callbacks {
     pub(crate) under_way: UnderWay,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
+    /// How many rebalances there were.
+    rebalances: AtomicU32,
     degraded: AtomicBool,
     /// The partition that a message came from last: most come from the same as the one before.
     last: Mutex<Option<(Place, OriginId)>>,
@@ -67,6 +69,7 @@ impl Callbacks {
             revoke_within,
             under_way: UnderWay::default(),
             assigned: AtomicBool::new(false),
+            rebalances: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
             last: Mutex::new(None),
         }
@@ -133,7 +136,7 @@ impl Callbacks {
             self.flush(&scopes);
         }
         self.under_way.settle(ANSWER);
-        let commits = self.shared.uncommitted(Some(&origins));
+        let commits = self.shared.uncommitted();
         if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
         }
@@ -202,6 +205,7 @@ impl ClientContext for Callbacks {
 
 impl ConsumerContext for Callbacks {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.rebalances.fetch_add(1, Ordering::Relaxed);
         match rebalance {
             Rebalance::Assign(partitions) if partitions.count() > 0 => self.assign(consumer, partitions),
             Rebalance::Revoke(partitions) if partitions.count() > 0 => self.revoke(consumer, partitions),
@@ -373,6 +377,8 @@ impl Member {
     /// Polls without waiting, until there is nothing or so many messages have come.
     fn poll(&self, most: usize) -> Result<Vec<Run>, KafkaError> {
         let mut runs: Vec<Run> = Vec::new();
+        let callbacks = self.callbacks();
+        let mut rebalances = callbacks.rebalances.load(Ordering::Relaxed);
         for _ in 0..most {
             let message = match self.consumer.poll(Duration::ZERO) {
                 None => break,
@@ -385,15 +391,18 @@ impl Member {
                     continue;
                 }
             };
-            let origin = self.callbacks().origin_of(message.topic(), message.partition());
+            let origin = callbacks.origin_of(message.topic(), message.partition());
             let message = detach(&message);
+            let so_far = callbacks.rebalances.load(Ordering::Relaxed);
             match runs.last_mut() {
-                Some(run) if run.origin == origin => run.messages.push(message),
-                _ => runs.push(Run {
+                Some(run) if run.origin == origin && rebalances == so_far => run.messages.push(message),
+                _ => runs.extend(callbacks.shared.assigned(origin).map(|assigned| Run {
                     origin,
+                    assigned,
                     messages: vec![message],
-                }),
+                })),
             }
+            rebalances = so_far;
         }
         Ok(runs)
     }

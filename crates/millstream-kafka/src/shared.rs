@@ -89,6 +89,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 struct Assignment {
     place: Place,
+    /// What the generation was when it was assigned.
+    assigned: u32,
     generation: u32,
     offsets: Offsets<Message>,
     /// What was last sent to be committed.
@@ -118,10 +120,11 @@ pub(crate) struct Commit {
     pub(crate) metadata: String,
 }
 
-/// Messages that came from one partition one after the other.
+/// Messages that came from one partition one after the other, while this was its assignment.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) origin: OriginId,
+    pub(crate) assigned: u32,
     pub(crate) messages: Vec<Message>,
 }
 
@@ -169,9 +172,11 @@ impl Shared {
 
     pub(crate) fn assign(&self, origin: OriginId, place: Place, committed: Option<u64>, text: &str) {
         let done = committed.map_or_else(Vec::new, |offset| metadata::decode(offset, text));
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         let assignment = Assignment {
             place,
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            assigned: generation,
+            generation,
             offsets: Offsets::new(committed, done),
             committed: committed.map(|offset| (offset, text.to_owned())),
             stuck: false,
@@ -179,7 +184,17 @@ impl Shared {
         self.state.lock().assignments.insert(origin, assignment);
     }
 
-    /// Hands over what was read.
+    /// What tells this partition's assignment from those before it.
+    pub(crate) fn assigned(&self, origin: OriginId) -> Option<u32> {
+        let state = self.state.lock();
+        state
+            .assignments
+            .get(&origin)
+            .map(|assignment| assignment.assigned)
+    }
+
+    /// Hands over what was read, but for what was read before its partition was assigned again: that begins anew where
+    /// the group has committed.
     pub(crate) fn take(&self, runs: Vec<Run>) -> Taken {
         let mut taken = Taken::default();
         let mut state = self.state.lock();
@@ -189,8 +204,16 @@ impl Shared {
             assignments,
             ..
         } = &mut *state;
-        for Run { origin, messages } in runs {
-            let Some(assignment) = assignments.get_mut(&origin) else {
+        for Run {
+            origin,
+            assigned,
+            messages,
+        } in runs
+        {
+            let Some(assignment) = assignments
+                .get_mut(&origin)
+                .filter(|assignment| assignment.assigned == assigned)
+            else {
                 continue;
             };
             for mut message in messages {
@@ -245,13 +268,10 @@ impl Shared {
         free.map(|assignment| assignment.place.clone()).collect()
     }
 
-    /// What has come to be settled and was not sent to be committed, of these partitions or of all. It counts as sent.
-    pub(crate) fn uncommitted(&self, of: Option<&[OriginId]>) -> Vec<Commit> {
+    /// What has come to be settled and was not sent to be committed. It counts as sent.
+    pub(crate) fn uncommitted(&self) -> Vec<Commit> {
         let mut commits = Vec::new();
-        for (origin, assignment) in &mut self.state.lock().assignments {
-            if of.is_some_and(|of| !of.contains(origin)) {
-                continue;
-            }
+        for assignment in self.state.lock().assignments.values_mut() {
             let Some(offset) = assignment.offsets.mark() else {
                 continue;
             };
@@ -294,8 +314,13 @@ impl Shared {
             buffer,
             buffered,
             assignments,
+            commits,
             ..
         } = &mut *state;
+        // Who waits for a commit must not be waited for by what comes before it.
+        for waiting in commits.drain(..) {
+            waiting.send(true).ok();
+        }
         let mut scopes = Vec::new();
         for origin in origins {
             withdraw(buffer, buffered, *origin);
@@ -309,8 +334,16 @@ impl Shared {
     pub(crate) fn unassign(&self, origins: &[OriginId]) {
         let mut state = self.state.lock();
         state.revoking = false;
+        let State {
+            buffer,
+            buffered,
+            assignments,
+            ..
+        } = &mut *state;
         for origin in origins {
-            state.assignments.remove(origin);
+            // What was released meanwhile.
+            withdraw(buffer, buffered, *origin);
+            assignments.remove(origin);
         }
     }
 
@@ -444,3 +477,6 @@ fn withdraw(buffer: &mut VecDeque<(Ticket, Message)>, buffered: &mut usize, orig
         keep
     });
 }
+
+#[cfg(test)]
+mod tests;

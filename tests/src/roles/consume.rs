@@ -9,6 +9,7 @@ use std::time::Duration;
 use millstream_core::{
     BatcherSpec, Condition, DeadLetter, Flow, Host, Ordering, PipelineSpec, SharedConnector, SharedFlow, rt,
 };
+use millstream_kafka::KafkaConnector;
 use millstream_rabbitmq::{Dial, RabbitConnector, ReaderSettings, Topology};
 use millstream_sqlite::SqliteConnector;
 use millstream_tests::QUEUE;
@@ -93,6 +94,17 @@ fn spec(arguments: &Arguments) -> PipelineSpec {
 }
 
 fn source(arguments: &Arguments, by_key: bool) -> SharedConnector {
+    let brokers: String = arguments.get_or("kafka", String::new());
+    if !brokers.is_empty() {
+        let interval = Duration::from_millis(arguments.get("commit_interval_ms"));
+        let session: String = arguments.get("session_timeout_ms");
+        let connector = KafkaConnector::new(&brokers, QUEUE, [QUEUE])
+            .commit_interval(interval)
+            .property("session.timeout.ms", &session)
+            .and_then(|connector| connector.property("heartbeat.interval.ms", "1000"))
+            .expect("a member may say how long its session is");
+        return Arc::new(connector);
+    }
     let url: String = arguments.get_or("rabbitmq", String::new());
     if url.is_empty() {
         let path: String = arguments.get("path");

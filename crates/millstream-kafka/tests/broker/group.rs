@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream_core::{Message, rt};
+use millstream_kafka::KafkaConnector;
 use parking_lot::Mutex;
 
 use crate::support::{Done, Member, Topic, keyed, until};
@@ -119,10 +120,10 @@ impl Watch {
         self.done.add(&message);
     }
 
-    fn member(&self, topic: &Topic, takes: Duration) -> Member {
+    fn member(&self, source: KafkaConnector, takes: Duration) -> Member {
         let watch = self.clone();
         Member::start(
-            topic.reads(),
+            source,
             |spec| {
                 spec.ordering = millstream_core::Ordering::Key;
                 spec.limits.in_flight = NonZeroUsize::new(100).unwrap();
@@ -154,18 +155,29 @@ impl Watch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go_and_nothing_is_lost_or_stands_still() {
     let topic = Topic::make("rebalanced", 6).await;
+    members_come_and_go(&topic, || topic.reads()).await;
+}
+
+/// The same in the newer protocol, in which the broker assigns and knows the gradual way alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_in_the_newer_group_protocol() {
+    let topic = Topic::make("rebalanced-newer", 6).await;
+    members_come_and_go(&topic, || topic.reads_newer()).await;
+}
+
+async fn members_come_and_go(topic: &Topic, reads: impl Fn() -> KafkaConnector) {
     let watch = Watch::default();
     let takes = Duration::from_millis(20);
-    let first = watch.member(&topic, takes);
+    let first = watch.member(reads(), takes);
     let mut sent = 0;
     for _ in 0..3 {
         topic.publish(&keyed(sent..sent + 600, 24)).await;
         let before = watch.done.distinct();
         sent += 600;
         watch.done.reaches(before + 50).await;
-        let second = watch.member(&topic, takes);
+        let second = watch.member(reads(), takes);
         watch.done.reaches(before + 200).await;
-        let third = watch.member(&topic, takes);
+        let third = watch.member(reads(), takes);
         watch.done.reaches(before + 400).await;
         let report = second.drain().await;
         assert_eq!(report.left, 0, "{report}");

@@ -6,5 +6,6 @@
 mod gaps;
 mod group;
 mod outage;
+mod slow;
 mod stuck;
 mod support;

@@ -26,7 +26,14 @@ pub(crate) async fn brokers() -> String {
     tokio::task::spawn_blocking(|| {
         let settings = |builder: millstream_brokers::KafkaBuilder| {
             // The cleaner looks often.
-            builder.setting("log.cleaner.backoff.ms", "200")
+            builder
+                .formatted()
+                .setting("log.cleaner.backoff.ms", "200")
+                // In the newer protocol this is the broker's to say.
+                .setting("group.consumer.min.heartbeat.interval.ms", "300")
+                .setting("group.consumer.heartbeat.interval.ms", "300")
+                .setting("group.consumer.min.session.timeout.ms", "3000")
+                .setting("group.consumer.session.timeout.ms", "3000")
         };
         KAFKA
             .get_or_init(|| settings(Kafka::builder()).start().unwrap())
@@ -57,11 +64,26 @@ impl Topic {
         }
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
-        Self {
+        let topic = Self {
             brokers: brokers.to_owned(),
             name: name.to_owned(),
             partitions,
-        }
+        };
+        until("its broker knows of the topic", || topic.is_known()).await;
+        topic
+    }
+
+    /// The controller knows of it before the broker does.
+    async fn is_known(&self) -> bool {
+        let topic = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let anybody: BaseConsumer = config(&topic.brokers).create().unwrap();
+            let metadata = anybody.fetch_metadata(Some(&topic.name), SOON).unwrap();
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.filter(|partition| partition.leader() >= 0).count() == topic.partitions as usize
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) fn reads(&self) -> KafkaConnector {
@@ -70,6 +92,14 @@ impl Topic {
             .property("session.timeout.ms", "3000")
             .unwrap()
             .property("heartbeat.interval.ms", "300")
+            .unwrap()
+    }
+
+    /// In the newer protocol.
+    pub(crate) fn reads_newer(&self) -> KafkaConnector {
+        KafkaConnector::new(&self.brokers, &self.name, [&self.name])
+            .commit_interval(Duration::from_millis(100))
+            .property("group.protocol", "consumer")
             .unwrap()
     }
 

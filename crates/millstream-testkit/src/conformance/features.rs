@@ -17,7 +17,7 @@ pub struct Features {
     pub keys: bool,
     /// Published headers are handed out with the message.
     pub headers: bool,
-    /// One consumer is handed messages in the order in which they were published, until one goes back.
+    /// One consumer is handed the messages of a key in the order in which they were published, until one goes back.
     pub ordered: bool,
     /// Several consumers may share a place; each message goes to one of them.
     pub consumers: bool,

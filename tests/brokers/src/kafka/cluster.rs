@@ -29,6 +29,11 @@ impl Kafka {
         for node in &nodes {
             node.write(&voters, nodes.len(), &builder.settings)
                 .map_err(StartError::io("configure Kafka"))?;
+            if builder.formatted {
+                node.format(&installation)?;
+            } else {
+                node.name().map_err(StartError::io("configure Kafka"))?;
+            }
         }
         let mut kafka = Self { installation, nodes };
         kafka.start_again()?;

@@ -24,6 +24,8 @@ const CLUSTER: &str = "millstream-tests000000";
 /// the number 7, from a client without a name.
 const GREETING: &[u8; 14] = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff";
 
+const HINT: &str = "if it cannot find its classes, remove its folder and run tests/brokers/install";
+
 #[derive(Debug)]
 pub(crate) struct Node {
     // Before the data, which goes with it.
@@ -84,14 +86,43 @@ impl Node {
         self.group.as_ref().map(Group::id)
     }
 
-    /// Writes what the node finds when it starts for the first time. What it keeps its log in needs no more than a file
-    /// that says whose it is, for which the tool that formats would take a JVM of its own, and seconds.
-    pub(crate) fn write(&self, voters: &str, copies: usize, settings: &[(String, String)]) -> io::Result<()> {
+    /// Says whose that is what the node keeps its log in, which is all that it needs to start.
+    pub(crate) fn name(&self) -> io::Result<()> {
         fs::create_dir(self.file("data"))?;
         fs::write(
             self.file("data/meta.properties"),
             format!("version=1\ncluster.id={CLUSTER}\nnode.id={}\n", self.id),
-        )?;
+        )
+    }
+
+    /// Has Kafka's tool do so, which writes down what features there are to be too.
+    pub(crate) fn format(&self, installation: &Installation) -> Result<(), StartError> {
+        let made = java(installation)
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "--cluster-id",
+                CLUSTER,
+                "--config",
+            ])
+            .arg(self.file("server.properties"))
+            .current_dir(self.data.path())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(no_java)?;
+        if made.status.success() {
+            return Ok(());
+        }
+        Err(StartError::Failed {
+            what: format!("Kafka {}", installation.version),
+            how: format!("could not be formatted ({})", made.status),
+            hint: HINT.to_owned(),
+            log: String::from_utf8_lossy(&made.stdout).into_owned() + &String::from_utf8_lossy(&made.stderr),
+        })
+    }
+
+    /// Writes what the node reads when it starts.
+    pub(crate) fn write(&self, voters: &str, copies: usize, settings: &[(String, String)]) -> io::Result<()> {
         let (broker, controller) = (self.address(), format!("127.0.0.1:{}", self.controller.number()));
         let majority = copies / 2 + 1;
         let mut text = format!(
@@ -139,34 +170,14 @@ impl Node {
         let errors = printed
             .try_clone()
             .map_err(StartError::io("make a file for Kafka"))?;
-        let mut java = Command::new("java");
-        java.args(["-Xmx512m", "-Xshare:auto"])
-            // It lives for seconds: what the better compiler and collector would gain is spent on starting them.
-            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-            .args([
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                // It says when it is asked to stop.
-                "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
-                "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.utils.LoggingSignalHandler=info",
-            ])
-            .arg("-cp")
-            .arg(installation.folder.join("*"))
-            .arg("kafka.Kafka")
+        let mut java = java(installation);
+        java.arg("kafka.Kafka")
             .arg(self.file("server.properties"))
             .current_dir(self.data.path())
             .stdin(Stdio::null())
             .stdout(printed)
             .stderr(errors);
-        let group = Group::start(&mut java, self.data.path()).map_err(|cause| {
-            if cause.kind() == io::ErrorKind::NotFound {
-                StartError::Missing {
-                    what: "java".to_owned(),
-                    install: "tests/run --install (or apt-get install default-jre-headless)".to_owned(),
-                }
-            } else {
-                StartError::io("start java")(cause)
-            }
-        })?;
+        let group = Group::start(&mut java, self.data.path()).map_err(no_java)?;
         self.group = Some(group);
         Ok(())
     }
@@ -191,7 +202,7 @@ impl Node {
         Err(StartError::Failed {
             what: what.to_owned(),
             how,
-            hint: "if it cannot find its classes, remove its folder and run tests/brokers/install".to_owned(),
+            hint: HINT.to_owned(),
             log: tail(&self.printed(), 60),
         })
     }
@@ -217,6 +228,34 @@ impl Node {
             what: format!("{what} has stopped"),
             within: SOON,
         })
+    }
+}
+
+/// A JVM that is to run one of Kafka's classes.
+fn java(installation: &Installation) -> Command {
+    let mut java = Command::new("java");
+    java.args(["-Xmx512m", "-Xshare:auto"])
+        // It lives for seconds: what the better compiler and collector would gain is spent on starting them.
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args([
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            // It says when it is asked to stop.
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+            "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.utils.LoggingSignalHandler=info",
+        ])
+        .arg("-cp")
+        .arg(installation.folder.join("*"));
+    java
+}
+
+fn no_java(cause: io::Error) -> StartError {
+    if cause.kind() == io::ErrorKind::NotFound {
+        StartError::Missing {
+            what: "java".to_owned(),
+            install: "tests/run --install (or apt-get install default-jre-headless)".to_owned(),
+        }
+    } else {
+        StartError::io("start java")(cause)
     }
 }
 
