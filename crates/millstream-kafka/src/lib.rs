@@ -25,12 +25,14 @@
 
 mod commits;
 mod connector;
+mod copies;
 mod member;
 mod metadata;
 mod offsets;
 mod properties;
 mod shared;
 mod sink;
+mod statistics;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::InvalidProperty;

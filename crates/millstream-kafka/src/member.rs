@@ -8,22 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use millstream_core::{EngineHandle, Headers, Message, OriginId, Scope, rt};
+use millstream_core::{EngineHandle, OriginId, Rebalance as Event, Scope, rt};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
+use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 
 use crate::commits::{Commits, UnderWay, commit};
-use crate::shared::{Phase, Place, Run, Shared};
+use crate::copies::Copies;
+use crate::shared::{Phase, Place, Shared};
+use crate::statistics;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -112,6 +113,13 @@ impl Callbacks {
             self.shared.assign(self.origin(&place), place, offset, text);
         }
         self.assigned.store(true, Ordering::Relaxed);
+        self.rebalanced(Event::Assigned);
+    }
+
+    /// Says that partitions came or went.
+    fn rebalanced(&self, how: Event) {
+        self.engine.rebalanced(how);
+        self.engine.partitions(self.shared.partitions());
     }
 
     /// Flushes what touches these partitions, commits, and makes late settlements stale: in that order, and before it
@@ -127,6 +135,7 @@ impl Callbacks {
             );
             self.shared.unassign(&origins);
             scopes.into_iter().for_each(|scope| self.engine.lost(scope));
+            self.rebalanced(Event::Lost);
             return;
         }
         if self.shared.phase() < Phase::Closing {
@@ -136,8 +145,10 @@ impl Callbacks {
         let commits = self.shared.uncommitted(Some(&origins));
         if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
+            self.engine.commit_failed();
         }
         self.shared.unassign(&origins);
+        self.rebalanced(Event::Revoked);
     }
 
     fn flush(&self, scopes: &[Scope]) {
@@ -175,16 +186,8 @@ impl ClientContext for Callbacks {
         }
     }
 
-    fn stats(&self, statistics: Statistics) {
-        let waiting: i64 = statistics
-            .topics
-            .values()
-            .flat_map(|topic| topic.partitions.values())
-            .filter(|partition| partition.app_offset >= 0 && partition.fetch_state == "active")
-            .map(|partition| (partition.ls_offset.max(0) - partition.app_offset).max(0))
-            .sum();
-        let waiting = u64::try_from(waiting).unwrap_or_default();
-        self.engine.depth(waiting + self.shared.ahead() as u64);
+    fn stats(&self, found: Statistics) {
+        statistics::tell(&self.engine, &self.shared, &found);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -238,34 +241,6 @@ fn list(places: &[Place]) -> TopicPartitionList {
     list
 }
 
-/// The message, in memory of its own: librdkafka's is freed with what it was fetched with.
-fn detach(message: &BorrowedMessage<'_>) -> Message {
-    let headers: Headers = message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| {
-            let value = String::from_utf8_lossy(header.value.unwrap_or_default());
-            (header.key, value)
-        })
-        .collect();
-    let timestamp = match message.timestamp() {
-        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
-        Timestamp::NotAvailable => None,
-    };
-    let mut message = Message {
-        payload: message.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
-        key: message.key().map(Bytes::copy_from_slice),
-        headers,
-        position: u64::try_from(message.offset()).unwrap_or_default(),
-        timestamp: timestamp
-            .and_then(|millis| std::time::SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))),
-        ..Message::default()
-    };
-    message.take_failures();
-    message
-}
-
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
@@ -274,6 +249,8 @@ pub(crate) struct Member {
     pub(crate) commit_interval: Duration,
     /// Everything is paused, and since when there has been no room otherwise.
     pub(crate) flow: Flow,
+    /// What was read and not handed over.
+    pub(crate) copies: Copies,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
 }
@@ -342,7 +319,7 @@ impl Member {
             Flow::Paused => BATCH,
             Flow::Open => room.min(BATCH),
         };
-        let runs = self.poll(most)?;
+        self.poll(most)?;
         if self.callbacks().assigned.swap(false, Ordering::Relaxed) {
             // It may have been paused when it was last assigned, or must be now.
             let all = list(&shared.fetchable());
@@ -351,9 +328,9 @@ impl Member {
                 Flow::Open | Flow::Full(_) => self.consumer.resume(&all)?,
             }
         }
-        let read = runs.iter().map(|run| run.messages.len()).sum();
+        let read = self.copies.len();
         if read > 0 {
-            let taken = shared.take(runs);
+            let taken = shared.take(self.copies.drain());
             for place in &taken.stuck {
                 warn!(
                     partition = place.name(),
@@ -371,8 +348,7 @@ impl Member {
     }
 
     /// Polls without waiting, until there is nothing or so many messages have come.
-    fn poll(&self, most: usize) -> Result<Vec<Run>, KafkaError> {
-        let mut runs: Vec<Run> = Vec::new();
+    fn poll(&mut self, most: usize) -> Result<(), KafkaError> {
         for _ in 0..most {
             let message = match self.consumer.poll(Duration::ZERO) {
                 None => break,
@@ -386,16 +362,9 @@ impl Member {
                 }
             };
             let origin = self.callbacks().origin_of(message.topic(), message.partition());
-            let message = detach(&message);
-            match runs.last_mut() {
-                Some(run) if run.origin == origin => run.messages.push(message),
-                _ => runs.push(Run {
-                    origin,
-                    messages: vec![message],
-                }),
-            }
+            self.copies.add(origin, &message);
         }
-        Ok(runs)
+        Ok(())
     }
 
     fn complain(&self, error: &KafkaError) {

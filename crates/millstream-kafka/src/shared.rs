@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millstream_core::{Chunk, Credit, Message, OriginId, Outcome, Scope, Settle, Settlement, Ticket};
+use millstream_core::{Chunk, Credit, Message, OriginId, Outcome, Partition, Scope, Settle, Settlement, Ticket};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::metadata;
 use crate::offsets::{Arrival, Offsets};
+use crate::statistics::End;
 
 /// Generations of this process: no two assignments have the same.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
@@ -95,6 +96,8 @@ struct Assignment {
     committed: Option<(u64, String)>,
     /// It has too many offsets in memory: nothing is fetched from it.
     stuck: bool,
+    /// Where the partition ends, once statistics have said so.
+    end: Option<End>,
 }
 
 /// A partition.
@@ -116,13 +119,6 @@ pub(crate) struct Commit {
     pub(crate) place: Place,
     pub(crate) offset: u64,
     pub(crate) metadata: String,
-}
-
-/// Messages that came from one partition one after the other.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) origin: OriginId,
-    pub(crate) messages: Vec<Message>,
 }
 
 /// What came of handing over a batch.
@@ -167,6 +163,36 @@ impl Shared {
         self.state.lock().buffer.len()
     }
 
+    /// Takes note of where a partition ends.
+    pub(crate) fn learn(&self, topic: &str, partition: i32, end: End) {
+        let mut state = self.state.lock();
+        let assigned = state
+            .assignments
+            .values_mut()
+            .find(|assignment| assignment.place.partition == partition && *assignment.place.topic == *topic);
+        if let Some(assignment) = assigned {
+            assignment.end = Some(end);
+        }
+    }
+
+    /// The assigned partitions, in the order of their names.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let state = self.state.lock();
+        let mut partitions: Vec<_> = state
+            .assignments
+            .values()
+            .map(|Assignment { place, offsets, stuck, end, .. }| Partition {
+                topic: Arc::clone(&place.topic),
+                number: u32::try_from(place.partition).unwrap_or_default(),
+                lag: end.and_then(|end| end.lag(offsets.mark(), offsets.len() == 0)),
+                held: *stuck,
+            })
+            .collect();
+        drop(state);
+        partitions.sort_by(|a, b| (&a.topic, a.number).cmp(&(&b.topic, b.number)));
+        partitions
+    }
+
     pub(crate) fn assign(&self, origin: OriginId, place: Place, committed: Option<u64>, text: &str) {
         let done = committed.map_or_else(Vec::new, |offset| metadata::decode(offset, text));
         let assignment = Assignment {
@@ -175,12 +201,13 @@ impl Shared {
             offsets: Offsets::new(committed, done),
             committed: committed.map(|offset| (offset, text.to_owned())),
             stuck: false,
+            end: None,
         };
         self.state.lock().assignments.insert(origin, assignment);
     }
 
     /// Hands over what was read.
-    pub(crate) fn take(&self, runs: Vec<Run>) -> Taken {
+    pub(crate) fn take(&self, messages: impl Iterator<Item = Message>) -> Taken {
         let mut taken = Taken::default();
         let mut state = self.state.lock();
         let State {
@@ -189,13 +216,15 @@ impl Shared {
             assignments,
             ..
         } = &mut *state;
-        for Run { origin, messages } in runs {
+        let mut messages = messages.peekable();
+        while let Some(origin) = messages.peek().map(|message| message.origin) {
+            let of_it = std::iter::from_fn(|| messages.next_if(|message| message.origin == origin));
             let Some(assignment) = assignments.get_mut(&origin) else {
+                of_it.for_each(drop);
                 continue;
             };
-            for mut message in messages {
+            for message in of_it {
                 let offset = message.position;
-                message.origin = origin;
                 let mut arrival = assignment.offsets.arrive(offset, || message.clone());
                 if arrival == Arrival::Backwards {
                     warn!(
