@@ -24,7 +24,10 @@ use crate::statistics::End;
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// How far the poll thread reads ahead of the engine.
-const AHEAD: (usize, usize) = (1_000, 1 << 20);
+const AHEAD: (usize, usize) = (8_000, 4 << 20);
+
+/// The most messages that go to the engine at once.
+const READ: usize = 1_000;
 
 /// Wakes the poll thread.
 #[derive(Debug, Default)]
@@ -216,32 +219,29 @@ impl Shared {
             assignments,
             ..
         } = &mut *state;
-        let mut messages = messages.peekable();
-        while let Some(origin) = messages.peek().map(|message| message.origin) {
-            let of_it = std::iter::from_fn(|| messages.next_if(|message| message.origin == origin));
+        for message in messages {
+            let (origin, offset) = (message.origin, message.position);
             let Some(assignment) = assignments.get_mut(&origin) else {
-                of_it.for_each(drop);
                 continue;
             };
-            for message in of_it {
-                let offset = message.position;
-                let mut arrival = assignment.offsets.arrive(offset, || message.clone());
-                if arrival == Arrival::Backwards {
-                    warn!(
-                        partition = assignment.place.name(),
-                        offset, "the log was cut or made anew: what was read of it is read again"
-                    );
-                    taken.lost.push(Scope::Origin(origin, assignment.generation));
-                    withdraw(buffer, buffered, origin);
-                    assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-                    assignment.offsets = Offsets::new(None, Vec::new());
-                    arrival = assignment.offsets.arrive(offset, || message.clone());
-                }
-                if arrival == Arrival::New {
-                    *buffered += message.size();
-                    buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
-                }
+            let mut arrival = assignment.offsets.arrive(offset, || message.clone());
+            if arrival == Arrival::Backwards {
+                warn!(
+                    partition = assignment.place.name(),
+                    offset, "the log was cut or made anew: what was read of it is read again"
+                );
+                taken.lost.push(Scope::Origin(origin, assignment.generation));
+                withdraw(buffer, buffered, origin);
+                assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+                assignment.offsets = Offsets::new(None, Vec::new());
+                arrival = assignment.offsets.arrive(offset, || message.clone());
             }
+            if arrival == Arrival::New {
+                *buffered += message.size();
+                buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
+            }
+        }
+        for assignment in assignments.values_mut() {
             if assignment.offsets.len() >= self.window && !assignment.stuck {
                 assignment.stuck = true;
                 taken.stuck.push(assignment.place.clone());
@@ -362,7 +362,8 @@ impl Shared {
     /// Moves what was read into the chunk.
     pub(crate) fn read(&self, credit: Credit, chunk: &mut Chunk) {
         let mut state = self.state.lock();
-        while chunk.len() < credit.messages && chunk.bytes() < credit.bytes {
+        let most = credit.messages.min(READ);
+        while chunk.len() < most && chunk.bytes() < credit.bytes {
             let Some((ticket, message)) = state.buffer.pop_front() else {
                 break;
             };
