@@ -168,6 +168,7 @@ impl Connector for KafkaConnector {
             commit_interval: self.commit_interval,
             flow: Flow::Open,
             copies: Copies::default(),
+            last: None,
             committed_at: rt::now(),
             looked_at: rt::now(),
         };

@@ -18,9 +18,20 @@ const SHARED: usize = 4096;
 pub(crate) struct Copies {
     /// With their payloads and keys.
     done: Vec<Message>,
-    /// Without, and where in `bytes` payload and key of each end.
-    open: Vec<(Message, usize, Option<usize>)>,
+    /// Whose payloads and keys are in `bytes`, one after the other.
+    open: Vec<Open>,
     bytes: Vec<u8>,
+}
+
+/// A message but for its payload and key, and where those end.
+#[derive(Debug)]
+struct Open {
+    origin: OriginId,
+    position: u64,
+    headers: Headers,
+    timestamp: Option<SystemTime>,
+    payload: usize,
+    key: Option<usize>,
 }
 
 impl Copies {
@@ -35,19 +46,21 @@ impl Copies {
             Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
             Timestamp::NotAvailable => None,
         };
-        let mut copy = Message {
-            headers: headers(message),
+        let timestamp =
+            timestamp.and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+        let (payload, key) = self.copy(message.payload().unwrap_or_default(), message.key());
+        self.open.push(Open {
             origin,
             position: u64::try_from(message.offset()).unwrap_or_default(),
-            timestamp: timestamp
-                .and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))),
-            ..Message::default()
-        };
-        copy.take_failures();
-        self.push(copy, message.payload().unwrap_or_default(), message.key());
+            headers: headers(message),
+            timestamp,
+            payload,
+            key,
+        });
     }
 
-    fn push(&mut self, message: Message, payload: &[u8], key: Option<&[u8]>) {
+    /// Copies both; where they end.
+    fn copy(&mut self, payload: &[u8], key: Option<&[u8]>) -> (usize, Option<usize>) {
         let size = payload.len() + key.map_or(0, <[u8]>::len);
         if self.bytes.len() + size > self.bytes.capacity() {
             self.close();
@@ -59,7 +72,7 @@ impl Copies {
             self.bytes.extend_from_slice(key);
             self.bytes.len()
         });
-        self.open.push((message, payload, key));
+        (payload, key)
     }
 
     /// Gives the open ones their payloads and keys.
@@ -71,10 +84,18 @@ impl Copies {
         }
         let bytes = Bytes::from(bytes);
         let mut at = 0;
-        for (mut message, payload, key) in self.open.drain(..) {
-            message.payload = bytes.slice(at..payload);
-            message.key = key.map(|key| bytes.slice(payload..key));
-            at = key.unwrap_or(payload);
+        for open in self.open.drain(..) {
+            let mut message = Message {
+                payload: bytes.slice(at..open.payload),
+                key: open.key.map(|key| bytes.slice(open.payload..key)),
+                headers: open.headers,
+                origin: open.origin,
+                position: open.position,
+                timestamp: open.timestamp,
+                ..Message::default()
+            };
+            message.take_failures();
+            at = open.key.unwrap_or(open.payload);
             self.done.push(message);
         }
     }
@@ -109,12 +130,24 @@ mod tests {
         (any::<u8>(), length).prop_map(|(byte, length)| vec![byte; length])
     }
 
+    fn push(copies: &mut Copies, payload: &[u8], key: Option<&[u8]>) {
+        let (payload, key) = copies.copy(payload, key);
+        copies.open.push(Open {
+            origin: OriginId::default(),
+            position: 0,
+            headers: Headers::new(),
+            timestamp: None,
+            payload,
+            key,
+        });
+    }
+
     proptest! {
         #[test]
         fn copies_are_what_was_copied(messages in prop::collection::vec((part(), prop::option::of(part())), 0..100)) {
             let mut copies = Copies::default();
             for (payload, key) in &messages {
-                copies.push(Message::default(), payload, key.as_deref());
+                push(&mut copies, payload, key.as_deref());
             }
             prop_assert_eq!(copies.len(), messages.len());
             let copied: Vec<_> = copies
@@ -131,7 +164,7 @@ mod tests {
     fn what_is_large_shares_its_memory_with_nothing_else() {
         let mut copies = Copies::default();
         for size in [10, 10, 2 * SHARED, 10] {
-            copies.push(Message::default(), &vec![1; size], None);
+            push(&mut copies, &vec![1; size], None);
         }
         let messages: Vec<_> = copies.drain().collect();
         let alone = messages.iter().map(|message| message.payload.is_unique());

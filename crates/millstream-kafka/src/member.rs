@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use millstream_core::{EngineHandle, OriginId, Rebalance as Event, Scope, rt};
-use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -50,8 +49,6 @@ pub(crate) struct Callbacks {
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
-    /// The partition that a message came from last: most come from the same as the one before.
-    last: Mutex<Option<(Place, OriginId)>>,
 }
 
 impl Callbacks {
@@ -69,29 +66,11 @@ impl Callbacks {
             under_way: UnderWay::default(),
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
-            last: Mutex::new(None),
         }
     }
 
     fn origin(&self, place: &Place) -> OriginId {
         self.engine.origin(&place.name())
-    }
-
-    fn origin_of(&self, topic: &str, partition: i32) -> OriginId {
-        let mut last = self.last.lock();
-        if let Some((place, origin)) = &*last
-            && place.partition == partition
-            && *place.topic == *topic
-        {
-            return *origin;
-        }
-        let place = Place {
-            topic: topic.into(),
-            partition,
-        };
-        let origin = self.origin(&place);
-        *last = Some((place, origin));
-        origin
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -251,6 +230,8 @@ pub(crate) struct Member {
     pub(crate) flow: Flow,
     /// What was read and not handed over.
     pub(crate) copies: Copies,
+    /// The partition that a message came from last: most come from the same as the one before.
+    pub(crate) last: Option<(Place, OriginId)>,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
 }
@@ -361,7 +342,19 @@ impl Member {
                     continue;
                 }
             };
-            let origin = self.callbacks().origin_of(message.topic(), message.partition());
+            let (topic, partition) = (message.topic(), message.partition());
+            let origin = match &self.last {
+                Some((place, origin)) if place.partition == partition && *place.topic == *topic => *origin,
+                _ => {
+                    let place = Place {
+                        topic: topic.into(),
+                        partition,
+                    };
+                    let origin = self.callbacks().origin(&place);
+                    self.last = Some((place, origin));
+                    origin
+                }
+            };
             self.copies.add(origin, &message);
         }
         Ok(())

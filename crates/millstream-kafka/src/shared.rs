@@ -2,15 +2,17 @@
 //!
 //! # Locks
 //!
-//! librdkafka calls [`Signal::raise`] with locks of its own held. So the signal has a lock to itself, under which nothing
-//! is called, and the state is never locked around a call to librdkafka.
+//! The state is never locked around a call to librdkafka, which has locks of its own. What it calls with those held is
+//! [`Signal::raise`](crate::signal::Signal::raise), which does not need the state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millstream_core::{Chunk, Credit, Message, OriginId, Outcome, Partition, Scope, Settle, Settlement, Ticket};
+use millstream_core::{
+    Chunk, Credit, Message, OriginId, Outcome, Partition, Scope, Settle, Settlement, Ticket,
+};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +20,7 @@ use tracing::warn;
 
 use crate::metadata;
 use crate::offsets::{Arrival, Offsets};
+use crate::signal::Signal;
 use crate::statistics::End;
 
 /// Generations of this process: no two assignments have the same.
@@ -28,29 +31,6 @@ const AHEAD: (usize, usize) = (8_000, 4 << 20);
 
 /// The most messages that go to the engine at once.
 const READ: usize = 1_000;
-
-/// Wakes the poll thread.
-#[derive(Debug, Default)]
-pub(crate) struct Signal {
-    raised: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    pub(crate) fn raise(&self) {
-        *self.raised.lock() = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits until it is raised, but not for longer than this.
-    pub(crate) fn wait(&self, most: Duration) {
-        let mut raised = self.raised.lock();
-        if !*raised {
-            self.changed.wait_for(&mut raised, most);
-        }
-        *raised = false;
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -184,12 +164,20 @@ impl Shared {
         let mut partitions: Vec<_> = state
             .assignments
             .values()
-            .map(|Assignment { place, offsets, stuck, end, .. }| Partition {
-                topic: Arc::clone(&place.topic),
-                number: u32::try_from(place.partition).unwrap_or_default(),
-                lag: end.and_then(|end| end.lag(offsets.mark(), offsets.len() == 0)),
-                held: *stuck,
-            })
+            .map(
+                |Assignment {
+                     place,
+                     offsets,
+                     stuck,
+                     end,
+                     ..
+                 }| Partition {
+                    topic: Arc::clone(&place.topic),
+                    number: u32::try_from(place.partition).unwrap_or_default(),
+                    lag: end.and_then(|end| end.lag(offsets.mark(), offsets.len() == 0)),
+                    held: *stuck,
+                },
+            )
             .collect();
         drop(state);
         partitions.sort_by(|a, b| (&a.topic, a.number).cmp(&(&b.topic, b.number)));

@@ -240,7 +240,11 @@ async fn run(brokers: &str, messages: usize, runs: usize, timed: usize) -> Resul
     let [bare, noop, timers, keys, partitions] = rates.map(median);
     println!("{:<42}{:>12}{:>8}{:>8}", "", "messages/s", "ratio", "wanted");
     println!("{:<42}{bare:>12.0}", "bare client, no-op");
-    println!("{:<42}{noop:>12.0}{:>8.2}{WANTED:>8.1}", "pipeline, no-op", noop / bare);
+    println!(
+        "{:<42}{noop:>12.0}{:>8.2}{WANTED:>8.1}",
+        "pipeline, no-op",
+        noop / bare
+    );
     println!("{:<42}{timers:>12.0}", format!("{AT_ONCE} bare timers of 10 ms"));
     println!(
         "{:<42}{keys:>12.0}{:>8.2}{WANTED:>8.1}",
@@ -273,8 +277,9 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let brokers = broker.brokers();
-    let reached = runtime
-        .block_on(async move { rt::spawn(async move { run(&brokers, messages, runs, timed).await }).await? })?;
+    let reached = runtime.block_on(async move {
+        rt::spawn(async move { run(&brokers, messages, runs, timed).await }).await?
+    })?;
     println!("{}", if reached { "reached" } else { "not reached" });
     Ok(ExitCode::SUCCESS)
 }

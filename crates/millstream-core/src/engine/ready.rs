@@ -140,7 +140,9 @@ impl Ready {
         };
         let mut state = self.state.lock();
         state.unordered_messages += messages;
-        state.unordered.extend(parts.into_iter().filter(|part| !part.is_empty()));
+        state
+            .unordered
+            .extend(parts.into_iter().filter(|part| !part.is_empty()));
         self.wake(&state, spare);
     }
 

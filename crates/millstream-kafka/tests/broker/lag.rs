@@ -56,7 +56,10 @@ async fn the_lag_of_each_partition_is_told_while_it_is_assigned() {
         .iter()
         .map(|partition| (partition.topic.to_string(), partition.number, partition.held))
         .collect();
-    assert_eq!(found, [(topic.name.clone(), 0, false), (topic.name.clone(), 1, false)]);
+    assert_eq!(
+        found,
+        [(topic.name.clone(), 0, false), (topic.name.clone(), 1, false)]
+    );
     assert_eq!(rebalances(&member, Rebalance::Revoked), 0);
 
     gate.add_permits(Semaphore::MAX_PERMITS >> 1);
