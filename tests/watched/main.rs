@@ -14,8 +14,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use millstream_brokers::{Prometheus, Target, lint};
+use millstream_brokers::{Kafka, Prometheus, Target, lint};
 use millstream_core::rt::Instant;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use tempfile::TempDir;
 
 /// What a user reads.
@@ -27,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that go through both pipelines.
 const LINES: usize = 500;
 
-/// Two pipelines, so that the queue between them has a depth, and a breaker, so that it has a state.
+/// Two pipelines, so that the queue between them has a depth, a breaker, so that it has a state, and one that reads Kafka,
+/// so that there are partitions.
 const TOML: &str = r#"
 [host]
 listen = "127.0.0.1:0"
@@ -42,17 +45,48 @@ source = { type = "memory", queue = "between" }
 processor = { handler = "forward" }
 batchers.file = { sink = { type = "file", path = "out" }, max_age = "5ms" }
 breaker = {}
+
+[pipelines.tail]
+source = { type = "kafka", brokers = "${BROKERS}", group = "watched", topics = ["watched"], properties = { "statistics.interval.ms" = "200" } }
+processor = { handler = "forward" }
+batchers.file = { sink = { type = "file", path = "tailed" } }
+dead_letter = "discard"
 "#;
+
+/// The partitions of the topic that it reads.
+const PARTITIONS: i32 = 2;
+
+/// A Kafka with that topic.
+fn kafka() -> Kafka {
+    let kafka = Kafka::builder().start().unwrap();
+    let made = async {
+        let mut config = ClientConfig::new();
+        let admin: AdminClient<_> = config.set("bootstrap.servers", kafka.brokers()).create().unwrap();
+        let topic = NewTopic::new("watched", PARTITIONS, TopicReplication::Fixed(1));
+        admin.create_topics([&topic], &AdminOptions::new()).await.unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(made)
+        .into_iter()
+        .for_each(|made| drop(made.unwrap()));
+    kafka
+}
 
 /// A process of the stock binary; dropped, it is killed.
 struct Host {
     child: Child,
     address: String,
     _folder: TempDir,
+    _kafka: Kafka,
 }
 
 impl Host {
     fn start() -> Self {
+        let kafka = kafka();
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("watched.toml"), TOML).unwrap();
         fs::write(folder.path().join("in"), "line\n".repeat(LINES)).unwrap();
@@ -60,6 +94,7 @@ impl Host {
             .args(["run", "watched.toml"])
             .current_dir(folder.path())
             .env_remove("RUST_LOG")
+            .env("BROKERS", kafka.brokers())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -75,6 +110,7 @@ impl Host {
             child,
             address: address.expect("it listens"),
             _folder: folder,
+            _kafka: kafka,
         }
     }
 
@@ -179,7 +215,11 @@ fn p8_prometheus_scrapes_all_that_the_page_tells_of_and_finds_no_fault_with_it()
         ("sum(millstream_time_to_settlement_seconds_count)", 2.0 * lines),
         ("sum(millstream_in_flight_messages)", 0.0),
         ("millstream_source_depth_messages", 0.0),
-        ("sum(millstream_condition{condition=\"running\"})", 2.0),
+        ("sum(millstream_condition{condition=\"running\"})", 3.0),
+        ("millstream_partitions{state=\"fetched\"}", f64::from(PARTITIONS)),
+        ("sum(millstream_partition_lag_messages)", 0.0),
+        ("count(millstream_partition_lag_messages)", f64::from(PARTITIONS)),
+        ("millstream_rebalances_total{kind=\"lost\"}", 0.0),
         ("millstream_breaker_state{state=\"closed\"}", 1.0),
     ] {
         until(promql, || (values(&prometheus, promql) == [value]).then_some(()));
@@ -193,7 +233,10 @@ fn p8_prometheus_scrapes_all_that_the_page_tells_of_and_finds_no_fault_with_it()
 
     let text = host.get("/metrics");
     lint(&text).unwrap_or_else(|fault| panic!("{fault}\n{text}"));
-    assert_eq!(host.get("/readyz"), "empty: running\nfill: running\n");
+    assert_eq!(
+        host.get("/readyz"),
+        "empty: running\nfill: running\ntail: running\n"
+    );
 }
 
 #[test]

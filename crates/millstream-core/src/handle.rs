@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use crate::connector::BoxFuture;
 use crate::message::OriginId;
+use crate::partition::{Partition, Rebalance};
 use crate::rt::Instant;
 use crate::ticket::Scope;
 
@@ -55,6 +56,22 @@ impl EngineHandle {
         self.0.depth(messages);
     }
 
+    /// The partitions that it reads now, all of them; to be said every few seconds, and whenever one comes or goes.
+    pub fn partitions(&self, partitions: Vec<Partition>) {
+        self.0.partitions(partitions);
+    }
+
+    /// Partitions came or went.
+    pub fn rebalanced(&self, how: Rebalance) {
+        self.0.rebalanced(how);
+    }
+
+    /// The store did not take note of what is settled; the connector tells it again with what is settled next. To be
+    /// said only where settlements have been answered already.
+    pub fn commit_failed(&self) {
+        self.0.commit_failed();
+    }
+
     /// Whether it is left to the source to keep what is given up. A connector that finds, once connected, that
     /// nothing would keep it refuses to open then.
     pub fn rejects_to_source(&self) -> bool {
@@ -94,6 +111,9 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn revoke(&self, scope: Scope, by: Instant) -> BoxFuture<'_, Drained>;
     fn lost(&self, scope: Scope);
     fn depth(&self, messages: u64);
+    fn partitions(&self, partitions: Vec<Partition>);
+    fn rebalanced(&self, how: Rebalance);
+    fn commit_failed(&self);
     fn rejects_to_source(&self) -> bool;
     fn degraded(&self, cause: Option<&str>);
 }
@@ -107,6 +127,9 @@ struct Told {
     origins: Vec<String>,
     lost: Vec<Scope>,
     depth: Option<u64>,
+    partitions: Vec<Partition>,
+    rebalances: Vec<Rebalance>,
+    commits_failed: usize,
     rejects_elsewhere: bool,
     degraded: Option<String>,
 }
@@ -120,6 +143,21 @@ impl Detached {
     /// The last depth it was told.
     pub fn depth(&self) -> Option<u64> {
         self.0.lock().depth
+    }
+
+    /// The last partitions it was told.
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.0.lock().partitions.clone()
+    }
+
+    /// The rebalances it was told of, in order.
+    pub fn rebalances(&self) -> Vec<Rebalance> {
+        self.0.lock().rebalances.clone()
+    }
+
+    /// How many commits it was told have failed.
+    pub fn commits_failed(&self) -> usize {
+        self.0.lock().commits_failed
     }
 
     /// From now on what is given up goes elsewhere than to the source.
@@ -149,6 +187,18 @@ impl EngineCalls for Detached {
 
     fn depth(&self, messages: u64) {
         self.0.lock().depth = Some(messages);
+    }
+
+    fn partitions(&self, partitions: Vec<Partition>) {
+        self.0.lock().partitions = partitions;
+    }
+
+    fn rebalanced(&self, how: Rebalance) {
+        self.0.lock().rebalances.push(how);
+    }
+
+    fn commit_failed(&self) {
+        self.0.lock().commits_failed += 1;
     }
 
     fn rejects_to_source(&self) -> bool {

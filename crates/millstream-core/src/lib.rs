@@ -16,6 +16,7 @@ mod host;
 mod measures;
 pub mod memory;
 mod message;
+mod partition;
 mod processor;
 pub mod rt;
 mod settlement;
@@ -37,6 +38,7 @@ pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
 pub use measures::{BatcherMeasures, Distribution, Failed, Measures, StageMeasures};
 pub use message::{Headers, Message, OriginId, Outgoing};
+pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{

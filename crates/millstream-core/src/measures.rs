@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::ClosedBy;
 use crate::connector::Credit;
+use crate::partition::{Partition, Rebalance};
 use crate::rt::Duration;
 use crate::settlement::Reason;
 
@@ -16,6 +17,10 @@ pub struct Measures {
     pub batchers: Vec<BatcherMeasures>,
     /// Messages given up, by reason.
     pub given_up: Vec<(Reason, u64)>,
+    /// Times that partitions of the source came or went, by how.
+    pub rebalances: Vec<(Rebalance, u64)>,
+    /// The partitions that the source reads now; none where it knows no partitions.
+    pub partitions: Option<Vec<Partition>>,
     /// Seconds from a message's receipt until its source had its settlement.
     pub settled_after: Distribution,
     /// How long ago the oldest message in flight was received.

@@ -147,6 +147,7 @@ fn run(consumer: &BaseConsumer<Callbacks>, orders: &Receiver<Vec<Commit>>) {
             Err(error) => {
                 warn!(%error, "a commit failed; what was settled is committed with the next");
                 callbacks.shared.commit_failed(&commits);
+                callbacks.engine.commit_failed();
                 State::Failed
             }
         };

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::commits::Commits;
+use crate::copies::Copies;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis};
 use crate::shared::{Phase, Shared};
@@ -169,6 +170,8 @@ impl Connector for KafkaConnector {
             topics: self.topics.clone(),
             commit_interval: self.commit_interval,
             flow: Flow::Open,
+            copies: Copies::default(),
+            last: None,
             committed_at: rt::now(),
             looked_at: rt::now(),
         };

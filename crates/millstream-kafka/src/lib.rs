@@ -20,17 +20,21 @@
 //!
 //! # Memory
 //!
-//! librdkafka fetches up to 16 MiB ahead of demand (`queued.max.messages.kbytes`), and the member's thread a thousand
-//! messages or 1 MiB of those. Neither counts in `limits`, and a drain drops both.
+//! librdkafka fetches up to 16 MiB ahead of demand (`queued.max.messages.kbytes`), and the member's thread 8000 messages
+//! or 4 MiB of those. Neither counts in `limits`, and a drain drops both. Small messages that came one after the other
+//! share their memory: one that stays in flight keeps up to 4 KiB of it.
 
 mod commits;
 mod connector;
+mod copies;
 mod member;
 mod metadata;
 mod offsets;
 mod properties;
 mod shared;
+mod signal;
 mod sink;
+mod statistics;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::InvalidProperty;

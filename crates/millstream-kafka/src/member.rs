@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use millstream_core::{EngineHandle, Headers, Message, OriginId, Scope, rt};
-use parking_lot::Mutex;
+use millstream_core::{EngineHandle, OriginId, Rebalance as Event, Scope, rt};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
+use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 
 use crate::commits::{Commits, UnderWay, commit};
-use crate::shared::{Phase, Place, Run, Shared};
+use crate::copies::{Assigned, Copies};
+use crate::shared::{Phase, Place, Shared};
+use crate::statistics;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,8 +51,6 @@ pub(crate) struct Callbacks {
     /// How many rebalances there were.
     rebalances: AtomicU32,
     degraded: AtomicBool,
-    /// The partition that a message came from last: most come from the same as the one before.
-    last: Mutex<Option<(Place, OriginId)>>,
 }
 
 impl Callbacks {
@@ -71,29 +69,11 @@ impl Callbacks {
             assigned: AtomicBool::new(false),
             rebalances: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
-            last: Mutex::new(None),
         }
     }
 
     fn origin(&self, place: &Place) -> OriginId {
         self.engine.origin(&place.name())
-    }
-
-    fn origin_of(&self, topic: &str, partition: i32) -> OriginId {
-        let mut last = self.last.lock();
-        if let Some((place, origin)) = &*last
-            && place.partition == partition
-            && *place.topic == *topic
-        {
-            return *origin;
-        }
-        let place = Place {
-            topic: topic.into(),
-            partition,
-        };
-        let origin = self.origin(&place);
-        *last = Some((place, origin));
-        origin
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -115,6 +95,13 @@ impl Callbacks {
             self.shared.assign(self.origin(&place), place, offset, text);
         }
         self.assigned.store(true, Ordering::Relaxed);
+        self.rebalanced(Event::Assigned);
+    }
+
+    /// Says that partitions came or went.
+    fn rebalanced(&self, how: Event) {
+        self.engine.rebalanced(how);
+        self.engine.partitions(self.shared.partitions());
     }
 
     /// Flushes what touches these partitions, commits, and makes late settlements stale: in that order, and before it
@@ -130,6 +117,7 @@ impl Callbacks {
             );
             self.shared.unassign(&origins);
             scopes.into_iter().for_each(|scope| self.engine.lost(scope));
+            self.rebalanced(Event::Lost);
             return;
         }
         if self.shared.phase() < Phase::Closing {
@@ -139,8 +127,10 @@ impl Callbacks {
         let commits = self.shared.uncommitted();
         if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
+            self.engine.commit_failed();
         }
         self.shared.unassign(&origins);
+        self.rebalanced(Event::Revoked);
     }
 
     fn flush(&self, scopes: &[Scope]) {
@@ -178,16 +168,8 @@ impl ClientContext for Callbacks {
         }
     }
 
-    fn stats(&self, statistics: Statistics) {
-        let waiting: i64 = statistics
-            .topics
-            .values()
-            .flat_map(|topic| topic.partitions.values())
-            .filter(|partition| partition.app_offset >= 0 && partition.fetch_state == "active")
-            .map(|partition| (partition.ls_offset.max(0) - partition.app_offset).max(0))
-            .sum();
-        let waiting = u64::try_from(waiting).unwrap_or_default();
-        self.engine.depth(waiting + self.shared.ahead() as u64);
+    fn stats(&self, found: Statistics) {
+        statistics::tell(&self.engine, &self.shared, &found);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -242,34 +224,6 @@ fn list(places: &[Place]) -> TopicPartitionList {
     list
 }
 
-/// The message, in memory of its own: librdkafka's is freed with what it was fetched with.
-fn detach(message: &BorrowedMessage<'_>) -> Message {
-    let headers: Headers = message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| {
-            let value = String::from_utf8_lossy(header.value.unwrap_or_default());
-            (header.key, value)
-        })
-        .collect();
-    let timestamp = match message.timestamp() {
-        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
-        Timestamp::NotAvailable => None,
-    };
-    let mut message = Message {
-        payload: message.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
-        key: message.key().map(Bytes::copy_from_slice),
-        headers,
-        position: u64::try_from(message.offset()).unwrap_or_default(),
-        timestamp: timestamp
-            .and_then(|millis| std::time::SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))),
-        ..Message::default()
-    };
-    message.take_failures();
-    message
-}
-
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
@@ -278,8 +232,26 @@ pub(crate) struct Member {
     pub(crate) commit_interval: Duration,
     /// Everything is paused, and since when there has been no room otherwise.
     pub(crate) flow: Flow,
+    /// What was read and not handed over.
+    pub(crate) copies: Copies,
+    /// Where a message came from last: most come from the same partition as the one before.
+    pub(crate) last: Option<Last>,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
+}
+
+/// A partition, and what it was assigned as when there had been so many rebalances.
+#[derive(Debug)]
+pub(crate) struct Last {
+    place: Place,
+    rebalances: u32,
+    from: Assigned,
+}
+
+impl Last {
+    fn is(&self, topic: &str, partition: i32, rebalances: u32) -> bool {
+        self.place.partition == partition && *self.place.topic == *topic && self.rebalances == rebalances
+    }
 }
 
 /// Whether messages are fetched.
@@ -346,7 +318,7 @@ impl Member {
             Flow::Paused => BATCH,
             Flow::Open => room.min(BATCH),
         };
-        let runs = self.poll(most)?;
+        self.poll(most)?;
         if self.callbacks().assigned.swap(false, Ordering::Relaxed) {
             // It may have been paused when it was last assigned, or must be now.
             let all = list(&shared.fetchable());
@@ -355,9 +327,9 @@ impl Member {
                 Flow::Open | Flow::Full(_) => self.consumer.resume(&all)?,
             }
         }
-        let read = runs.iter().map(|run| run.messages.len()).sum();
+        let read = self.copies.len();
         if read > 0 {
-            let taken = shared.take(runs);
+            let taken = shared.take(self.copies.drain());
             for place in &taken.stuck {
                 warn!(
                     partition = place.name(),
@@ -375,10 +347,7 @@ impl Member {
     }
 
     /// Polls without waiting, until there is nothing or so many messages have come.
-    fn poll(&self, most: usize) -> Result<Vec<Run>, KafkaError> {
-        let mut runs: Vec<Run> = Vec::new();
-        let callbacks = self.callbacks();
-        let mut rebalances = callbacks.rebalances.load(Ordering::Relaxed);
+    fn poll(&mut self, most: usize) -> Result<(), KafkaError> {
         for _ in 0..most {
             let message = match self.consumer.poll(Duration::ZERO) {
                 None => break,
@@ -391,20 +360,32 @@ impl Member {
                     continue;
                 }
             };
-            let origin = callbacks.origin_of(message.topic(), message.partition());
-            let message = detach(&message);
-            let so_far = callbacks.rebalances.load(Ordering::Relaxed);
-            match runs.last_mut() {
-                Some(run) if run.origin == origin && rebalances == so_far => run.messages.push(message),
-                _ => runs.extend(callbacks.shared.assigned(origin).map(|assigned| Run {
-                    origin,
-                    assigned,
-                    messages: vec![message],
-                })),
-            }
-            rebalances = so_far;
+            let callbacks: &Callbacks = self.consumer.context();
+            let (topic, partition) = (message.topic(), message.partition());
+            let rebalances = callbacks.rebalances.load(Ordering::Relaxed);
+            let from = match &self.last {
+                Some(last) if last.is(topic, partition, rebalances) => last.from,
+                _ => {
+                    let place = Place {
+                        topic: topic.into(),
+                        partition,
+                    };
+                    let origin = callbacks.origin(&place);
+                    let Some(assignment) = callbacks.shared.assigned(origin) else {
+                        continue;
+                    };
+                    let from = Assigned { origin, assignment };
+                    self.last = Some(Last {
+                        place,
+                        rebalances,
+                        from,
+                    });
+                    from
+                }
+            };
+            self.copies.add(from, &message);
         }
-        Ok(runs)
+        Ok(())
     }
 
     fn complain(&self, error: &KafkaError) {

@@ -2,51 +2,36 @@
 //!
 //! # Locks
 //!
-//! librdkafka calls [`Signal::raise`] with locks of its own held. So the signal has a lock to itself, under which nothing
-//! is called, and the state is never locked around a call to librdkafka.
+//! The state is never locked around a call to librdkafka, which has locks of its own. What it calls with those held is
+//! [`Signal::raise`](crate::signal::Signal::raise), which does not need the state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millstream_core::{Chunk, Credit, Message, OriginId, Outcome, Scope, Settle, Settlement, Ticket};
+use millstream_core::{
+    Chunk, Credit, Message, OriginId, Outcome, Partition, Scope, Settle, Settlement, Ticket,
+};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 
+use crate::copies::Assigned;
 use crate::metadata;
 use crate::offsets::{Arrival, Offsets};
+use crate::signal::Signal;
+use crate::statistics::End;
 
 /// Generations of this process: no two assignments have the same.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// How far the poll thread reads ahead of the engine.
-const AHEAD: (usize, usize) = (1_000, 1 << 20);
+const AHEAD: (usize, usize) = (8_000, 4 << 20);
 
-/// Wakes the poll thread.
-#[derive(Debug, Default)]
-pub(crate) struct Signal {
-    raised: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    pub(crate) fn raise(&self) {
-        *self.raised.lock() = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits until it is raised, but not for longer than this.
-    pub(crate) fn wait(&self, most: Duration) {
-        let mut raised = self.raised.lock();
-        if !*raised {
-            self.changed.wait_for(&mut raised, most);
-        }
-        *raised = false;
-    }
-}
+/// The most messages that go to the engine at once.
+const READ: usize = 1_000;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -97,6 +82,8 @@ struct Assignment {
     committed: Option<(u64, String)>,
     /// It has too many offsets in memory: nothing is fetched from it.
     stuck: bool,
+    /// Where the partition ends, once statistics have said so.
+    end: Option<End>,
 }
 
 /// A partition.
@@ -118,14 +105,6 @@ pub(crate) struct Commit {
     pub(crate) place: Place,
     pub(crate) offset: u64,
     pub(crate) metadata: String,
-}
-
-/// Messages that came from one partition one after the other, while this was its assignment.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) origin: OriginId,
-    pub(crate) assigned: u32,
-    pub(crate) messages: Vec<Message>,
 }
 
 /// What came of handing over a batch.
@@ -170,6 +149,44 @@ impl Shared {
         self.state.lock().buffer.len()
     }
 
+    /// Takes note of where a partition ends.
+    pub(crate) fn learn(&self, topic: &str, partition: i32, end: End) {
+        let mut state = self.state.lock();
+        let assigned = state
+            .assignments
+            .values_mut()
+            .find(|assignment| assignment.place.partition == partition && *assignment.place.topic == *topic);
+        if let Some(assignment) = assigned {
+            assignment.end = Some(end);
+        }
+    }
+
+    /// The assigned partitions, in the order of their names.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let state = self.state.lock();
+        let mut partitions: Vec<_> = state
+            .assignments
+            .values()
+            .map(
+                |Assignment {
+                     place,
+                     offsets,
+                     stuck,
+                     end,
+                     ..
+                 }| Partition {
+                    topic: Arc::clone(&place.topic),
+                    number: u32::try_from(place.partition).unwrap_or_default(),
+                    lag: end.and_then(|end| end.lag(offsets.mark(), offsets.len() == 0)),
+                    held: *stuck,
+                },
+            )
+            .collect();
+        drop(state);
+        partitions.sort_by(|a, b| (&a.topic, a.number).cmp(&(&b.topic, b.number)));
+        partitions
+    }
+
     pub(crate) fn assign(&self, origin: OriginId, place: Place, committed: Option<u64>, text: &str) {
         let done = committed.map_or_else(Vec::new, |offset| metadata::decode(offset, text));
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
@@ -180,6 +197,7 @@ impl Shared {
             offsets: Offsets::new(committed, done),
             committed: committed.map(|offset| (offset, text.to_owned())),
             stuck: false,
+            end: None,
         };
         self.state.lock().assignments.insert(origin, assignment);
     }
@@ -195,7 +213,7 @@ impl Shared {
 
     /// Hands over what was read, but for what was read before its partition was assigned again: that begins anew where
     /// the group has committed.
-    pub(crate) fn take(&self, runs: Vec<Run>) -> Taken {
+    pub(crate) fn take(&self, messages: impl Iterator<Item = (Assigned, Message)>) -> Taken {
         let mut taken = Taken::default();
         let mut state = self.state.lock();
         let State {
@@ -204,38 +222,32 @@ impl Shared {
             assignments,
             ..
         } = &mut *state;
-        for Run {
-            origin,
-            assigned,
-            messages,
-        } in runs
-        {
+        for (from, message) in messages {
+            let (origin, offset) = (from.origin, message.position);
             let Some(assignment) = assignments
                 .get_mut(&origin)
-                .filter(|assignment| assignment.assigned == assigned)
+                .filter(|assignment| assignment.assigned == from.assignment)
             else {
                 continue;
             };
-            for mut message in messages {
-                let offset = message.position;
-                message.origin = origin;
-                let mut arrival = assignment.offsets.arrive(offset, || message.clone());
-                if arrival == Arrival::Backwards {
-                    warn!(
-                        partition = assignment.place.name(),
-                        offset, "the log was cut or made anew: what was read of it is read again"
-                    );
-                    taken.lost.push(Scope::Origin(origin, assignment.generation));
-                    withdraw(buffer, buffered, origin);
-                    assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-                    assignment.offsets = Offsets::new(None, Vec::new());
-                    arrival = assignment.offsets.arrive(offset, || message.clone());
-                }
-                if arrival == Arrival::New {
-                    *buffered += message.size();
-                    buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
-                }
+            let mut arrival = assignment.offsets.arrive(offset, || message.clone());
+            if arrival == Arrival::Backwards {
+                warn!(
+                    partition = assignment.place.name(),
+                    offset, "the log was cut or made anew: what was read of it is read again"
+                );
+                taken.lost.push(Scope::Origin(origin, assignment.generation));
+                withdraw(buffer, buffered, origin);
+                assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+                assignment.offsets = Offsets::new(None, Vec::new());
+                arrival = assignment.offsets.arrive(offset, || message.clone());
             }
+            if arrival == Arrival::New {
+                *buffered += message.size();
+                buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
+            }
+        }
+        for assignment in assignments.values_mut() {
             if assignment.offsets.len() >= self.window && !assignment.stuck {
                 assignment.stuck = true;
                 taken.stuck.push(assignment.place.clone());
@@ -366,7 +378,8 @@ impl Shared {
     /// Moves what was read into the chunk.
     pub(crate) fn read(&self, credit: Credit, chunk: &mut Chunk) {
         let mut state = self.state.lock();
-        while chunk.len() < credit.messages && chunk.bytes() < credit.bytes {
+        let most = credit.messages.min(READ);
+        while chunk.len() < most && chunk.bytes() < credit.bytes {
             let Some((ticket, message)) = state.buffer.pop_front() else {
                 break;
             };

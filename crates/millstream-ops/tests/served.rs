@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
     Batch, BatchHandler, BreakerSpec, Capabilities, Connector, Context, EngineHandle, Failure, Flow, Host,
-    Message, OpenError, PipelineSpec, Processor, rt,
+    Message, OpenError, Partition, PipelineSpec, Processor, Rebalance, rt,
 };
 use millstream_ops::{CONTENT_TYPE, Listener, metrics, router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -104,6 +104,79 @@ fn away(name: &str, why: fn() -> OpenError) -> PipelineSpec {
         source: Arc::new(Away(queue.clone(), why)),
         ..spec(name, &queue)
     }
+}
+
+/// One whose source has partitions, and the handle by which it speaks of them.
+struct Partitioned(MemoryQueue, Arc<OnceLock<EngineHandle>>);
+
+impl Connector for Partitioned {
+    type Source = <MemoryQueue as Connector>::Source;
+    type Acknowledger = <MemoryQueue as Connector>::Acknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(&self.0)
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(Self::Source, Self::Acknowledger), OpenError> {
+        engine.partitions(vec![partition(0, None), partition(3, Some(7))]);
+        self.1.get_or_init(|| engine.clone());
+        Connector::open(&self.0, engine).await
+    }
+}
+
+fn partition(number: u32, lag: Option<u64>) -> Partition {
+    Partition {
+        topic: "clicks".into(),
+        number,
+        lag,
+        held: number == 3,
+    }
+}
+
+/// The pipeline `orders` with such a source.
+fn partitioned(queue: &MemoryQueue) -> (PipelineSpec, Arc<OnceLock<EngineHandle>>) {
+    let engine = Arc::default();
+    let mut spec = spec("orders", queue);
+    spec.breaker = Some(BreakerSpec::default());
+    spec.source = Arc::new(Partitioned(queue.clone(), Arc::clone(&engine)));
+    (spec, engine)
+}
+
+#[tokio::test(start_paused = true)]
+async fn p8_a_partition_that_goes_takes_its_series_with_it() {
+    let (spec, engine) = partitioned(&MemoryQueue::new());
+    let host = Host::start([spec]).unwrap();
+    until_ready_is(&host, (StatusCode::OK, "orders: running\n")).await;
+    let lines = || {
+        let text = metrics(&host);
+        let told =
+            |line: &&str| line.starts_with("millstream_partition") || line.starts_with("millstream_rebal");
+        text.lines().filter(told).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rebalances = |revoked| {
+        [("assigned", 0), ("revoked", revoked), ("lost", 0)].map(|(kind, times)| {
+            format!("millstream_rebalances_total{{pipeline=\"orders\",kind=\"{kind}\"}} {times}")
+        })
+    };
+    let partitions = |fetched, held| {
+        [("fetched", fetched), ("held", held)].map(|(state, partitions)| {
+            format!("millstream_partitions{{pipeline=\"orders\",state=\"{state}\"}} {partitions}")
+        })
+    };
+    let lag = "millstream_partition_lag_messages{pipeline=\"orders\",topic=\"clicks\",partition=\"3\"} 7";
+    let [before, after] = [(1, 1), (1, 0)].map(|(fetched, held)| partitions(fetched, held).to_vec());
+    assert_eq!(
+        lines(),
+        [before, vec![lag.to_owned()], rebalances(0).to_vec()].concat()
+    );
+
+    let engine = engine.get().unwrap();
+    engine.partitions(vec![partition(0, None)]);
+    engine.rebalanced(Rebalance::Revoked);
+    engine.commit_failed();
+    assert_eq!(lines(), [after, rebalances(1).to_vec()].concat());
+    let failures = "millstream_commit_failures_total{pipeline=\"orders\"} 1\n";
+    assert!(metrics(&host).contains(failures));
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,9 +296,7 @@ fn documented(page: &str) -> Metrics {
 #[tokio::test(start_paused = true)]
 async fn the_page_tells_of_every_metric_and_of_no_other() {
     let queue = MemoryQueue::new();
-    let mut spec = spec("orders", &queue);
-    spec.breaker = Some(BreakerSpec::default());
-    let host = Host::start([spec]).unwrap();
+    let host = Host::start([partitioned(&queue).0]).unwrap();
     until_ready_is(&host, (StatusCode::OK, "orders: running\n")).await;
     queue.publish(Message::new("a"));
     host.idle(Duration::from_secs(2)).await;
@@ -235,15 +306,14 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn the_page_tells_of_every_word_of_a_label() {
-    let mut spec = spec("orders", &MemoryQueue::new());
-    spec.breaker = Some(BreakerSpec::default());
-    let host = Host::start([spec]).unwrap();
+    let host = Host::start([partitioned(&MemoryQueue::new()).0]).unwrap();
+    until_ready_is(&host, (StatusCode::OK, "orders: running\n")).await;
     let page = include_str!("../../../docs/metrics.md");
     for line in metrics(&host).lines().filter(|line| !line.starts_with('#')) {
         let (name, labels) = line.split_once('{').unwrap();
         let told = page.lines().find(|row| row.starts_with(&format!("| `{name}`")));
         for (label, word) in labels.split(',').filter_map(|label| label.split_once("=\"")) {
-            if ["reason", "cause", "outcome", "condition", "state"].contains(&label) {
+            if ["reason", "cause", "outcome", "condition", "state", "kind"].contains(&label) {
                 let word = format!("`{}`", word.split('"').next().unwrap());
                 assert!(told.unwrap().contains(&word), "{name}: {label} {word}");
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hub::Hub;
 use crate::measures::Failed;
+use crate::partition::Rebalance;
 use crate::settlement::Reason;
 
 macro_rules! counters {
@@ -18,6 +19,8 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)*
             /// Messages given up, by reason.
             pub(crate) reasons: Tally<{ Reason::ALL.len() }>,
+            /// Times that partitions came or went, by how.
+            pub(crate) rebalances: Tally<{ Rebalance::ALL.len() }>,
         }
 
         /// What has happened in a pipeline since it was started.
@@ -100,6 +103,8 @@ counters! {
     throttled,
     /// Times that the source worked again after it had not.
     reconnects,
+    /// Times that the store did not take note of what is settled, and was to be told again.
+    commit_failures,
     /// Tasks restarted by the supervisor.
     restarts,
     {

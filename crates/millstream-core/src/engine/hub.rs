@@ -29,6 +29,7 @@ use crate::flow::Step;
 use crate::handle::intern;
 use crate::measures::Measures;
 use crate::message::OriginId;
+use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
 use crate::spec::PipelineSpec;
@@ -66,6 +67,8 @@ pub(crate) struct Hub {
     origin_names: Mutex<Vec<String>>,
     /// Messages that wait at the source, where it says so; `u64::MAX` where it does not.
     depth: AtomicU64,
+    /// The partitions that the source reads, where it has any.
+    pub(super) partitions: Mutex<Option<Vec<Partition>>>,
     pub(super) losses: Losses,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
@@ -106,6 +109,7 @@ impl Hub {
             pace: AtomicU64::new(FAIR_TAKE.as_nanos() as u64),
             origin_names: Mutex::new(Vec::new()),
             depth: AtomicU64::new(u64::MAX),
+            partitions: Mutex::new(None),
             losses: Losses::default(),
             degraded: Mutex::new(FxHashMap::default()),
             rare: RareLines::default(),
@@ -305,6 +309,11 @@ impl Hub {
                 .map(|batcher| batcher.batches().measures(batcher.held()))
                 .collect(),
             given_up: Reason::ALL.into_iter().zip(self.counters.reasons.get()).collect(),
+            rebalances: Rebalance::ALL
+                .into_iter()
+                .zip(self.counters.rebalances.get())
+                .collect(),
+            partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {

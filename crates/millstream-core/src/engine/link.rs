@@ -13,6 +13,7 @@ use super::settling;
 use crate::connector::{BoxFuture, OpenError, Opened, SourceError};
 use crate::handle::{Drained, EngineCalls, EngineHandle};
 use crate::message::OriginId;
+use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration, Instant};
 use crate::ticket::Scope;
 
@@ -119,6 +120,24 @@ impl EngineCalls for Calls {
     fn depth(&self, messages: u64) {
         if let Some(hub) = self.0.upgrade() {
             hub.deepen(messages);
+        }
+    }
+
+    fn partitions(&self, partitions: Vec<Partition>) {
+        if let Some(hub) = self.0.upgrade() {
+            *hub.partitions.lock() = Some(partitions);
+        }
+    }
+
+    fn rebalanced(&self, how: Rebalance) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.counters.rebalances.add(how as usize, 1);
+        }
+    }
+
+    fn commit_failed(&self) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.counters.commit_failures.add(1);
         }
     }
 

@@ -127,18 +127,22 @@ impl Ready {
     /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
     /// more than `spare`.
     pub(crate) fn admit(&self, envelopes: &mut Vec<Envelope>, chunk: usize, spare: usize) {
-        // The next chunk will be about as long.
-        let room = Vec::with_capacity(envelopes.len());
-        let mut envelopes = std::mem::replace(envelopes, room);
+        let messages = envelopes.len();
+        let parts = if messages <= chunk {
+            // The next one will be about as long.
+            vec![std::mem::replace(envelopes, Vec::with_capacity(messages))]
+        } else {
+            // Each message is moved once, however many parts there are.
+            let mut all = envelopes.drain(..);
+            (0..messages.div_ceil(chunk))
+                .map(|_| all.by_ref().take(chunk).collect())
+                .collect()
+        };
         let mut state = self.state.lock();
-        state.unordered_messages += envelopes.len();
-        while envelopes.len() > chunk {
-            let rest = envelopes.split_off(chunk);
-            state.unordered.push_back(std::mem::replace(&mut envelopes, rest));
-        }
-        if !envelopes.is_empty() {
-            state.unordered.push_back(envelopes);
-        }
+        state.unordered_messages += messages;
+        state
+            .unordered
+            .extend(parts.into_iter().filter(|part| !part.is_empty()));
         self.wake(&state, spare);
     }
 

@@ -9,16 +9,18 @@ fn assign(shared: &Shared, committed: u64) -> u32 {
     shared.assigned(OriginId::default()).unwrap()
 }
 
-fn run(assigned: u32, offsets: std::ops::Range<u64>) -> Vec<Run> {
-    let message = |position| Message {
-        position,
-        ..Message::default()
-    };
-    vec![Run {
-        origin: OriginId::default(),
-        assigned,
-        messages: offsets.map(message).collect(),
-    }]
+fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (Assigned, Message)> {
+    offsets.map(move |position| {
+        let from = Assigned {
+            assignment,
+            ..Assigned::default()
+        };
+        let message = Message {
+            position,
+            ..Message::default()
+        };
+        (from, message)
+    })
 }
 
 fn read(shared: &Shared) -> Vec<(Ticket, Message)> {

@@ -5,6 +5,7 @@
 
 mod gaps;
 mod group;
+mod lag;
 mod outage;
 mod slow;
 mod stuck;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
-use millstream_core::{Condition, rt};
+use millstream_core::{Condition, Rebalance, rt};
 use parking_lot::Mutex;
 
 use crate::support::{Done, Member, Topic, keyed, until};
@@ -94,6 +94,8 @@ async fn what_a_lost_assignment_held_comes_again() {
         member.pipeline().status().counts.lost == 8
     })
     .await;
+    let rebalances = member.pipeline().measures().rebalances;
+    assert!(rebalances.contains(&(Rebalance::Lost, 1)), "{rebalances:?}");
     let up = Arc::clone(&kafka);
     tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
         .await

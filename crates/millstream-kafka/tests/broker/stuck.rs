@@ -69,6 +69,12 @@ async fn a_stuck_offset_stops_its_partition_at_a_bound() {
             .is_some_and(|depth| depth > 1_000)
     })
     .await;
+    until("it says which partition is held", || async {
+        let partitions = member.pipeline().measures().partitions.unwrap_or_default();
+        let held = partitions.iter().filter(|partition| partition.held);
+        held.map(|partition| partition.lag > Some(1_000)).eq([true])
+    })
+    .await;
     gate.add_permits(1);
     done.reaches(sent.len()).await;
     member.drain().await;

@@ -36,6 +36,7 @@ pub(super) fn write(page: &mut Page, seen: &[Seen<'_>]) {
         page.gauge(name, help, each(seen, value));
     }
     source(page, seen);
+    partitions(page, seen);
     stages(page, seen);
     batchers(page, seen);
     endings(page, seen);
@@ -75,6 +76,52 @@ fn source(page: &mut Page, seen: &[Seen<'_>]) {
         "millstream_source_depth_messages",
         "Messages that wait at the source, handed out to nobody, where it says so.",
         depths,
+    );
+}
+
+fn partitions(page: &mut Page, seen: &[Seen<'_>]) {
+    let all = || {
+        seen.iter().filter_map(|seen| {
+            let partitions = seen.measures.partitions.as_deref()?;
+            Some((seen, partitions))
+        })
+    };
+    page.gauge(
+        "millstream_partitions",
+        "Partitions that the source has, by whether it fetches from them.",
+        all().flat_map(|(seen, partitions)| {
+            let held = partitions.iter().filter(|partition| partition.held).count();
+            [("fetched", partitions.len() - held), ("held", held)].map(|(state, partitions)| {
+                let labels = [("pipeline", seen.name), ("state", state)];
+                Series::new(labels, partitions as f64)
+            })
+        }),
+    );
+    let numbered: Vec<_> = all()
+        .flat_map(|(seen, partitions)| partitions.iter().map(move |partition| (seen, partition)))
+        .filter_map(|(seen, partition)| Some((seen, partition, partition.number.to_string(), partition.lag?)))
+        .collect();
+    page.gauge(
+        "millstream_partition_lag_messages",
+        "Messages of a partition from its first unsettled one on, in flight or not.",
+        numbered.iter().map(|(seen, partition, number, lag)| {
+            let labels = [
+                ("pipeline", seen.name),
+                ("topic", &*partition.topic),
+                ("partition", number.as_str()),
+            ];
+            Series::new(labels, *lag as f64)
+        }),
+    );
+    page.counter(
+        "millstream_rebalances_total",
+        "Times that partitions of the source came or went, by how.",
+        all().flat_map(|(seen, _)| {
+            seen.measures.rebalances.iter().map(|(how, times)| {
+                let labels = [("pipeline", seen.name), ("kind", how.as_str())];
+                Series::new(labels, *times)
+            })
+        }),
     );
 }
 
@@ -254,6 +301,7 @@ mod tests {
             throttled: 1019,
             reconnects: 1020,
             restarts: 1021,
+            commit_failures: 1022,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -285,6 +333,8 @@ mod tests {
             },
             batchers: Vec::new(),
             given_up: Vec::new(),
+            rebalances: Vec::new(),
+            partitions: None,
             settled_after: nothing(),
             oldest: None,
             demand: Credit {
@@ -305,6 +355,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 21);
+        assert_eq!(exported, 22);
     }
 }

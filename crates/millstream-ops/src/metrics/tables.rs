@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 16] = [
+pub(super) const COUNTERS: [Count; 17] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -86,6 +86,11 @@ pub(super) const COUNTERS: [Count; 16] = [
         "millstream_settle_retries_total",
         "Settlements that failed and were tried again.",
         |counts| counts.settle_retries,
+    ),
+    (
+        "millstream_commit_failures_total",
+        "Times that the store did not take note of what is settled, and was to be told again.",
+        |counts| counts.commit_failures,
     ),
     (
         "millstream_restarts_total",
