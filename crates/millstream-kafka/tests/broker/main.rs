@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod gaps;
 mod group;
+mod letters;
 mod outage;
+mod retries;
 mod stuck;
 mod support;
