@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
-use millstream_core::{Capabilities, RetrySpec, SharedConnector, SharedSinkConnector};
+use millstream_core::{Capabilities, RetrySpec, SharedConnector, SharedSinkConnector, rt};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_testkit::conformance::{Features, Place, Subject};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+/// Long enough for anything that happens at all.
+const SOON: Duration = Duration::from_secs(30);
 
 /// All places are topics of one Kafka.
 pub(crate) struct OnKafka {
@@ -69,6 +73,21 @@ impl Subject for OnKafka {
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
         let made = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
         made.into_iter().for_each(|made| drop(made.unwrap()));
+        // The controller has it; a broker that was restarted not long ago may hear of it later.
+        let (known, brokers) = (name.to_owned(), self.brokers.clone());
+        tokio::task::spawn_blocking(move || {
+            let until = rt::now() + SOON;
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &brokers)
+                .create()
+                .unwrap();
+            while let Err(error) = consumer.fetch_watermarks(&known, 0, SOON) {
+                assert!(rt::now() < until, "{error}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        })
+        .await
+        .unwrap();
         Topic {
             brokers: self.brokers.clone(),
             name: name.to_owned(),

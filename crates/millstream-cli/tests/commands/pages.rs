@@ -10,22 +10,18 @@ const PAGES: [(&str, &str, usize, usize); 2] = [
 
 #[test]
 fn what_a_page_shows_is_right() {
-    for (_, page, _, blocks) in PAGES {
-        is_right(page, blocks);
-    }
-}
-
-fn is_right(page: &str, least: usize) {
-    let blocks = page.split("```toml\n").skip(1);
-    let blocks: Vec<_> = blocks.map(|rest| rest.split_once("```").unwrap().0).collect();
-    let (first, others) = blocks.split_first().unwrap();
-    assert!(others.len() >= least, "{others:?}");
-    let scratch = Scratch::new();
-    let parts = others.iter().map(|part| format!("{first}\n{part}"));
-    for text in parts.chain([first.to_string(), blocks.join("\n")]) {
-        scratch.write("page.toml", &text);
-        let ended = scratch.run(&["check", "page.toml"]);
-        assert_eq!(ended.code, Some(0), "{}\n{text}", ended.stderr);
+    for (_, page, _, least) in PAGES {
+        let blocks = page.split("```toml\n").skip(1);
+        let blocks: Vec<_> = blocks.map(|rest| rest.split_once("```").unwrap().0).collect();
+        let (first, others) = blocks.split_first().unwrap();
+        assert!(others.len() >= least, "{others:?}");
+        let scratch = Scratch::new();
+        let parts = others.iter().map(|part| format!("{first}\n{part}"));
+        for text in parts.chain([first.to_string(), blocks.join("\n")]) {
+            scratch.write("page.toml", &text);
+            let ended = scratch.run(&["check", "page.toml"]);
+            assert_eq!(ended.code, Some(0), "{}\n{text}", ended.stderr);
+        }
     }
 }
 
@@ -47,26 +43,23 @@ fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
 
 #[test]
 fn a_page_has_every_key() {
-    for (kind, page, keys, _) in PAGES {
-        has_every_key(kind, page, keys);
-    }
-}
-
-fn has_every_key(connector: &str, page: &str, least: usize) {
-    let ended = Scratch::new().run(&["schema"]);
-    let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
-    let (source, sink) = page.split_once("## The sink's keys").unwrap();
-    for (side, page) in [("source", source), ("sink", sink)] {
-        let kinds = schema.pointer(&format!("/$defs/{side}/oneOf")).unwrap();
-        let is_it =
-            |kind: &&serde_json::Value| kind.to_string().contains(&format!("\"const\":\"{connector}\""));
-        let mut found = Vec::new();
-        keys(kinds.as_array().unwrap().iter().find(is_it).unwrap(), &mut found);
-        assert!(found.len() >= least, "{found:?}");
-        for key in found.iter().filter(|key| *key != "type") {
-            // What `declare` takes is told at the source.
-            let told = page.contains(&format!("\n| `{key}` |")) || source.contains(&format!("\n| `{key}` |"));
-            assert!(told, "{side}: {key}");
+    for (connector, page, least, _) in PAGES {
+        let ended = Scratch::new().run(&["schema"]);
+        let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let (source, sink) = page.split_once("## The sink's keys").unwrap();
+        for (side, page) in [("source", source), ("sink", sink)] {
+            let kinds = schema.pointer(&format!("/$defs/{side}/oneOf")).unwrap();
+            let is_it =
+                |kind: &&serde_json::Value| kind.to_string().contains(&format!("\"const\":\"{connector}\""));
+            let mut found = Vec::new();
+            keys(kinds.as_array().unwrap().iter().find(is_it).unwrap(), &mut found);
+            assert!(found.len() >= least, "{found:?}");
+            for key in found.iter().filter(|key| *key != "type") {
+                // What `declare` takes is told at the source.
+                let told =
+                    page.contains(&format!("\n| `{key}` |")) || source.contains(&format!("\n| `{key}` |"));
+                assert!(told, "{side}: {key}");
+            }
         }
     }
 }
