@@ -1,11 +1,12 @@
 //! Kafka, with topics of one partition or several.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
 use millstream_core::rt::Instant;
-use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
+use millstream_core::{Capabilities, RetrySpec, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_testkit::conformance::{Features, Place, Subject};
 use parking_lot::Mutex;
@@ -72,8 +73,13 @@ impl Subject for OnKafka {
 
     fn declares(&self) -> Features {
         Features {
-            retry_sink: false,
-            capabilities: Capabilities::default(),
+            retry_sink: true,
+            capabilities: Capabilities {
+                counts_ends: true,
+                halts: true,
+                longest_delay: Some(Duration::from_millis(500)),
+                ..Capabilities::default()
+            },
             keys: true,
             headers: true,
             ordered: true,
@@ -124,9 +130,19 @@ impl Topic {
     fn reads(&self, group: &str) -> KafkaConnector {
         KafkaConnector::new(&self.brokers, group, [&self.name])
             .commit_interval(Duration::from_millis(500))
+            .retry_topics(&waits())
             // Whoever ends while it joins is waited for by the group.
             .property("session.timeout.ms", "6000")
             .unwrap()
+    }
+}
+
+/// One retry topic, for waits as those that the cases ask for.
+fn waits() -> RetrySpec {
+    RetrySpec {
+        attempts: const { NonZeroU32::new(2).unwrap() },
+        backoff: Duration::from_millis(500),
+        ..RetrySpec::default()
     }
 }
 

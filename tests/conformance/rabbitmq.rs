@@ -72,6 +72,7 @@ impl Subject for Rabbit {
                 // A classic queue says no more than whether a message was delivered before.
                 counts_deliveries: self.kind == Kind::Quorum,
                 orders_keys: false,
+                ..Capabilities::default()
             },
             retry_sink: true,
             keys: true,

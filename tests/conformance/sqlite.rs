@@ -39,6 +39,7 @@ impl Subject for Sqlite {
                 keeps_rejected: true,
                 counts_deliveries: true,
                 orders_keys: self.ordered,
+                ..Capabilities::default()
             },
             retry_sink: false,
             keys: true,

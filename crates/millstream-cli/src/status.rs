@@ -89,6 +89,7 @@ mod tests {
             batchers: Vec::new(),
             breaker: None,
             depth: None,
+            halted: 0,
         };
         assert_eq!(
             line("orders", 8, 5_432.4, &status),

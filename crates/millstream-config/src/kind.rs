@@ -1,6 +1,6 @@
 //! What a crate implements to appear in the TOML: [`SourceKind`], [`SinkKind`], [`HandlerKind`].
 
-use millstream_core::{Ordering, SharedConnector, SharedFlow, SharedSinkConnector};
+use millstream_core::{Ordering, RetrySpec, SharedConnector, SharedFlow, SharedSinkConnector};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -107,15 +107,18 @@ pub struct SourceContext<'a> {
     /// Whether that is the message's own key, which a store may order by across processes: `ordering = "key"`
     /// with `order_by = "key"`.
     pub ordered: bool,
+    /// When and how often the pipeline tries again; the default where its table is wrong.
+    pub retry: RetrySpec,
 }
 
 impl<'a> SourceContext<'a> {
     /// The context of an unordered pipeline.
-    pub const fn new(pipeline: &'a str) -> Self {
+    pub fn new(pipeline: &'a str) -> Self {
         Self {
             pipeline,
             ordering: &Ordering::None,
             ordered: false,
+            retry: RetrySpec::default(),
         }
     }
 }

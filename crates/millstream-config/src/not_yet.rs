@@ -16,7 +16,7 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 5] = [
+const ENTRIES: [Entry; 4] = [
     Entry {
         table: "pipelines.*.processor",
         key: "concurrency",
@@ -44,13 +44,6 @@ const ENTRIES: [Entry; 5] = [
         remedy: "remove it, and bound retries by `attempts`",
     },
     Entry {
-        table: "pipelines.*",
-        key: "dead_letter",
-        refused: Refused::Value("halt"),
-        schema: "",
-        remedy: "name a sink in a table [pipelines.NAME.dead_letter], or write \"discard\"",
-    },
-    Entry {
         table: "pipelines.*.rate_limit",
         key: "key",
         refused: Refused::Always,
@@ -75,8 +68,6 @@ enum Refused {
     Always,
     /// A table.
     Table,
-    /// This string, which stays where it is so that its key does not seem absent.
-    Value(&'static str),
     /// All but one value; a third is simply wrong.
     Other {
         honoured: &'static str,
@@ -122,8 +113,7 @@ impl Entry {
         let named = match self.refused {
             Refused::Always => format!("`{key}`"),
             Refused::Table if value.get_ref().is_table() => format!("`{key} = {{ min, max }}`"),
-            Refused::Value(refused) if written == refused => format!("`{key} = \"{refused}\"`"),
-            Refused::Table | Refused::Value(_) => return false,
+            Refused::Table => return false,
             Refused::Other { honoured, .. } if written == honoured => return true,
             Refused::Other { refused, .. } if written == refused && value.get_ref().is_str() => {
                 format!("`{key} = \"{refused}\"`")
@@ -140,10 +130,6 @@ impl Entry {
             }
         };
         report.error(value.span(), message(&named), self.remedy);
-        if matches!(self.refused, Refused::Value(_)) {
-            report.unresolved(value.span());
-            return false;
-        }
         true
     }
 

@@ -83,18 +83,19 @@ pub(crate) fn dead_letter(
             sink(report, registry, &mut table, name).map(DeadLetter::Sink)
         }
         DeValue::String(text) if text == "discard" => Some(DeadLetter::Discard),
+        DeValue::String(text) if text == "halt" => Some(DeadLetter::Halt),
         other => {
             let (message, help) = match other.as_str() {
                 Some(text) => (
                     format!("`dead_letter` cannot be \"{text}\""),
                     format!(
                         "{}, or name a sink in a table [{path}]",
-                        explain::options(text, &["discard"])
+                        explain::options(text, &["discard", "halt"])
                     ),
                 ),
                 None => (
                     format!(
-                        "`dead_letter` must be a table or \"discard\", not {}",
+                        "`dead_letter` must be a table, \"discard\" or \"halt\", not {}",
                         described(other)
                     ),
                     format!("name a sink in a table [{path}]"),

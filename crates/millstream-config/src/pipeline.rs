@@ -49,8 +49,11 @@ pub(crate) fn pipeline(
     let limits = limits(report, &mut parts);
     let (order, ordered) = ordering.clone().unwrap_or((Ordering::None, false));
 
+    let retry = policies::retry(report, &mut parts);
+
     let mut cx = SourceContext::new(name);
     (cx.ordering, cx.ordered) = (&order, ordered);
+    cx.retry = retry.as_ref().map(|(retry, _)| *retry).unwrap_or_default();
     let place = source_place(&parts);
     let source = source(report, registry, &mut parts, &cx);
 
@@ -65,12 +68,10 @@ pub(crate) fn pipeline(
         check_dead_letter(report, &parts, dead_letter, source.capabilities());
     }
 
-    let retry = policies::retry(
-        report,
-        &mut parts,
-        &order,
-        source.as_ref().map(|(source, _)| source),
-    );
+    let retry = match (&source, retry) {
+        (Some((source, _)), Some(retry)) => policies::check_strategy(report, retry, &order, source),
+        _ => None,
+    };
     let rate_limit = policies::rate_limit(report, &mut parts);
     let breaker = policies::breaker(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
@@ -212,6 +213,16 @@ fn check_dead_letter(
     dead_letter: &DeadLetter,
     source: Capabilities,
 ) {
+    if matches!(dead_letter, DeadLetter::Halt) && !source.halts {
+        report.error(
+            pipeline.at("dead_letter"),
+            "this source cannot stop at a message that is given up: `dead_letter = \"halt\"` is for partitions of Kafka",
+            format!(
+                "name a sink in a table [{0}.dead_letter], or write `dead_letter = \"discard\"` in [{0}]",
+                pipeline.path
+            ),
+        );
+    }
     if matches!(dead_letter, DeadLetter::Source) && !source.keeps_rejected {
         report.error(
             pipeline.at("source"),

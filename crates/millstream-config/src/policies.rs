@@ -11,13 +11,8 @@ use crate::report::Report;
 use crate::table::Table;
 use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable};
 
-/// When and how often to try again. Where the source is known, its word counts for the strategy.
-pub(crate) fn retry(
-    report: &mut Report<'_>,
-    pipeline: &mut Table<'_>,
-    ordering: &Ordering,
-    source: Option<&SharedConnector>,
-) -> Option<RetrySpec> {
+/// When and how often to try again, and the table that says so.
+pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Option<(RetrySpec, Table<'i>)> {
     let (written, table) = part::<RetryTable>(report, pipeline, "retry")?;
     let mut max_backoff = written.max_backoff;
     if max_backoff < written.backoff {
@@ -34,38 +29,38 @@ pub(crate) fn retry(
         }
         max_backoff = written.backoff;
     }
-    let strategy = match written.strategy {
-        StrategyName::InPlace => RetryStrategy::InPlace,
-        StrategyName::Redeliver => {
-            redelivers(report, &table, ordering, source?)?;
-            RetryStrategy::Redeliver
-        }
-    };
-    Some(RetrySpec {
+    let spec = RetrySpec {
         attempts: written.attempts.get(),
         max_deliveries: written.max_deliveries.get(),
         backoff: written.backoff.get(),
         factor: written.factor.0,
         max_backoff: max_backoff.get(),
         jitter: written.jitter,
-        strategy,
-    })
+        strategy: match written.strategy {
+            StrategyName::InPlace => RetryStrategy::InPlace,
+            StrategyName::Redeliver => RetryStrategy::Redeliver,
+        },
+    };
+    Some((spec, table))
 }
 
-/// Whether the source can hold messages back, and does not lose their order over it.
-fn redelivers(
+/// Whether the source can hold messages back where it has to, and does not lose their order over it.
+pub(crate) fn check_strategy(
     report: &mut Report<'_>,
-    table: &Table<'_>,
+    (retry, table): (RetrySpec, Table<'_>),
     ordering: &Ordering,
     source: &SharedConnector,
-) -> Option<()> {
+) -> Option<RetrySpec> {
+    if retry.strategy == RetryStrategy::InPlace {
+        return Some(retry);
+    }
     let capabilities = source.capabilities();
     let problem = if !capabilities.delay && source.retry_sink().is_none() {
         "this source cannot hold a message back for its next attempt"
     } else if ordering.is_ordered() && !capabilities.orders_keys {
         "a message that is redelivered comes behind those that followed it, which breaks `ordering`"
     } else {
-        return Some(());
+        return Some(retry);
     };
     report.error(
         table.at("strategy"),

@@ -86,7 +86,7 @@ fn pipeline() -> Value {
             "retry": table::<RetryTable>("pipelines.*.retry"),
             "dead_letter": {
                 "description": "Where messages go that are given up. Absent: the source keeps them, if it can.",
-                "anyOf": [{ "const": "discard" }, { "$ref": "#/$defs/sink" }],
+                "anyOf": [{ "enum": ["discard", "halt"] }, { "$ref": "#/$defs/sink" }],
             },
             "rate_limit": table::<RateLimitTable>("pipelines.*.rate_limit"),
             "breaker": table::<BreakerTable>("pipelines.*.breaker"),

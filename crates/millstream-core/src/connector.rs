@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::message::{Message, Outgoing};
+use crate::rt::Duration;
 use crate::settlement::{Outcome, Settle};
 use crate::ticket::Ticket;
 
@@ -30,6 +31,15 @@ pub struct Capabilities {
     pub keeps_rejected: bool,
     /// `Message::deliveries` is the store's own count.
     pub counts_deliveries: bool,
+    /// Where the store counts no deliveries: `Message::deliveries` counts the processes that ended uncleanly with the
+    /// message, this one included, and a message that came often is handed out alone.
+    pub counts_ends: bool,
+    /// `Settlement::Reject` stops the place that the message came from, at that message, where
+    /// [`rejects_to_source`](EngineHandle::rejects_to_source): `DeadLetter::Halt`. The connector hands out nothing more
+    /// of it, and says so by [`EngineHandle::halted`].
+    pub halts: bool,
+    /// The longest that a message can be held back; absent where any time is good. Longer waits are cut to it.
+    pub longest_delay: Option<Duration>,
     /// The store holds the order of a key across processes, also while one of its messages is delayed.
     pub orders_keys: bool,
 }

@@ -72,7 +72,13 @@ impl EngineHandle {
         self.0.commit_failed();
     }
 
-    /// Whether it is left to the source to keep what is given up. A connector that finds, once connected, that
+    /// These places stand still, each at a message that was given up, as `place@position`; none: all go on. Say it
+    /// whenever that changes.
+    pub fn halted(&self, at: &[String]) {
+        self.0.halted(at);
+    }
+
+    /// Whether it is left to the source to keep what is given up, or to halt at it. A connector that finds, once connected, that
     /// nothing would keep it refuses to open then.
     pub fn rejects_to_source(&self) -> bool {
         self.0.rejects_to_source()
@@ -115,6 +121,7 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn rebalanced(&self, how: Rebalance);
     fn commit_failed(&self);
     fn rejects_to_source(&self) -> bool;
+    fn halted(&self, at: &[String]);
     fn degraded(&self, cause: Option<&str>);
 }
 
@@ -131,6 +138,7 @@ struct Told {
     rebalances: Vec<Rebalance>,
     commits_failed: usize,
     rejects_elsewhere: bool,
+    halted: Vec<String>,
     degraded: Option<String>,
 }
 
@@ -163,6 +171,11 @@ impl Detached {
     /// From now on what is given up goes elsewhere than to the source.
     pub fn rejects_elsewhere(&self) {
         self.0.lock().rejects_elsewhere = true;
+    }
+
+    /// The places that stand still, as it was told last.
+    pub fn halted(&self) -> Vec<String> {
+        self.0.lock().halted.clone()
     }
 
     /// Why the connector is degraded, while it is.
@@ -203,6 +216,10 @@ impl EngineCalls for Detached {
 
     fn rejects_to_source(&self) -> bool {
         !self.0.lock().rejects_elsewhere
+    }
+
+    fn halted(&self, at: &[String]) {
+        self.0.lock().halted = at.to_vec();
     }
 
     fn degraded(&self, cause: Option<&str>) {

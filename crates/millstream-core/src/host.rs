@@ -245,6 +245,11 @@ impl Pipeline {
                 "its source keeps no rejected messages: name a dead letter".to_owned(),
             ));
         }
+        if matches!(spec.dead_letter, crate::DeadLetter::Halt) && !spec.source.capabilities().halts {
+            return Err(error(
+                "its source cannot stop at a message: name a dead letter, or discard".to_owned(),
+            ));
+        }
         if spec.retry.strategy == RetryStrategy::Redeliver {
             let capabilities = spec.source.capabilities();
             if !capabilities.delay && spec.source.retry_sink().is_none() {
@@ -446,6 +451,7 @@ impl Pipeline {
                 .map(|batcher| (batcher.name().to_owned(), batcher.held()))
                 .collect(),
             depth: hub.depth(),
+            halted: hub.halts(),
             breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
         }
     }
@@ -487,6 +493,9 @@ pub struct Status {
     pub breaker: Option<BreakerState>,
     /// Messages that wait at the source, handed out to nobody, where it says so.
     pub depth: Option<u64>,
+    /// Places of the source, such as partitions, that stand still at a message that was given up:
+    /// [`DeadLetter::Halt`](crate::DeadLetter::Halt).
+    pub halted: usize,
 }
 
 /// A pipeline's condition.

@@ -37,7 +37,7 @@ pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
 pub use measures::{BatcherMeasures, Distribution, Failed, Measures, StageMeasures};
-pub use message::{Headers, Message, OriginId, Outgoing};
+pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};

@@ -75,6 +75,7 @@ impl MemoryQueue {
             keeps_rejected: true,
             counts_deliveries: true,
             orders_keys: false,
+            ..Capabilities::default()
         })
     }
 

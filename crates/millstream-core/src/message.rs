@@ -73,7 +73,7 @@ impl Message {
     }
 
     /// The same message on its way back to where it came from, to come again after this long.
-    pub(crate) fn put_off(&self, delay: Duration) -> Outgoing {
+    pub(crate) fn put_off(&self, place: Arc<str>, delay: Duration) -> Outgoing {
         let mut headers = self.headers.clone();
         headers.set(Self::FAILURES, &self.failures.to_string());
         Outgoing {
@@ -81,6 +81,11 @@ impl Message {
             key: self.key.clone(),
             headers,
             delay,
+            was: Some(Box::new(Was {
+                place,
+                position: self.position,
+                timestamp: self.timestamp,
+            })),
             ..Outgoing::default()
         }
     }
@@ -106,6 +111,19 @@ pub struct Outgoing {
     pub delay: Duration,
     /// Higher goes first, where the target has priorities.
     pub priority: i32,
+    /// Of a message on its way back to where it came from: what it was there, which a retry sink may keep.
+    pub was: Option<Box<Was>>,
+}
+
+/// What a message was where it was first read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Was {
+    /// The name of the place.
+    pub place: Arc<str>,
+    /// [`Message::position`].
+    pub position: u64,
+    /// [`Message::timestamp`].
+    pub timestamp: Option<SystemTime>,
 }
 
 impl Outgoing {

@@ -235,6 +235,9 @@ pub enum DeadLetter {
     Sink(SharedSinkConnector),
     /// Acknowledged, counted and logged.
     Discard,
+    /// Left where it is, and what follows it in its place too, until the place is read anew: by a source that
+    /// [`halts`](crate::Capabilities::halts).
+    Halt,
 }
 
 /// How fast to fetch.

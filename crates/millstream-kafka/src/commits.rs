@@ -103,7 +103,7 @@ impl Commits {
         if !due && self.next.is_empty() {
             return false;
         }
-        let commits = callbacks.shared.uncommitted();
+        let commits = callbacks.shared.uncommitted(&[]);
         if commits.is_empty() {
             answer(&mut self.next, true);
             return true;
@@ -143,7 +143,10 @@ fn run(consumer: &BaseConsumer<Callbacks>, orders: &Receiver<Vec<Commit>>) {
     let callbacks = consumer.context();
     for commits in orders {
         let state = match commit(consumer, &commits) {
-            Ok(()) => State::Done,
+            Ok(()) => {
+                callbacks.shared.committed(&commits);
+                State::Done
+            }
             Err(error) => {
                 warn!(%error, "a commit failed; what was settled is committed with the next");
                 callbacks.shared.commit_failed(&commits);

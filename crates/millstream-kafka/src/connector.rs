@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, Settle,
-    Source, SourceError, rt,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, RetrySpec,
+    Settle, SharedSinkConnector, Source, SourceError, rt,
 };
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
@@ -19,7 +19,10 @@ use crate::commits::Commits;
 use crate::copies::Copies;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis};
+use crate::retry::RetrySink;
 use crate::shared::{Phase, Shared};
+use crate::sink::KafkaSink;
+use crate::tiers::Tiers;
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
@@ -53,6 +56,7 @@ pub struct KafkaConnector {
     topics: Vec<String>,
     commit_interval: Duration,
     window: usize,
+    tiers: Tiers,
 }
 
 impl KafkaConnector {
@@ -78,6 +82,7 @@ impl KafkaConnector {
             topics: topics.into_iter().map(Into::into).collect(),
             commit_interval: Duration::from_secs(5),
             window: 20_000,
+            tiers: Tiers::none(group),
         }
     }
 
@@ -116,6 +121,17 @@ impl KafkaConnector {
         self
     }
 
+    /// For [`RetryStrategy::Redeliver`](millstream_core::RetryStrategy::Redeliver): a message waits for its next attempt
+    /// in a topic `GROUP.retry.WAIT`, such as `pricing.retry.5s`. There is one for each wait that this policy has, rounded
+    /// up to 100 ms, 200, 500, 1 s, 2, 5, 10, 20, 30, 1 m, 2, 5, 10, 20, 30, 1 h, 2, 4, 12 or 1 d; what a handler
+    /// asks for beyond the longest is cut to it. Those that are missing are made when the source opens.
+    #[must_use]
+    pub fn retry_topics(mut self, policy: &RetrySpec) -> Self {
+        let group = self.config.get("group.id").unwrap_or_default();
+        self.tiers = Tiers::of(group, policy);
+        self
+    }
+
     /// A property for librdkafka.
     ///
     /// # Errors
@@ -124,6 +140,21 @@ impl KafkaConnector {
         check_source(name)?;
         self.config.set(name, value);
         Ok(self)
+    }
+
+    /// The properties that it takes to reach the brokers, for other clients than the consumer.
+    fn reach(&self) -> ClientConfig {
+        let mut reach = ClientConfig::new();
+        for (name, value) in self.config.config_map() {
+            let connects = ["bootstrap.servers", "client.id"].contains(&name)
+                || ["security.", "sasl.", "ssl.", "socket.", "broker.address."]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix));
+            if connects {
+                reach.set(name, value);
+            }
+        }
+        reach
     }
 
     /// All properties, with those that follow from others.
@@ -149,15 +180,36 @@ impl Connector for KafkaConnector {
             keeps_rejected: false,
             counts_deliveries: false,
             orders_keys: false,
+            counts_ends: true,
+            halts: true,
+            longest_delay: self.tiers.longest(),
         }
+    }
+
+    fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        if self.tiers.is_empty() {
+            return None;
+        }
+        Some(Arc::new(RetrySink {
+            sink: KafkaSink::with(&self.reach()),
+            tiers: self.tiers.clone(),
+        }))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(KafkaSource, KafkaAcknowledger), OpenError> {
         let config = self.config();
-        let shared = Arc::new(Shared::new(self.window.max(1)));
+        let shared = Arc::new(Shared::new(self.window.max(1), engine.rejects_to_source()));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
         let patience = millis(&config, "max.poll.interval.ms", Duration::from_secs(300));
-        let callbacks = Callbacks::new(Arc::clone(&shared), engine, Handle::current(), patience / 2);
+        // What stood still in an earlier life is read again.
+        engine.halted(&[]);
+        let callbacks = Callbacks::new(
+            Arc::clone(&shared),
+            engine,
+            Handle::current(),
+            patience / 2,
+            self.tiers.clone(),
+        );
         let mut consumer = BaseConsumer::from_config_and_context(&config, callbacks).map_err(refused)?;
         let signalled = Arc::clone(&shared);
         consumer.set_nonempty_callback(move || signalled.signal.raise());
@@ -176,12 +228,13 @@ impl Connector for KafkaConnector {
             looked_at: rt::now(),
         };
         let closer = Arc::new(Closer(Arc::clone(&shared)));
+        let reach = self.reach();
         let (answer, joined) = oneshot::channel();
         std::thread::Builder::new()
             .name("kafka".to_owned())
             .spawn(move || {
                 let _ending = Ending(Arc::clone(&shared));
-                let join = join(&member);
+                let join = join(&member, &reach);
                 let joined = join.is_ok();
                 // An open that was dropped has closed what it began.
                 answer.send(join).ok();
@@ -210,7 +263,7 @@ impl Connector for KafkaConnector {
 }
 
 /// Has the consumer join its group, if there are brokers and topics.
-fn join(member: &Member) -> Result<(), OpenError> {
+fn join(member: &Member, reach: &ClientConfig) -> Result<(), OpenError> {
     let unavailable = |error: KafkaError| OpenError::Unavailable(error.to_string());
     let topic = plain(&member.topics);
     let metadata = member
@@ -226,7 +279,18 @@ fn join(member: &Member) -> Result<(), OpenError> {
             )));
         }
     }
-    let topics: Vec<_> = member.topics.iter().map(String::as_str).collect();
+    let callbacks = member.consumer.context();
+    let tiers = &callbacks.tiers;
+    let metadata = member.consumer.fetch_metadata(None, REACH).map_err(unavailable)?;
+    let making = tiers.make(reach, &metadata, &member.topics);
+    callbacks.runtime.block_on(making)?;
+    // Those of this policy, and what others have left behind.
+    let mut waiting: Vec<_> = tiers.names().collect();
+    let left = metadata.topics().iter().map(|topic| topic.name());
+    waiting.extend(left.filter(|name| tiers.owns(name)).map(str::to_owned));
+    waiting.sort_unstable();
+    waiting.dedup();
+    let topics: Vec<_> = member.topics.iter().chain(&waiting).map(String::as_str).collect();
     member.consumer.subscribe(&topics).map_err(refused)
 }
 

@@ -18,6 +18,8 @@ const SHARED: usize = 4096;
 pub(crate) struct Assigned {
     pub(crate) origin: OriginId,
     pub(crate) assignment: u32,
+    /// Its messages wait for their time.
+    pub(crate) delays: bool,
 }
 
 /// Copies messages one after the other.

@@ -12,11 +12,16 @@
 //!   beyond that.
 //! - Whatever the engine does, the member polls: the group sees it alive.
 //!
+//! - A message that waits for its next attempt in a retry topic ([`KafkaConnector::retry_topics`]) comes not before its time,
+//!   as what it was, and holds up nobody.
+//! - Kafka counts no deliveries, so unclean ends are counted beside the committed offset. A message that ends its process
+//!   again and again comes alone in the end, and is given up by the engine; none is whose neighbour it was.
+//! - With `dead_letter = "halt"` nothing of a partition is handed out after a message that was given up.
+//!
 //! # What it leaves to others
 //!
-//! Kafka holds no single message back and counts no deliveries. So it needs a `dead_letter` or `"discard"`, retries are
-//! made in place, and a message that ends its process comes again as often as the process is started. A released message is
-//! handed out again from memory.
+//! Kafka keeps no rejected message apart. So it needs a `dead_letter`, `"discard"` or `"halt"`. A released message is handed
+//! out again from memory.
 //!
 //! # Memory
 //!
@@ -27,14 +32,18 @@
 mod commits;
 mod connector;
 mod copies;
+mod ends;
+mod gate;
 mod member;
 mod metadata;
 mod offsets;
 mod properties;
+mod retry;
 mod shared;
 mod signal;
 mod sink;
 mod statistics;
+mod tiers;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::InvalidProperty;

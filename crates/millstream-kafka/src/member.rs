@@ -22,8 +22,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::commits::{Commits, UnderWay, commit};
 use crate::copies::{Assigned, Copies};
-use crate::shared::{Phase, Place, Shared};
+use crate::retry::welcome;
+use crate::shared::{Phase, Place, Return, Shared};
 use crate::statistics;
+use crate::tiers::Tiers;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -46,6 +48,7 @@ pub(crate) struct Callbacks {
     /// How long what runs may go on when its partition is taken.
     pub(crate) revoke_within: Duration,
     pub(crate) under_way: UnderWay,
+    pub(crate) tiers: Tiers,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     /// How many rebalances there were.
@@ -59,6 +62,7 @@ impl Callbacks {
         engine: EngineHandle,
         runtime: Handle,
         revoke_within: Duration,
+        tiers: Tiers,
     ) -> Self {
         Self {
             shared,
@@ -66,6 +70,7 @@ impl Callbacks {
             runtime,
             revoke_within,
             under_way: UnderWay::default(),
+            tiers,
             assigned: AtomicBool::new(false),
             rebalances: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
@@ -87,12 +92,24 @@ impl Callbacks {
         };
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
-            let (offset, text) = match &found {
-                Some(found) => (offset_of(found.offset()), found.metadata()),
-                None => (None, ""),
-            };
-            info!(partition = place.name(), offset, "assigned");
-            self.shared.assign(self.origin(&place), place, offset, text);
+            let committed = found
+                .as_ref()
+                .and_then(|found| Some((offset_of(found.offset())?, found.metadata())));
+            info!(
+                partition = place.name(),
+                offset = committed.map(|(offset, _)| offset),
+                "assigned"
+            );
+            // Where its last member ended well there is no need to know.
+            let end = committed.filter(|(_, text)| !text.is_empty()).and_then(|_| {
+                let (_, end) = consumer
+                    .fetch_watermarks(&place.topic, place.partition, LOOK)
+                    .ok()?;
+                u64::try_from(end).ok()
+            });
+            let delays = self.tiers.owns(&place.topic);
+            self.shared
+                .assign(self.origin(&place), place, committed, end, delays);
         }
         self.assigned.store(true, Ordering::Relaxed);
         self.rebalanced(Event::Assigned);
@@ -124,7 +141,7 @@ impl Callbacks {
             self.flush(&scopes);
         }
         self.under_way.settle(ANSWER);
-        let commits = self.shared.uncommitted();
+        let commits = self.shared.uncommitted(&origins);
         if let Err(error) = commit(consumer, &commits) {
             warn!(%error, "what was settled last of revoked partitions comes again");
             self.engine.commit_failed();
@@ -312,6 +329,16 @@ impl Member {
             }
             (Flow::Open | Flow::Full(_), _) => Flow::Open,
         };
+        let turned = shared.turn();
+        if !turned.closed.is_empty() {
+            self.consumer.pause(&list(&turned.closed))?;
+        }
+        if !turned.opened.is_empty() && self.flow != Flow::Paused {
+            self.consumer.resume(&list(&turned.opened))?;
+        }
+        if let Some(halted) = shared.halted() {
+            self.callbacks().engine.halted(&halted);
+        }
         let most = match self.flow {
             Flow::Full(_) => return Ok(0),
             // What comes all the same was on its way; mostly it is the group's business.
@@ -327,9 +354,17 @@ impl Member {
                 Flow::Open | Flow::Full(_) => self.consumer.resume(&all)?,
             }
         }
+        let callbacks = Arc::clone(self.consumer.context());
         let read = self.copies.len();
         if read > 0 {
-            let taken = shared.take(self.copies.drain());
+            let taken = shared.take(self.copies.drain().map(|(from, mut message)| {
+                let back = if from.delays {
+                    welcome(&callbacks.engine, &mut message)
+                } else {
+                    Return::default()
+                };
+                (from, message, back)
+            }));
             for place in &taken.stuck {
                 warn!(
                     partition = place.name(),
@@ -374,7 +409,12 @@ impl Member {
                     let Some(assignment) = callbacks.shared.assigned(origin) else {
                         continue;
                     };
-                    let from = Assigned { origin, assignment };
+                    let delays = callbacks.tiers.owns(&place.topic);
+                    let from = Assigned {
+                        origin,
+                        assignment,
+                        delays,
+                    };
                     self.last = Some(Last {
                         place,
                         rebalances,
@@ -400,7 +440,7 @@ impl Member {
     /// Commits what is settled, when it is time or somebody waits for it.
     fn commit(&mut self) {
         let callbacks = Arc::clone(self.consumer.context());
-        let due = self.committed_at.elapsed() >= self.commit_interval;
+        let due = self.committed_at.elapsed() >= self.commit_interval || callbacks.shared.wants_note();
         let asked = callbacks.shared.asked_for_commit();
         if self.commits.serve(&callbacks, asked, due) {
             self.committed_at = rt::now();

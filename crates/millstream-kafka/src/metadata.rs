@@ -1,23 +1,44 @@
-//! What is settled beyond the committed offset, as the text that Kafka keeps beside the offset: [`encode`], [`decode`].
+//! Unclean ends, and what is settled beyond the committed offset, as the text that Kafka keeps beside the offset:
+//! [`encode`], [`decode`].
 //!
-//! Kafka takes 4096 bytes of it. Lengths of runs, unsettled and settled in turn, are written as variable-length
-//! integers in Base64; what does not fit is left out from its end, and would be repeated after a crash.
+//! Kafka takes 4096 bytes of it. The note on unclean ends comes first; then lengths of runs, unsettled and settled in turn.
+//! All are variable-length integers in Base64; what does not fit is left out from its end, and would be repeated after a
+//! crash.
 
 use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
+use crate::ends::Note;
+
 /// What a broker takes, unless it is told otherwise.
 pub(crate) const LIMIT: usize = 4096;
 
 /// Says that the text is ours, and of this form.
-const FORM: &str = "millstream1:";
+const FORM: &str = "millstream2:";
 
-/// The text for these ranges, which ascend and begin at or after the offset; empty if there are none.
-pub(crate) fn encode(offset: u64, ranges: &[Range<u64>]) -> String {
+/// The text for this note and these ranges, which ascend and begin at or after the offset; empty if there is nothing to
+/// say.
+pub(crate) fn encode(offset: u64, note: &Note, ranges: &[Range<u64>]) -> String {
+    if ranges.is_empty() && *note == Note::default() {
+        return String::new();
+    }
     let most = (LIMIT - FORM.len()) / 4 * 3;
     let mut bytes = Vec::new();
+    push(&mut bytes, u64::from(note.ends));
+    push(
+        &mut bytes,
+        note.until.map_or(0, |until| until.saturating_sub(offset) + 1),
+    );
+    // What is before the offset is settled.
+    match note.alone.filter(|(alone, _)| *alone >= offset) {
+        Some((alone, times)) => {
+            push(&mut bytes, alone - offset + 1);
+            push(&mut bytes, u64::from(times));
+        }
+        None => push(&mut bytes, 0),
+    }
     let mut at = offset;
     for range in ranges {
         let before = bytes.len();
@@ -29,21 +50,21 @@ pub(crate) fn encode(offset: u64, ranges: &[Range<u64>]) -> String {
         }
         at = range.end;
     }
-    if bytes.is_empty() {
-        return String::new();
-    }
     let mut text = FORM.to_owned();
     STANDARD_NO_PAD.encode_string(bytes, &mut text);
     text
 }
 
-/// The ranges that a text speaks of; none if it is not ours, or broken.
-pub(crate) fn decode(offset: u64, text: &str) -> Vec<Range<u64>> {
+/// What a text says; nothing if it is not ours, or broken.
+pub(crate) fn decode(offset: u64, text: &str) -> (Note, Vec<Range<u64>>) {
     let bytes = text
         .strip_prefix(FORM)
         .and_then(|text| STANDARD_NO_PAD.decode(text).ok())
         .unwrap_or_default();
     let mut bytes = bytes.iter();
+    let Some(note) = pull_note(offset, &mut bytes) else {
+        return (Note::default(), Vec::new());
+    };
     let mut ranges = Vec::new();
     let mut at = offset;
     while let (Some(unsettled), Some(settled)) = (pull(&mut bytes), pull(&mut bytes)) {
@@ -51,12 +72,26 @@ pub(crate) fn decode(offset: u64, text: &str) -> Vec<Range<u64>> {
             .checked_add(unsettled)
             .and_then(|start| Some(start..start.checked_add(settled)?));
         let Some(range) = range else {
-            return Vec::new();
+            return (note, Vec::new());
         };
         at = range.end;
         ranges.push(range);
     }
-    ranges
+    (note, ranges)
+}
+
+fn pull_note<'a>(offset: u64, bytes: &mut impl Iterator<Item = &'a u8>) -> Option<Note> {
+    let ends = u32::try_from(pull(bytes)?).ok()?;
+    let distance = |bytes: &mut _| match pull(bytes)? {
+        0 => Some(None),
+        distance => Some(Some(offset.checked_add(distance - 1)?)),
+    };
+    let until = distance(bytes)?;
+    let alone = match distance(bytes)? {
+        Some(alone) => Some((alone, u32::try_from(pull(bytes)?).ok()?)),
+        None => None,
+    };
+    Some(Note { ends, until, alone })
 }
 
 fn push(bytes: &mut Vec<u8>, mut number: u64) {
@@ -99,17 +134,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_is_read_back(ranges in ranges(1 << 40)) {
-            let text = encode(1 << 40, &ranges);
+        fn what_fits_is_read_back(ranges in ranges(1 << 40), ends in 0_u32..9, until: Option<u16>, alone: Option<(u16, u8)>) {
+            let note = Note {
+                ends,
+                until: until.map(|until| (1 << 40) + u64::from(until)),
+                alone: alone.map(|(alone, times)| ((1 << 40) + u64::from(alone), u32::from(times))),
+            };
+            let text = encode(1 << 40, &note, &ranges);
             prop_assert!(text.len() <= LIMIT);
-            let read = decode(1 << 40, &text);
+            let (found, read) = decode(1 << 40, &text);
+            prop_assert_eq!(found, note);
             prop_assert_eq!(&ranges[..read.len()], &read[..]);
             prop_assert!(read.len() == ranges.len() || text.len() > LIMIT - 20);
         }
 
         #[test]
-        fn any_text_is_taken(offset: u64, text in "(millstream1:)?[A-Za-z0-9+/]{0,40}") {
-            let read = decode(offset, &text);
+        fn any_text_is_taken(offset: u64, text in "(millstream2:)?[A-Za-z0-9+/]{0,40}") {
+            let (_, read) = decode(offset, &text);
             prop_assert!(read.iter().all(|range| range.start >= offset && range.end >= range.start));
         }
     }

@@ -117,6 +117,11 @@ impl<T> Offsets<T> {
         self.window.len()
     }
 
+    /// How many of them are not settled.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.window.iter().filter(|slot| slot.out.is_some()).count()
+    }
+
     /// What is settled beyond the mark, ascending. A range may span offsets that do not exist.
     pub(crate) fn settled(&self) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();

@@ -10,19 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millstream_core::{
-    Chunk, Credit, Message, OriginId, Outcome, Partition, Scope, Settle, Settlement, Ticket,
-};
+use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, Ticket, rt};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 
 use crate::copies::Assigned;
+use crate::ends::{Ends, Note};
+use crate::gate::Gate;
 use crate::metadata;
 use crate::offsets::{Arrival, Offsets};
 use crate::signal::Signal;
 use crate::statistics::End;
+
+mod commits;
+mod settling;
+mod turns;
+
+pub(crate) use commits::Commit;
 
 /// Generations of this process: no two assignments have the same.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
@@ -44,6 +50,8 @@ pub(crate) struct Shared {
     ended: Condvar,
     /// The most offsets that are kept for a partition.
     window: usize,
+    /// A rejected message stops its partition.
+    halts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +66,14 @@ struct State {
     commits: Vec<oneshot::Sender<bool>>,
     /// The thread has ended, and why if nobody told it to.
     ended: Option<Option<String>>,
+    /// Some assignment may have suspects: nothing is handed out beside one.
+    suspicious: bool,
+    /// The suspect that was handed out: from where, in which assignment, and its offset.
+    suspect: Option<(OriginId, u32, u64)>,
+    /// After a commit has failed: when a note is tried again.
+    note_again: Option<rt::Instant>,
+    /// Whether a partition came to stand still, or ceased to, since somebody looked.
+    halts_changed: bool,
 }
 
 /// How far a member has come.
@@ -84,6 +100,7 @@ struct Assignment {
     stuck: bool,
     /// Where the partition ends, once statistics have said so.
     end: Option<End>,
+    gate: Gate,
 }
 
 /// A partition.
@@ -99,12 +116,11 @@ impl Place {
     }
 }
 
-/// What is to be committed for one partition.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    pub(crate) place: Place,
-    pub(crate) offset: u64,
-    pub(crate) metadata: String,
+/// What a message of a retry topic waits for, and where it was first read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Return {
+    pub(crate) due: Option<rt::Instant>,
+    pub(crate) home: Option<(OriginId, u64)>,
 }
 
 /// What came of handing over a batch.
@@ -117,7 +133,7 @@ pub(crate) struct Taken {
 }
 
 impl Shared {
-    pub(crate) fn new(window: usize) -> Self {
+    pub(crate) fn new(window: usize, halts: bool) -> Self {
         Self {
             state: Mutex::default(),
             signal: Signal::default(),
@@ -125,6 +141,7 @@ impl Shared {
             closing: Notify::new(),
             ended: Condvar::new(),
             window,
+            halts,
         }
     }
 
@@ -146,7 +163,12 @@ impl Shared {
 
     /// Messages read ahead and not handed out.
     pub(crate) fn ahead(&self) -> usize {
-        self.state.lock().buffer.len()
+        let state = self.state.lock();
+        let held = state
+            .assignments
+            .values()
+            .map(|assignment| assignment.gate.held());
+        state.buffer.len() + held.sum::<usize>()
     }
 
     /// Takes note of where a partition ends.
@@ -187,19 +209,40 @@ impl Shared {
         partitions
     }
 
-    pub(crate) fn assign(&self, origin: OriginId, place: Place, committed: Option<u64>, text: &str) {
-        let done = committed.map_or_else(Vec::new, |offset| metadata::decode(offset, text));
+    /// Takes note of an assignment: what the group has committed and written beside it, where the log ends if that is
+    /// known, and whether its messages wait for their time.
+    pub(crate) fn assign(
+        &self,
+        origin: OriginId,
+        place: Place,
+        committed: Option<(u64, &str)>,
+        end: Option<u64>,
+        delays: bool,
+    ) {
+        let (offset, text) = committed.map_or((None, ""), |(offset, text)| (Some(offset), text));
+        let (note, done) = offset.map_or_else(Default::default, |offset| metadata::decode(offset, text));
+        let gate = Gate::new(Ends::new(note, offset, end), delays);
+        let suspicious = gate.ends.suspects();
+        if suspicious {
+            warn!(
+                partition = place.name(),
+                offset, "members ended uncleanly over it again and again: each message runs alone now"
+            );
+        }
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         let assignment = Assignment {
             place,
             assigned: generation,
             generation,
-            offsets: Offsets::new(committed, done),
-            committed: committed.map(|offset| (offset, text.to_owned())),
+            offsets: Offsets::new(offset, done),
+            committed: offset.map(|offset| (offset, text.to_owned())),
             stuck: false,
+            gate,
             end: None,
         };
-        self.state.lock().assignments.insert(origin, assignment);
+        let mut state = self.state.lock();
+        state.suspicious |= suspicious;
+        state.assignments.insert(origin, assignment);
     }
 
     /// What tells this partition's assignment from those before it.
@@ -213,16 +256,17 @@ impl Shared {
 
     /// Hands over what was read, but for what was read before its partition was assigned again: that begins anew where
     /// the group has committed.
-    pub(crate) fn take(&self, messages: impl Iterator<Item = (Assigned, Message)>) -> Taken {
+    pub(crate) fn take(&self, messages: impl Iterator<Item = (Assigned, Message, Return)>) -> Taken {
         let mut taken = Taken::default();
         let mut state = self.state.lock();
         let State {
             buffer,
             buffered,
             assignments,
+            suspect,
             ..
         } = &mut *state;
-        for (from, message) in messages {
+        for (from, mut message, Return { due, home }) in messages {
             let (origin, offset) = (from.origin, message.position);
             let Some(assignment) = assignments
                 .get_mut(&origin)
@@ -230,6 +274,10 @@ impl Shared {
             else {
                 continue;
             };
+            if let Some(home) = home {
+                (message.origin, message.position) = home;
+            }
+            message.deliveries = assignment.gate.ends.deliveries(offset);
             let mut arrival = assignment.offsets.arrive(offset, || message.clone());
             if arrival == Arrival::Backwards {
                 warn!(
@@ -238,13 +286,24 @@ impl Shared {
                 );
                 taken.lost.push(Scope::Origin(origin, assignment.generation));
                 withdraw(buffer, buffered, origin);
+                if suspect.is_some_and(|(from, ..)| from == origin) {
+                    *suspect = None;
+                }
                 assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
                 assignment.offsets = Offsets::new(None, Vec::new());
+                let ends = Ends::new(Note::default(), None, None);
+                assignment.gate = Gate::new(ends, assignment.gate.delays());
+                message.deliveries = 1;
                 arrival = assignment.offsets.arrive(offset, || message.clone());
             }
-            if arrival == Arrival::New {
+            if arrival != Arrival::New {
+                continue;
+            }
+            if assignment.gate.is_open() {
                 *buffered += message.size();
                 buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
+            } else {
+                assignment.gate.hold(offset, due, message.size());
             }
         }
         for assignment in assignments.values_mut() {
@@ -266,9 +325,9 @@ impl Shared {
             .assignments
             .values_mut()
             .filter(|assignment| assignment.stuck && assignment.offsets.len() <= half)
-            .map(|assignment| {
+            .filter_map(|assignment| {
                 assignment.stuck = false;
-                assignment.place.clone()
+                (!assignment.gate.is_closed()).then(|| assignment.place.clone())
             })
             .collect()
     }
@@ -276,41 +335,11 @@ impl Shared {
     /// The partitions that may be fetched from.
     pub(crate) fn fetchable(&self) -> Vec<Place> {
         let state = self.state.lock();
-        let free = state.assignments.values().filter(|assignment| !assignment.stuck);
+        let free = state
+            .assignments
+            .values()
+            .filter(|assignment| !assignment.stuck && !assignment.gate.is_closed());
         free.map(|assignment| assignment.place.clone()).collect()
-    }
-
-    /// What has come to be settled and was not sent to be committed. It counts as sent.
-    pub(crate) fn uncommitted(&self) -> Vec<Commit> {
-        let mut commits = Vec::new();
-        for assignment in self.state.lock().assignments.values_mut() {
-            let Some(offset) = assignment.offsets.mark() else {
-                continue;
-            };
-            let metadata = metadata::encode(offset, &assignment.offsets.settled());
-            let unchanged = assignment
-                .committed
-                .as_ref()
-                .is_some_and(|(committed, text)| *committed == offset && *text == metadata);
-            if !unchanged {
-                assignment.committed = Some((offset, metadata.clone()));
-                commits.push(Commit {
-                    place: assignment.place.clone(),
-                    offset,
-                    metadata,
-                });
-            }
-        }
-        commits
-    }
-
-    /// These did not come to be committed.
-    pub(crate) fn commit_failed(&self, commits: &[Commit]) {
-        for assignment in self.state.lock().assignments.values_mut() {
-            if commits.iter().any(|commit| commit.place == assignment.place) {
-                assignment.committed = None;
-            }
-        }
     }
 
     /// Whoever has asked for a commit since the last call.
@@ -350,12 +379,18 @@ impl Shared {
             buffer,
             buffered,
             assignments,
+            suspect,
+            halts_changed,
             ..
         } = &mut *state;
         for origin in origins {
             // What was released meanwhile.
             withdraw(buffer, buffered, *origin);
-            assignments.remove(origin);
+            let gone = assignments.remove(origin);
+            *halts_changed |= gone.is_some_and(|gone| gone.gate.halted().is_some());
+            if suspect.is_some_and(|(from, ..)| from == *origin) {
+                *suspect = None;
+            }
         }
     }
 
@@ -378,6 +413,11 @@ impl Shared {
     /// Moves what was read into the chunk.
     pub(crate) fn read(&self, credit: Credit, chunk: &mut Chunk) {
         let mut state = self.state.lock();
+        if state.suspicious && state.hand_out_suspect(chunk) {
+            drop(state);
+            self.signal.raise();
+            return;
+        }
         let most = credit.messages.min(READ);
         while chunk.len() < most && chunk.bytes() < credit.bytes {
             let Some((ticket, message)) = state.buffer.pop_front() else {
@@ -429,53 +469,6 @@ impl Shared {
         let mut state = self.state.lock();
         if state.ended.is_none() {
             self.ended.wait_for(&mut state, most);
-        }
-    }
-
-    // === the acknowledger's
-
-    /// Settles what is still assigned.
-    pub(crate) fn settle(&self, settlements: &[Settle], mut answer: impl FnMut(&Settle, Outcome)) {
-        let half = self.window / 2;
-        let (mut free, mut again) = (false, Vec::new());
-        let mut state = self.state.lock();
-        let running = state.phase == Phase::Running;
-        for settle in settlements {
-            let ticket = settle.ticket;
-            let assignment = state
-                .assignments
-                .get_mut(&ticket.origin)
-                .filter(|assignment| assignment.generation == ticket.generation);
-            let Some(assignment) = assignment else {
-                answer(settle, Outcome::Stale);
-                continue;
-            };
-            match settle.settlement {
-                Settlement::Ack | Settlement::Reject(_) => assignment.offsets.settle(ticket.sequence),
-                // It stays unsettled, and is handed out again from memory: the broker hands out positions, and
-                // would have to be asked for all that follows too.
-                Settlement::Release | Settlement::Retry { .. } if running => {
-                    let message = assignment.offsets.out(ticket.sequence).cloned();
-                    again.extend(message.map(|message| (ticket, message)));
-                }
-                Settlement::Release | Settlement::Retry { .. } => {}
-            }
-            free |= assignment.stuck && assignment.offsets.len() <= half;
-            answer(settle, Outcome::Sent);
-        }
-        // In front of what follows them.
-        again.sort_by_key(|(ticket, _)| (ticket.origin, ticket.sequence));
-        let came_back = !again.is_empty();
-        for (ticket, message) in again.into_iter().rev() {
-            state.buffered += message.size();
-            state.buffer.push_front((ticket, message));
-        }
-        drop(state);
-        if came_back {
-            self.arrived.notify_one();
-        }
-        if free {
-            self.signal.raise();
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::connector::refused;
 use crate::properties::{InvalidProperty, check_sink};
 
 /// How long an open waits for brokers, and a poll for confirmations.
-const REACH: Duration = Duration::from_secs(5);
+pub(crate) const REACH: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
 /// How long to wait where librdkafka's queue is full.
@@ -40,10 +40,20 @@ pub struct KafkaSink {
 impl KafkaSink {
     /// Writes to this topic.
     pub fn new(brokers: &str, topic: &str) -> Self {
-        let mut config = ClientConfig::new();
-        config
+        let mut reach = ClientConfig::new();
+        reach
             .set("bootstrap.servers", brokers)
-            .set("client.id", "millstream")
+            .set("client.id", "millstream");
+        Self {
+            topic: topic.into(),
+            ..Self::with(&reach)
+        }
+    }
+
+    /// Writes to whatever topics it is told to, at brokers that are reached so.
+    pub(crate) fn with(reach: &ClientConfig) -> Self {
+        let mut config = reach.clone();
+        config
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
@@ -52,7 +62,7 @@ impl KafkaSink {
             .set("message.timeout.ms", "30000");
         Self {
             config,
-            topic: topic.into(),
+            topic: "".into(),
         }
     }
 
@@ -67,17 +77,24 @@ impl KafkaSink {
     }
 }
 
+impl KafkaSink {
+    /// Opens one without a look at its topic.
+    pub(crate) fn writer(&self) -> Result<KafkaWriter, OpenError> {
+        let producer =
+            BaseProducer::from_config_and_context(&self.config, Reports::default()).map_err(refused)?;
+        Ok(KafkaWriter {
+            producer: Arc::new(producer),
+            topic: Arc::clone(&self.topic),
+            calls: 0,
+        })
+    }
+}
+
 impl SinkConnector for KafkaSink {
     type Sink = KafkaWriter;
 
     async fn open(&self) -> Result<KafkaWriter, OpenError> {
-        let producer =
-            BaseProducer::from_config_and_context(&self.config, Reports::default()).map_err(refused)?;
-        let writer = KafkaWriter {
-            producer: Arc::new(producer),
-            topic: Arc::clone(&self.topic),
-            calls: 0,
-        };
+        let writer = self.writer()?;
         let (producer, topic) = (Arc::clone(&writer.producer), Arc::clone(&self.topic));
         beside(move || {
             let unavailable = |why: String| OpenError::Unavailable(format!("the topic `{topic}`: {why}"));
@@ -98,7 +115,7 @@ impl SinkConnector for KafkaSink {
 
 /// What the broker says of the messages of one call.
 #[derive(Debug, Default)]
-struct Reports(Mutex<Call>);
+pub(crate) struct Reports(Mutex<Call>);
 
 #[derive(Debug, Default)]
 struct Call {
@@ -184,7 +201,7 @@ impl ProducerContext for Reports {
 
 /// The writing side of a [`KafkaSink`].
 pub struct KafkaWriter {
-    producer: Arc<BaseProducer<Reports>>,
+    pub(crate) producer: Arc<BaseProducer<Reports>>,
     topic: Arc<str>,
     calls: u32,
 }
@@ -199,10 +216,24 @@ impl std::fmt::Debug for KafkaWriter {
 
 impl Sink for KafkaWriter {
     async fn send(&mut self, messages: &[Outgoing], results: &mut Vec<Delivered>) -> Result<(), SinkError> {
+        let topic = Arc::clone(&self.topic);
+        self.write(messages.iter().map(|message| (&*topic, None, message)), results)
+            .await
+    }
+}
+
+impl KafkaWriter {
+    /// Writes each of these to its topic, and where one is given to that partition of it; otherwise as [`Sink::send`].
+    pub(crate) async fn write<'m>(
+        &mut self,
+        messages: impl ExactSizeIterator<Item = (&'m str, Option<i32>, &'m Outgoing)> + Send,
+        results: &mut Vec<Delivered>,
+    ) -> Result<(), SinkError> {
         self.calls = self.calls.wrapping_add(1);
         self.producer.context().begin(self.calls, messages.len());
-        for (index, message) in messages.iter().enumerate() {
-            self.enqueue(id(self.calls, index), message).await;
+        for (index, (topic, partition, message)) in messages.enumerate() {
+            self.enqueue(id(self.calls, index), topic, partition, message)
+                .await;
         }
         let producer = Arc::clone(&self.producer);
         beside(move || {
@@ -218,12 +249,10 @@ impl Sink for KafkaWriter {
         results.extend(self.producer.context().end());
         Ok(())
     }
-}
 
-impl KafkaWriter {
-    async fn enqueue(&self, id: usize, message: &Outgoing) {
-        let mut record =
-            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, id).payload(&message.payload);
+    async fn enqueue(&self, id: usize, topic: &str, partition: Option<i32>, message: &Outgoing) {
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id).payload(&message.payload);
+        record.partition = partition;
         if let Some(key) = &message.key {
             record = record.key(key);
         }
@@ -255,7 +284,9 @@ impl KafkaWriter {
 }
 
 /// Where blocking keeps nobody else waiting.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SinkError> {
+pub(crate) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SinkError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| SinkError(error.to_string()))

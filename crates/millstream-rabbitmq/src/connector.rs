@@ -100,6 +100,7 @@ impl Connector for RabbitConnector {
             // because it never gets beyond two.
             counts_deliveries: !self.settings.is_stream() && !self.settings.topology.declares_classic(),
             orders_keys: false,
+            ..Capabilities::default()
         }
     }
 

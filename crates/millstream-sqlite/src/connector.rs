@@ -129,6 +129,7 @@ impl Connector for SqliteConnector {
             keeps_rejected: true,
             counts_deliveries: true,
             orders_keys: self.settings.ordered,
+            ..Capabilities::default()
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millstream_config::{
     Invalid, PositiveDuration, Secret, SinkContext, SinkKind, SourceContext, SourceKind,
 };
-use millstream_core::{SharedConnector, SharedSinkConnector};
+use millstream_core::{RetryStrategy, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{InvalidProperty, KafkaConnector, KafkaSink, OffsetReset};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -96,7 +96,7 @@ fn sink(brokers: &str, topic: &str, properties: &BTreeMap<String, Secret>) -> Re
 impl SourceKind for KafkaKind {
     type Settings = KafkaSettings;
 
-    fn source(&self, settings: &KafkaSettings, _: &SourceContext<'_>) -> Result<SharedConnector, Invalid> {
+    fn source(&self, settings: &KafkaSettings, cx: &SourceContext<'_>) -> Result<SharedConnector, Invalid> {
         let KafkaSettings {
             brokers,
             group,
@@ -121,6 +121,9 @@ impl SourceKind for KafkaKind {
         let mut connector = KafkaConnector::new(brokers, group, topics)
             .offset_reset(reset)
             .commit_interval(commit_interval.get());
+        if cx.retry.strategy == RetryStrategy::Redeliver {
+            connector = connector.retry_topics(&cx.retry);
+        }
         if let Some(id) = static_id {
             named(&[("static_id", id)])?;
             connector = connector.static_id(id);

@@ -3,7 +3,9 @@
 mod check;
 mod files;
 mod http;
+mod kafka;
 mod listen;
+mod pages;
 mod publish;
 mod rabbitmq;
 mod run;

@@ -15,7 +15,7 @@ use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 use crate::spec::{DeadLetter, RetryStrategy};
-use crate::ticket::Ticket;
+use crate::ticket::{Scope, Ticket};
 
 /// The longest that a handler may ask a message to wait within the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
@@ -92,9 +92,14 @@ impl Hub {
         }
         let mut wait =
             retry::wait(&self.spec.retry, envelope.message.failures).max(after.unwrap_or_default());
-        if wait > LONGEST_WAIT {
+        let longest = self
+            .capabilities
+            .longest_delay
+            .filter(|_| self.spec.retry.strategy == RetryStrategy::Redeliver)
+            .map_or(LONGEST_WAIT, |longest| longest.min(LONGEST_WAIT));
+        if wait > longest {
             self.counters.waits_cut.add(1);
-            wait = LONGEST_WAIT;
+            wait = longest;
         }
         if self.is_draining() {
             return Next::Return(wait);
@@ -136,6 +141,12 @@ impl Hub {
             DeadLetter::Discard => {
                 self.counters.discarded.add(1);
                 self.settling.add(envelope.settle(Settlement::Ack));
+            }
+            DeadLetter::Halt => {
+                // Before its lane is free: nothing that follows it may start.
+                let ticket = envelope.ticket;
+                self.withdraw(Scope::Origin(ticket.origin, ticket.generation));
+                self.settling.add(envelope.settle(Settlement::Reject(rejection)));
             }
             DeadLetter::Sink(_) => self.dead_letters.add(envelope, Letter::Dead(rejection)),
         }

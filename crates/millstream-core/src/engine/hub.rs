@@ -2,7 +2,7 @@
 //!
 //! What comes of a message is decided in `fate`, what happens when leases are lost in `losses`.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -69,6 +69,8 @@ pub(crate) struct Hub {
     depth: AtomicU64,
     /// The partitions that the source reads, where it has any.
     pub(super) partitions: Mutex<Option<Vec<Partition>>>,
+    /// Places that stand still.
+    halts: AtomicUsize,
     pub(super) losses: Losses,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
@@ -110,6 +112,7 @@ impl Hub {
             origin_names: Mutex::new(Vec::new()),
             depth: AtomicU64::new(u64::MAX),
             partitions: Mutex::new(None),
+            halts: AtomicUsize::new(0),
             losses: Losses::default(),
             degraded: Mutex::new(FxHashMap::default()),
             rare: RareLines::default(),
@@ -161,6 +164,26 @@ impl Hub {
 
     pub(crate) fn depth(&self) -> Option<u64> {
         Some(self.depth.load(Ordering::Relaxed)).filter(|depth| *depth != u64::MAX)
+    }
+
+    // === what stands still
+
+    /// These places stand still, and no others.
+    pub(crate) fn halted(&self, at: &[String]) {
+        self.halts.store(at.len(), Ordering::Relaxed);
+        let cause = (!at.is_empty()).then(|| {
+            let named: Vec<_> = at.iter().take(NAMED).map(String::as_str).collect();
+            let more = match at.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("stopped at {}{more}", named.join(", "))
+        });
+        self.degraded("halt", cause.as_deref());
+    }
+
+    pub(crate) fn halts(&self) -> usize {
+        self.halts.load(Ordering::Relaxed)
     }
 
     // === pace
@@ -363,6 +386,9 @@ impl Hub {
 
 /// How much work a worker takes at a time.
 pub(crate) const FAIR_TAKE: Duration = Duration::from_millis(1);
+
+/// How many places that stand still a pipeline's condition names.
+const NAMED: usize = 3;
 
 /// The part of a pipeline that reads and settles.
 pub(crate) const SOURCE: &str = "source";

@@ -128,7 +128,7 @@ impl Intake {
                 .map(|envelope| &mut envelope.ticket),
         );
         hub.counters.received.add(received);
-        if hub.capabilities.counts_deliveries {
+        if hub.capabilities.counts_deliveries || hub.capabilities.counts_ends {
             self.reject_deadly();
             if self.chunk.envelopes.iter().any(Envelope::is_suspect) {
                 return self.admit_suspect().await;

@@ -15,6 +15,7 @@ use crate::handle::{Drained, EngineCalls, EngineHandle};
 use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration, Instant};
+use crate::spec::DeadLetter;
 use crate::ticket::Scope;
 
 /// How long cancelled runs have to let go of their messages.
@@ -144,7 +145,13 @@ impl EngineCalls for Calls {
     fn rejects_to_source(&self) -> bool {
         self.0
             .upgrade()
-            .is_some_and(|hub| matches!(hub.spec.dead_letter, crate::DeadLetter::Source))
+            .is_some_and(|hub| matches!(hub.spec.dead_letter, DeadLetter::Source | DeadLetter::Halt))
+    }
+
+    fn halted(&self, at: &[String]) {
+        if let Some(hub) = self.0.upgrade() {
+            hub.halted(at);
+        }
     }
 
     fn degraded(&self, cause: Option<&str>) {

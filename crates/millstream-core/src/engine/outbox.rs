@@ -41,10 +41,13 @@ pub(crate) enum Letter {
 }
 
 impl Letter {
-    fn write(&self, message: &Message) -> Outgoing {
+    fn write(&self, hub: &Hub, message: &Message) -> Outgoing {
         match self {
             Self::Dead(rejection) => rejection.dead_letter(message),
-            Self::Later(due) => message.put_off(due.saturating_duration_since(rt::now())),
+            Self::Later(due) => message.put_off(
+                hub.origin_name(message.origin),
+                due.saturating_duration_since(rt::now()),
+            ),
         }
     }
 }
@@ -113,7 +116,7 @@ pub(crate) async fn run(hub: Arc<Hub>, connector: Arc<dyn DynSinkConnector>, whi
         let outgoing: Vec<Outgoing> = held
             .letters
             .iter()
-            .map(|(envelope, letter)| letter.write(&envelope.message))
+            .map(|(envelope, letter)| letter.write(&hub, &envelope.message))
             .collect();
         results.clear();
         let trouble = write(&mut sink, &*connector, &outgoing, &mut results).await.err();

@@ -149,7 +149,7 @@ impl Supervisor {
                     let connector = Arc::clone(connector);
                     ending(Box::pin(outbox::run(hub, connector, |hub| &hub.dead_letters)))
                 }
-                DeadLetter::Source | DeadLetter::Discard => return,
+                DeadLetter::Source | DeadLetter::Discard | DeadLetter::Halt => return,
             },
             Child::Retries => match &hub.retry_sink {
                 Some(connector) => {

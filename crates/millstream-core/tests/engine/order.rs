@@ -17,6 +17,7 @@ fn ordering_queue() -> MemoryQueue {
         keeps_rejected: true,
         counts_deliveries: true,
         orders_keys: true,
+        ..Capabilities::default()
     })
 }
 

@@ -19,6 +19,7 @@ fn undelayed() -> MemoryQueue {
         keeps_rejected: true,
         counts_deliveries: true,
         orders_keys: false,
+        ..Capabilities::default()
     })
 }
 

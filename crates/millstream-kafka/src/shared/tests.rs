@@ -1,3 +1,5 @@
+use millstream_core::{Settle, Settlement};
+
 use super::*;
 
 fn assign(shared: &Shared, committed: u64) -> u32 {
@@ -5,11 +7,11 @@ fn assign(shared: &Shared, committed: u64) -> u32 {
         topic: "orders".into(),
         partition: 0,
     };
-    shared.assign(OriginId::default(), place, Some(committed), "");
+    shared.assign(OriginId::default(), place, Some((committed, "")), None, false);
     shared.assigned(OriginId::default()).unwrap()
 }
 
-fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (Assigned, Message)> {
+fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (Assigned, Message, Return)> {
     offsets.map(move |position| {
         let from = Assigned {
             assignment,
@@ -19,7 +21,7 @@ fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (
             position,
             ..Message::default()
         };
-        (from, message)
+        (from, message, Return::default())
     })
 }
 
@@ -30,14 +32,18 @@ fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
 /// P1 P7: it would pass for what follows the committed offset, and let a commit go past what lies between.
 #[test]
 fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
-    let shared = Shared::new(100);
+    let shared = Shared::new(100, false);
     let before = assign(&shared, 80);
     shared.unassign(&[OriginId::default()]);
     let now = assign(&shared, 80);
     shared.take(run(before, 90..95));
     assert!(read(&shared).is_empty());
     shared.take(run(now, 80..82));
-    let marks: Vec<_> = shared.uncommitted().iter().map(|commit| commit.offset).collect();
+    let marks: Vec<_> = shared
+        .uncommitted(&[])
+        .iter()
+        .map(|commit| commit.offset)
+        .collect();
     assert!(marks.iter().all(|mark| *mark == 80), "{marks:?}");
     assert_eq!(read(&shared).len(), 2);
 }
@@ -45,7 +51,7 @@ fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
 /// P2: its ticket is stale, and whoever is given the partition next runs it.
 #[test]
 fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
-    let shared = Shared::new(100);
+    let shared = Shared::new(100, false);
     let assigned = assign(&shared, 0);
     shared.take(run(assigned, 0..1));
     let (ticket, _) = read(&shared).remove(0);
@@ -64,7 +70,7 @@ fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
 /// P6: a drain asks for a commit, and a revocation waits for what the drain has under way; neither comes first.
 #[test]
 fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
-    let shared = Shared::new(100);
+    let shared = Shared::new(100, false);
     assign(&shared, 0);
     let mut answer = shared.commit().unwrap();
     shared.stop(&[OriginId::default()]);

@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod gaps;
 mod group;
 mod lag;
+mod letters;
 mod outage;
+mod retries;
 mod slow;
 mod stuck;
 mod support;

@@ -122,12 +122,14 @@ impl Topic {
 
     /// What the group has committed of each partition, and what it wrote beside it.
     pub(crate) async fn committed(&self) -> Vec<(Option<u64>, String)> {
-        let topic = self.clone();
+        self.committed_by(&self.name).await
+    }
+
+    /// What this group has.
+    async fn committed_by(&self, group: &str) -> Vec<(Option<u64>, String)> {
+        let (topic, group) = (self.clone(), group.to_owned());
         tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer = config(&topic.brokers)
-                .set("group.id", &topic.name)
-                .create()
-                .unwrap();
+            let consumer: BaseConsumer = config(&topic.brokers).set("group.id", &group).create().unwrap();
             let committed = consumer.committed_offsets(topic.all(), SOON).unwrap();
             let found = committed.elements();
             found
@@ -151,8 +153,15 @@ impl Topic {
         tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = config(&topic.brokers).create().unwrap();
             let end = |partition| {
-                let (_, end) = consumer.fetch_watermarks(&topic.name, partition, SOON).unwrap();
-                u64::try_from(end).unwrap()
+                let until = rt::now() + SOON;
+                loop {
+                    match consumer.fetch_watermarks(&topic.name, partition, SOON) {
+                        Ok((_, end)) => return u64::try_from(end).unwrap(),
+                        // A topic that was just made has no leader yet.
+                        Err(error) => assert!(rt::now() < until, "{error}"),
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             };
             (0..topic.partitions).map(end).collect()
         })
@@ -161,7 +170,11 @@ impl Topic {
     }
 
     pub(crate) async fn total_committed(&self) -> u64 {
-        let committed = self.committed().await;
+        self.total_committed_by(&self.name).await
+    }
+
+    pub(crate) async fn total_committed_by(&self, group: &str) -> u64 {
+        let committed = self.committed_by(group).await;
         committed.into_iter().filter_map(|(offset, _)| offset).sum()
     }
 }

@@ -323,6 +323,7 @@ mod tests {
             batchers: Vec::new(),
             breaker: None,
             depth: None,
+            halted: 0,
         };
         let measures = Measures {
             processor: StageMeasures {

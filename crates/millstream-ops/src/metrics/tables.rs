@@ -100,7 +100,12 @@ pub(super) const COUNTERS: [Count; 17] = [
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 10] = [
+pub(super) const GAUGES: [Gauge; 11] = [
+    (
+        "millstream_halted_places",
+        "Partitions that stand still at a message that was given up.",
+        |seen| seen.status.halted as f64,
+    ),
     (
         "millstream_demand_messages",
         "Messages that the source may hand over now: 0 while a limit, a pause, a drain, the breaker or a full batcher holds it back.",

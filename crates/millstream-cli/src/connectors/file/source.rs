@@ -66,6 +66,7 @@ impl Connector for FileSource {
             keeps_rejected: true,
             counts_deliveries: false,
             orders_keys: false,
+            ..Capabilities::default()
         }
     }
 

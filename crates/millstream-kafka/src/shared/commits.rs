@@ -1,0 +1,92 @@
+//! What is to be committed, and what came of it.
+
+use std::time::Duration;
+
+use millstream_core::{OriginId, rt};
+
+use super::{Place, Shared};
+use crate::metadata;
+
+/// How long to wait after a commit has failed before a note is tried again.
+const NOTE_AGAIN: Duration = Duration::from_millis(500);
+
+/// What is to be committed for one partition.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) place: Place,
+    pub(crate) offset: u64,
+    pub(crate) metadata: String,
+    generation: u32,
+    /// Which note is in it.
+    version: u64,
+}
+
+impl Shared {
+    /// Whether a message waits for the group to keep a note.
+    pub(crate) fn wants_note(&self) -> bool {
+        let state = self.state.lock();
+        state.note_again.is_none_or(|again| again <= rt::now())
+            && state
+                .assignments
+                .values()
+                .any(|assignment| assignment.gate.wants_note())
+    }
+
+    /// What has come to be settled and was not sent to be committed, also of these partitions, which are given up. It
+    /// counts as sent.
+    pub(crate) fn uncommitted(&self, given_up: &[OriginId]) -> Vec<Commit> {
+        let mut commits = Vec::new();
+        for (origin, assignment) in &mut self.state.lock().assignments {
+            let Some(offset) = assignment.offsets.mark() else {
+                continue;
+            };
+            let ends = &assignment.gate.ends;
+            let (version, note) = if given_up.contains(origin) {
+                (0, ends.last_note())
+            } else {
+                (ends.version(), ends.note())
+            };
+            let metadata = metadata::encode(offset, &note, &assignment.offsets.settled());
+            let unchanged = assignment
+                .committed
+                .as_ref()
+                .is_some_and(|(committed, text)| *committed == offset && *text == metadata);
+            if unchanged {
+                assignment.gate.ends.kept(version);
+            } else {
+                assignment.committed = Some((offset, metadata.clone()));
+                commits.push(Commit {
+                    place: assignment.place.clone(),
+                    offset,
+                    metadata,
+                    generation: assignment.generation,
+                    version,
+                });
+            }
+        }
+        commits
+    }
+
+    /// The group has these.
+    pub(crate) fn committed(&self, commits: &[Commit]) {
+        for assignment in self.state.lock().assignments.values_mut() {
+            let commit = commits
+                .iter()
+                .find(|commit| commit.generation == assignment.generation);
+            if let Some(commit) = commit {
+                assignment.gate.ends.kept(commit.version);
+            }
+        }
+    }
+
+    /// These did not come to be committed.
+    pub(crate) fn commit_failed(&self, commits: &[Commit]) {
+        let mut state = self.state.lock();
+        state.note_again = Some(rt::after(NOTE_AGAIN));
+        for assignment in state.assignments.values_mut() {
+            if commits.iter().any(|commit| commit.place == assignment.place) {
+                assignment.committed = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Settlements.
+
+use millstream_core::{Outcome, Settle, Settlement};
+
+use super::{Phase, Shared, State, withdraw};
+
+impl Shared {
+    /// Settles what is still assigned.
+    pub(crate) fn settle(&self, settlements: &[Settle], mut answer: impl FnMut(&Settle, Outcome)) {
+        let half = self.window / 2;
+        let (mut free, mut again) = (false, Vec::new());
+        let mut state = self.state.lock();
+        let running = state.phase == Phase::Running;
+        let State {
+            buffer,
+            buffered,
+            assignments,
+            suspicious,
+            suspect,
+            halts_changed,
+            ..
+        } = &mut *state;
+        for settle in settlements {
+            let ticket = settle.ticket;
+            if *suspect == Some((ticket.origin, ticket.generation, ticket.sequence)) {
+                *suspect = None;
+            }
+            let assignment = assignments
+                .get_mut(&ticket.origin)
+                .filter(|assignment| assignment.generation == ticket.generation);
+            let Some(assignment) = assignment else {
+                answer(settle, Outcome::Stale);
+                continue;
+            };
+            match settle.settlement {
+                Settlement::Reject(_) if self.halts => {
+                    assignment.gate.halt(ticket.sequence);
+                    *halts_changed = true;
+                    withdraw(buffer, buffered, ticket.origin);
+                }
+                Settlement::Ack | Settlement::Reject(_) => {
+                    assignment.offsets.settle(ticket.sequence);
+                    if let Some(mark) = assignment.offsets.mark() {
+                        assignment.gate.ends.settled_before(mark);
+                    }
+                }
+                // It stays unsettled, and is handed out again from memory: the broker hands out positions, and
+                // would have to be asked for all that follows too.
+                Settlement::Release | Settlement::Retry { .. } if running => {
+                    let Some(message) = assignment.offsets.out(ticket.sequence) else {
+                        answer(settle, Outcome::Sent);
+                        continue;
+                    };
+                    if assignment.gate.is_open() {
+                        again.push((ticket, message.clone()));
+                    } else {
+                        assignment.gate.hold(ticket.sequence, None, message.size());
+                    }
+                }
+                Settlement::Release | Settlement::Retry { .. } => {}
+            }
+            free |= assignment.stuck && assignment.offsets.len() <= half;
+            answer(settle, Outcome::Sent);
+        }
+        // In front of what follows them.
+        again.sort_by_key(|(ticket, _)| (ticket.origin, ticket.sequence));
+        let came_back = !again.is_empty();
+        for (ticket, message) in again.into_iter().rev() {
+            *buffered += message.size();
+            buffer.push_front((ticket, message));
+        }
+        // What suspects it leaves may come, or whatever had to wait for the last of them.
+        let suspicious = *suspicious;
+        let halted = *halts_changed;
+        drop(state);
+        if came_back || suspicious {
+            self.arrived.notify_one();
+        }
+        if free || suspicious || halted {
+            self.signal.raise();
+        }
+    }
+}

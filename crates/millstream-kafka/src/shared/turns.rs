@@ -1,0 +1,122 @@
+//! What may be handed out by now, after it could not be at first.
+
+use millstream_core::{Chunk, Ticket, rt};
+
+use super::{Assignment, Phase, Place, Shared, State};
+
+/// Partitions that are to be paused, and to be fetched from again.
+#[derive(Debug, Default)]
+pub(crate) struct Turned {
+    pub(crate) closed: Vec<Place>,
+    pub(crate) opened: Vec<Place>,
+}
+
+impl Shared {
+    /// Lets through what may be handed out by now, and says which partitions are to be paused or fetched from again on
+    /// account of what may not.
+    pub(crate) fn turn(&self) -> Turned {
+        let mut turned = Turned::default();
+        let mut state = self.state.lock();
+        let now = rt::now();
+        let before = state.buffer.len();
+        let State {
+            buffer,
+            buffered,
+            assignments,
+            suspicious,
+            phase,
+            ..
+        } = &mut *state;
+        if *phase != Phase::Running {
+            return turned;
+        }
+        for (origin, assignment) in assignments {
+            // What may be at fault may end in offsets that nothing is at.
+            if let Some(mark) = assignment.offsets.mark() {
+                assignment.gate.ends.settled_before(mark);
+            }
+            while let Some(offset) = assignment.gate.let_through(now) {
+                if let Some(message) = assignment.offsets.out(offset).cloned() {
+                    *buffered += message.size();
+                    buffer.push_back((Ticket::new(assignment.generation, *origin, offset), message));
+                }
+            }
+            if assignment.gate.turn() {
+                let list = if assignment.gate.is_closed() {
+                    &mut turned.closed
+                } else {
+                    &mut turned.opened
+                };
+                if !assignment.stuck {
+                    list.push(assignment.place.clone());
+                }
+            }
+        }
+        if buffer.len() > before || *suspicious {
+            self.arrived.notify_one();
+        }
+        turned
+    }
+
+    /// Where partitions stand still, if that has changed since the last call.
+    pub(crate) fn halted(&self) -> Option<Vec<String>> {
+        let mut state = self.state.lock();
+        if !std::mem::take(&mut state.halts_changed) {
+            return None;
+        }
+        let at = |assignment: &Assignment| {
+            let offset = assignment.gate.halted()?;
+            Some(format!("{}@{offset}", assignment.place.name()))
+        };
+        let mut halted: Vec<_> = state.assignments.values().filter_map(at).collect();
+        halted.sort();
+        Some(halted)
+    }
+}
+
+impl State {
+    /// While there are suspects: hands out one once nothing else is, and says that nothing else may be.
+    pub(super) fn hand_out_suspect(&mut self, chunk: &mut Chunk) -> bool {
+        self.suspicious = self
+            .assignments
+            .values()
+            .any(|assignment| assignment.gate.ends.suspects());
+        let now = rt::now();
+        let waits = self
+            .assignments
+            .values()
+            .any(|assignment| assignment.gate.has_suspect(now));
+        // What is being taken away is not handed out.
+        if self.suspect.is_some() || self.suspicious && self.revoking {
+            return true;
+        }
+        if !waits {
+            return false;
+        }
+        // What was handed out of a partition that stands still may never be settled.
+        let moving = || {
+            self.assignments
+                .values()
+                .filter(|assignment| assignment.gate.halted().is_none())
+        };
+        let unsettled: usize = moving().map(|assignment| assignment.offsets.unsettled()).sum();
+        let held: usize = moving().map(|assignment| assignment.gate.held()).sum();
+        if unsettled > held + self.buffer.len() {
+            return true;
+        }
+        let next = self
+            .assignments
+            .iter_mut()
+            .filter(|(_, assignment)| assignment.gate.has_suspect(now))
+            .min_by_key(|(origin, _)| **origin);
+        if let Some((origin, assignment)) = next
+            && let Some((offset, times)) = assignment.gate.suspect()
+            && let Some(mut message) = assignment.offsets.out(offset).cloned()
+        {
+            message.deliveries = times;
+            self.suspect = Some((*origin, assignment.generation, offset));
+            chunk.push(Ticket::new(assignment.generation, *origin, offset), message);
+        }
+        true
+    }
+}

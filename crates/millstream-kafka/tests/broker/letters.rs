@@ -1,0 +1,243 @@
+//! Messages that are given up: dead letters, and partitions that halt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_brokers::Kafka;
+use millstream_core::{Condition, DeadLetter, Failure, Message, PipelineSpec, Rejection};
+use millstream_kafka::KafkaSink;
+use parking_lot::Mutex;
+
+use crate::support::{Done, Member, Topic, keyed, until};
+
+fn cause(member: &Member) -> Option<String> {
+    match member.pipeline().status().condition {
+        Condition::Degraded(cause) => Some(cause),
+        _ => None,
+    }
+}
+
+/// Rejects these keys.
+fn rejects(
+    topic: &Topic,
+    set: impl FnOnce(&mut PipelineSpec),
+    done: &Done,
+    bad: &'static [&'static str],
+) -> Member {
+    let counted = done.clone();
+    Member::start(topic.reads(), set, move |message| {
+        let counted = counted.clone();
+        async move {
+            let key = message.key.clone().unwrap_or_default();
+            if bad.iter().any(|bad| bad.as_bytes() == key) {
+                return Err(Failure::reject("no such sku"));
+            }
+            counted.add(&message);
+            Ok(())
+        }
+    })
+}
+
+/// All that a topic has.
+async fn read_all(topic: &Topic, number: usize) -> Vec<Message> {
+    let seen: Arc<Mutex<Vec<Message>>> = Arc::default();
+    let all = Arc::clone(&seen);
+    let member = Member::start(
+        topic.reads(),
+        |_| {},
+        move |message| {
+            all.lock().push(message);
+            async { Ok(()) }
+        },
+    );
+    until("all of it is read", || async { seen.lock().len() >= number }).await;
+    member.drain().await;
+    seen.lock().clone()
+}
+
+/// P1 P8: a dead letter says where it came from and why it was given up, and what was given up is committed once its
+/// letter is confirmed and not before: here its topic is missing for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_dead_letter_topic_loses_nothing() {
+    let topic = Topic::make("letters", 1).await;
+    topic.publish(&keyed(0..6, 6)).await;
+    let done = Done::default();
+    let sink = KafkaSink::new(&topic.brokers, "letters.dead");
+    let set = |spec: &mut PipelineSpec| spec.dead_letter = DeadLetter::Sink(Arc::new(sink));
+    let member = rejects(&topic, set, &done, &["key1", "key4"]);
+    done.reaches(4).await;
+    until("the pipeline says so", || async {
+        cause(&member).is_some_and(|cause| cause.contains("letters.dead"))
+    })
+    .await;
+    until("what is before it is committed", || async {
+        topic.committed().await[0].0 == Some(1)
+    })
+    .await;
+    let dead = Topic::with(&topic.brokers, "letters.dead", 1, &[]).await;
+    until("all is committed", || async {
+        topic.committed().await[0].0 == Some(6)
+    })
+    .await;
+    until("it is well again", || async { cause(&member).is_none() }).await;
+    let report = member.drain().await;
+    assert_eq!(report.left, 0, "{report}");
+
+    let letters = read_all(&dead, 2).await;
+    let [first, _] = &letters[..] else {
+        panic!("{letters:?}")
+    };
+    assert_eq!(
+        (&*first.payload, first.key.as_deref()),
+        (&b"key1-0"[..], Some(&b"key1"[..]))
+    );
+    let says: Vec<_> = Rejection::HEADERS
+        .iter()
+        .map(|name| first.headers.get(name).unwrap())
+        .collect();
+    assert_eq!(
+        says[..7],
+        [
+            "orders",
+            "processor",
+            "rejected",
+            "no such sku",
+            "0",
+            "1",
+            "letters[0]@1"
+        ]
+    );
+}
+
+/// P1: a broker that goes away while dead letters are on their way, and comes back, loses none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_outlive_an_outage_of_their_broker() {
+    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
+        .await
+        .unwrap();
+    let dead = Topic::with(&kafka.brokers(), "outage.dead", 1, &[]).await;
+    let kafka = Arc::new(Mutex::new(kafka));
+    let topic = Topic::make("outage", 2).await;
+    topic.publish(&keyed(0..20, 20)).await;
+    let done = Done::default();
+    let sink = KafkaSink::new(&dead.brokers, &dead.name)
+        .property("message.timeout.ms", "2000")
+        .unwrap();
+    let set = |spec: &mut PipelineSpec| spec.dead_letter = DeadLetter::Sink(Arc::new(sink));
+    let member = rejects(&topic, set, &done, &["bad"]);
+    done.reaches(20).await;
+    let down = Arc::clone(&kafka);
+    tokio::task::spawn_blocking(move || down.lock().kill())
+        .await
+        .unwrap();
+    let bad: Vec<_> = (0..10)
+        .map(|number| millstream_core::Outgoing::new(format!("bad-{number}")).with_key("bad"))
+        .collect();
+    topic.publish(&bad).await;
+    until("the pipeline says so", || async { cause(&member).is_some() }).await;
+    assert_eq!(member.pipeline().status().counts.dead_lettered, 0);
+    assert_eq!(topic.total_committed().await, 20, "P1");
+    let up = Arc::clone(&kafka);
+    tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
+        .await
+        .unwrap();
+    until("all is committed", || async {
+        topic.total_committed().await == 30
+    })
+    .await;
+    member.drain().await;
+    let letters = read_all(&dead, 10).await;
+    let mut payloads: Vec<_> = letters.iter().map(|letter| letter.payload.clone()).collect();
+    payloads.sort_unstable();
+    payloads.dedup();
+    assert_eq!(payloads.len(), 10);
+}
+
+/// P1 P3 P8: a partition stops at a message that is given up: nothing after it runs, the committed offset stays at it,
+/// the pipeline says where, other partitions go on, and a restart hands it out again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_halts_at_a_message_that_is_given_up_until_it_is_assigned_anew() {
+    let topic = Topic::make("halts", 2).await;
+    // In one partition of the two, and followed there by others.
+    topic.publish(&keyed(0..200, 1)).await;
+    let home = home_of(&topic).await;
+    let done = Done::default();
+    let counted = done.clone();
+    let member = Member::start(
+        topic.reads(),
+        |spec| {
+            spec.dead_letter = DeadLetter::Halt;
+            spec.ordering = millstream_core::Ordering::Partition;
+        },
+        move |message| {
+            let counted = counted.clone();
+            async move {
+                if message.payload == "key0-50" {
+                    return Err(Failure::reject("no such sku"));
+                }
+                counted.add(&message);
+                Ok(())
+            }
+        },
+    );
+    let stopped = format!("halt: stopped at halts[{home}]@50");
+    until("the pipeline says so", || async {
+        cause(&member).as_deref() == Some(&*stopped)
+    })
+    .await;
+    assert_eq!(member.pipeline().status().halted, 1);
+    until("what is before it is committed", || async {
+        topic.committed().await[home].0 == Some(50)
+    })
+    .await;
+    // Keys enough that the other partition has some.
+    let others: Vec<_> = (0..40)
+        .map(|number| {
+            millstream_core::Outgoing::new(format!("other{number}")).with_key(format!("other{number}"))
+        })
+        .collect();
+    topic.publish(&others).await;
+    let elsewhere = topic.ends().await[1 - home];
+    assert!(elsewhere > 0);
+    until("the other partition goes on", || async {
+        topic.committed().await[1 - home].0 == Some(elsewhere)
+    })
+    .await;
+    assert_eq!(done.total() as u64, 50 + elsewhere, "nothing after it has run");
+    assert_eq!(topic.committed().await[home].0, Some(50), "P7");
+    let report = member.drain().await;
+    assert_eq!(report.left, 0, "{report}");
+    assert_eq!(topic.committed().await[home].0, Some(50), "P7");
+
+    let mended = rejects(&topic, |_| {}, &done, &[]);
+    done.reaches(240).await;
+    mended.drain().await;
+    assert_eq!(done.total(), 240, "each once");
+}
+
+/// The partition that has messages.
+async fn home_of(topic: &Topic) -> usize {
+    let ends = topic.ends().await;
+    ends.iter().position(|end| *end > 0).unwrap()
+}
+
+/// P8: a halt ends where its partition is taken: its next holder says so, and who had it no longer does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_halt_goes_with_its_partition() {
+    let topic = Topic::make("halt-moves", 1).await;
+    topic.publish(&keyed(0..10, 10)).await;
+    let done = Done::default();
+    let halt = |spec: &mut PipelineSpec| spec.dead_letter = DeadLetter::Halt;
+    let first = rejects(&topic, halt, &done, &["key5"]);
+    until("it halts", || async { first.pipeline().status().halted == 1 }).await;
+    first.drain().await;
+    let second = rejects(&topic, halt, &done, &["key5"]);
+    until("the next halts at it too", || async {
+        cause(&second).as_deref() == Some("halt: stopped at halt-moves[0]@5")
+    })
+    .await;
+    assert_eq!(topic.committed().await[0].0, Some(5));
+    tokio::time::timeout(Duration::from_secs(30), second.drain())
+        .await
+        .unwrap();
+}
