@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::ticket::Ticket;
+
 /// Names a place that messages come from: a queue, or one partition of a topic.
 ///
 /// Connectors get one from [`EngineHandle::origin`](crate::EngineHandle::origin); the engine turns it back
@@ -106,6 +108,9 @@ pub struct Outgoing {
     pub delay: Duration,
     /// Higher goes first, where the target has priorities.
     pub priority: i32,
+    /// The delivery that it comes of, while that is unsettled; the engine's to say. A sink that settles what it writes
+    /// at the source, in one transaction, goes by it.
+    pub ticket: Option<Ticket>,
 }
 
 impl Outgoing {
