@@ -16,9 +16,15 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::commits::Commits;
+use crate::committer::Committer;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis};
 use crate::shared::{Phase, Shared};
+use crate::transactions::Transactions;
+use crate::transactions::producer::Producer;
+use crate::transactions::sink::TransactionalSink;
+use crate::transactions::work::Work;
+use crate::transactions::writer::{Running, Writer};
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
@@ -52,6 +58,7 @@ pub struct KafkaConnector {
     topics: Vec<String>,
     commit_interval: Duration,
     window: usize,
+    transactions: Option<Arc<Transactions>>,
 }
 
 impl KafkaConnector {
@@ -74,6 +81,7 @@ impl KafkaConnector {
             topics: topics.into_iter().map(Into::into).collect(),
             commit_interval: Duration::from_secs(5),
             window: 20_000,
+            transactions: None,
         }
     }
 
@@ -102,6 +110,45 @@ impl KafkaConnector {
     pub fn static_id(mut self, id: &str) -> Self {
         self.config.set("group.instance.id", id);
         self
+    }
+
+    /// Has offsets committed in transactions, together with what [`sink`](Self::sink)s of this connector write: each input
+    /// counts for what is read of their topics exactly once, as long as that is read with `read_committed`.
+    ///
+    /// The id is this process's own, and the same after a restart: whoever begins with it ends the transaction that the
+    /// last one left open, and that one. It need not follow from what is read.
+    ///
+    /// A partition then has no more than about three thousand offsets under way, since it must fit beside the committed
+    /// offset which of them are done.
+    ///
+    /// ```
+    /// use millstream_kafka::KafkaConnector;
+    ///
+    /// let orders = KafkaConnector::new("127.0.0.1:9092", "pricing", ["orders"]).transactional("pricing-1");
+    /// let priced = orders.sink("priced").expect("it is transactional");
+    /// ```
+    #[must_use]
+    pub fn transactional(mut self, id: &str) -> Self {
+        self.transactions = Some(Arc::new(Transactions::new(id)));
+        self
+    }
+
+    /// The transactional id, if it has one.
+    pub fn transactional_id(&self) -> Option<&str> {
+        self.transactions.as_deref().map(Transactions::id)
+    }
+
+    /// Where its brokers are, as it was told.
+    pub fn brokers(&self) -> &str {
+        self.config.get("bootstrap.servers").unwrap_or_default()
+    }
+
+    /// A sink that writes to this topic within the transactions of this connector, for batchers and dead letters of the
+    /// pipeline that reads with it. It connects with the properties that the connector has by now. None if the connector is
+    /// not [`transactional`](Self::transactional).
+    pub fn sink(&self, topic: &str) -> Option<TransactionalSink> {
+        let transactions = self.transactions.as_ref()?;
+        Some(TransactionalSink::new(transactions, &self.config, topic))
     }
 
     /// How many offsets of a partition are kept from the first unsettled one on, 20000 unless told otherwise. A
@@ -150,16 +197,50 @@ impl Connector for KafkaConnector {
 
     async fn open(&self, engine: EngineHandle) -> Result<(KafkaSource, KafkaAcknowledger), OpenError> {
         let config = self.config();
-        let shared = Arc::new(Shared::new(self.window.max(1)));
+        let work = self.transactions.as_ref().map(|_| Arc::new(Work::default()));
+        let shared = Arc::new(Shared::new(self.window.max(1), work.is_some()));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
         let patience = millis(&config, "max.poll.interval.ms", Duration::from_secs(300));
-        let callbacks = Callbacks::new(Arc::clone(&shared), engine, Handle::current(), patience / 2);
+        let callbacks = Callbacks::new(
+            Arc::clone(&shared),
+            engine,
+            Handle::current(),
+            patience / 2,
+            work.clone(),
+        );
         let mut consumer = BaseConsumer::from_config_and_context(&config, callbacks).map_err(refused)?;
         let signalled = Arc::clone(&shared);
         consumer.set_nonempty_callback(move || signalled.signal.raise());
         let consumer = Arc::new(consumer);
-        let commits = Commits::start(Arc::clone(&consumer))
-            .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        let commits = match (&self.transactions, &work) {
+            (Some(transactions), Some(work)) => {
+                let taken = || {
+                    OpenError::Refused(format!(
+                        "the transactions `{}` are another pipeline's: each needs a connector and a transactional id of \
+                         its own",
+                        transactions.id()
+                    ))
+                };
+                if transactions.are_open() {
+                    return Err(taken());
+                }
+                let producer = Producer::open(transactions, &config).await?;
+                let writer = Writer {
+                    work: Arc::clone(work),
+                    producer,
+                    consumer: Arc::clone(&consumer),
+                    shared: Arc::clone(&shared),
+                };
+                let running = Running::start(writer);
+                if running.is_ok() && !transactions.begin(work) {
+                    return Err(taken());
+                }
+                running.map(Committer::Producer)
+            }
+            _ => Commits::start(Arc::clone(&consumer)).map(Committer::Consumer),
+        };
+        let commits =
+            commits.map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
         let member = Member {
             consumer,
             commits,
@@ -169,7 +250,7 @@ impl Connector for KafkaConnector {
             committed_at: rt::now(),
             looked_at: rt::now(),
         };
-        let closer = Arc::new(Closer(Arc::clone(&shared)));
+        let closer = Arc::new(Closer(Arc::clone(&shared), work));
         let (answer, joined) = oneshot::channel();
         std::thread::Builder::new()
             .name("kafka".to_owned())
@@ -242,10 +323,13 @@ pub(crate) fn refused(error: KafkaError) -> OpenError {
 /// It waits for a moment, so that a process that ends after it has left its group, and its partitions need not wait for
 /// its session to expire.
 #[derive(Debug)]
-struct Closer(Arc<Shared>);
+struct Closer(Arc<Shared>, Option<Arc<Work>>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
+        if let Some(work) = &self.1 {
+            work.close();
+        }
         self.0.close(CLOSE);
     }
 }

@@ -24,6 +24,7 @@
 //! messages or 1 MiB of those. Neither counts in `limits`, and a drain drops both.
 
 mod commits;
+mod committer;
 mod connector;
 mod member;
 mod metadata;
@@ -31,7 +32,9 @@ mod offsets;
 mod properties;
 mod shared;
 mod sink;
+mod transactions;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::InvalidProperty;
 pub use sink::{KafkaSink, KafkaWriter};
+pub use transactions::sink::{TransactionalSink, TransactionalWriter};

@@ -20,10 +20,13 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
-use crate::commits::{Commits, UnderWay, commit};
+use crate::commits::{UnderWay, commit};
+use crate::committer::Committer;
 use crate::shared::{Phase, Place, Run, Shared};
+use crate::transactions::work::Work;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -46,6 +49,8 @@ pub(crate) struct Callbacks {
     /// How long what runs may go on when its partition is taken.
     pub(crate) revoke_within: Duration,
     pub(crate) under_way: UnderWay,
+    /// Where commits are transactions.
+    work: Option<Arc<Work>>,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
@@ -59,6 +64,7 @@ impl Callbacks {
         engine: EngineHandle,
         runtime: Handle,
         revoke_within: Duration,
+        work: Option<Arc<Work>>,
     ) -> Self {
         Self {
             shared,
@@ -66,6 +72,7 @@ impl Callbacks {
             runtime,
             revoke_within,
             under_way: UnderWay::default(),
+            work,
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             last: Mutex::new(None),
@@ -95,13 +102,7 @@ impl Callbacks {
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         // Read once for what is kept beside the offsets; librdkafka begins where it finds the group itself.
-        let committed = match consumer.committed_offsets(partitions.clone(), ANSWER) {
-            Ok(committed) => committed,
-            Err(error) => {
-                warn!(%error, "cannot read what the group has settled beyond its offsets: it may come again");
-                TopicPartitionList::new()
-            }
-        };
+        let committed = self.committed(consumer, partitions);
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
             let (offset, text) = match &found {
@@ -112,6 +113,49 @@ impl Callbacks {
             self.shared.assign(self.origin(&place), place, offset, text);
         }
         self.assigned.store(true, Ordering::Relaxed);
+    }
+
+    /// What the group has committed of these. Nothing is known if it cannot be read, and what it has settled beyond its
+    /// offsets may come again: where outputs were committed with it, that must not be.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> TopicPartitionList {
+        let until = rt::now() + self.revoke_within;
+        loop {
+            let read = consumer.committed_offsets(partitions.clone(), ANSWER);
+            let read = read.and_then(|read| {
+                read.elements().iter().try_for_each(|one| one.error())?;
+                Ok(read)
+            });
+            match (read, &self.work) {
+                (Ok(read), _) => return read,
+                (Err(error), None) => {
+                    warn!(%error, "cannot read what the group has settled beyond its offsets: it may come again");
+                    return TopicPartitionList::new();
+                }
+                (Err(error), Some(work)) => {
+                    warn!(%error, "cannot read what the group has committed");
+                    if rt::now() >= until || self.shared.phase() == Phase::Closing {
+                        work.fail(format!("cannot read what the group has committed: {error}"));
+                        return TopicPartitionList::new();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the transaction that has all that is settled now.
+    fn finish(&self, work: &Work) {
+        let (answer, answered) = oneshot::channel();
+        work.ask(vec![answer], false);
+        let answered = self
+            .runtime
+            .block_on(async { tokio::time::timeout(ANSWER, answered).await });
+        if !matches!(answered, Ok(Ok(true))) {
+            warn!("what was settled last of revoked partitions comes again");
+        }
     }
 
     /// Flushes what touches these partitions, commits, and makes late settlements stale: in that order, and before it
@@ -132,10 +176,17 @@ impl Callbacks {
         if self.shared.phase() < Phase::Closing {
             self.flush(&scopes);
         }
-        self.under_way.settle(ANSWER);
-        let commits = self.shared.uncommitted(Some(&origins));
-        if let Err(error) = commit(consumer, &commits) {
-            warn!(%error, "what was settled last of revoked partitions comes again");
+        match &self.work {
+            Some(work) if work.is_open() => self.finish(work),
+            // The last was made before the consumer closes.
+            Some(_) => {}
+            None => {
+                self.under_way.settle(ANSWER);
+                let commits = self.shared.uncommitted(Some(&origins));
+                if let Err(error) = commit(consumer, &commits) {
+                    warn!(%error, "what was settled last of revoked partitions comes again");
+                }
+            }
         }
         self.shared.unassign(&origins);
     }
@@ -269,7 +320,7 @@ fn detach(message: &BorrowedMessage<'_>) -> Message {
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
-    pub(crate) commits: Commits,
+    pub(crate) commits: Committer,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
     /// Everything is paused, and since when there has been no room otherwise.
@@ -293,6 +344,10 @@ pub(crate) fn run(mut member: Member) {
     let ended = loop {
         if shared.phase() == Phase::Closing {
             break None;
+        }
+        if let Some(why) = member.callbacks().work.as_ref().and_then(|work| work.failed()) {
+            error!(why, "this member cannot go on");
+            break Some(why);
         }
         member.commit();
         member.look();
@@ -352,7 +407,7 @@ impl Member {
             }
         }
         let read = runs.iter().map(|run| run.messages.len()).sum();
-        if read > 0 {
+        if read > 0 || shared.is_holding_back() {
             let taken = shared.take(runs);
             for place in &taken.stuck {
                 warn!(

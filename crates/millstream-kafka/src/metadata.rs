@@ -14,16 +14,24 @@ pub(crate) const LIMIT: usize = 4096;
 /// Says that the text is ours, and of this form.
 const FORM: &str = "millstream1:";
 
+/// How many bytes of run lengths fit into a text.
+pub(crate) const ROOM: usize = (LIMIT - FORM.len()) / 4 * 3;
+
+/// How many bytes a run of so many offsets takes at most, wherever it is cut in two.
+pub(crate) fn cost(run: u64) -> usize {
+    let bits = 64 - run.saturating_mul(2).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// The text for these ranges, which ascend and begin at or after the offset; empty if there are none.
 pub(crate) fn encode(offset: u64, ranges: &[Range<u64>]) -> String {
-    let most = (LIMIT - FORM.len()) / 4 * 3;
     let mut bytes = Vec::new();
     let mut at = offset;
     for range in ranges {
         let before = bytes.len();
         push(&mut bytes, range.start.saturating_sub(at));
         push(&mut bytes, range.end.saturating_sub(range.start));
-        if bytes.len() > most {
+        if bytes.len() > ROOM {
             bytes.truncate(before);
             break;
         }

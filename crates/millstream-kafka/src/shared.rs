@@ -5,6 +5,8 @@
 //! librdkafka calls [`Signal::raise`] with locks of its own held. So the signal has a lock to itself, under which nothing
 //! is called, and the state is never locked around a call to librdkafka.
 
+pub(crate) mod transactional;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -59,6 +61,8 @@ pub(crate) struct Shared {
     ended: Condvar,
     /// The most offsets that are kept for a partition.
     window: usize,
+    /// All that is settled beyond a mark must be told beside it: nothing is handed out that would not fit there.
+    tells_all: bool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +70,8 @@ struct State {
     buffer: VecDeque<(Ticket, Message)>,
     buffered: usize,
     assignments: FxHashMap<OriginId, Assignment>,
+    /// How often partitions have come and gone.
+    rebalances: u64,
     phase: Phase,
     /// Partitions are being given back, and all of this will be committed before they are.
     revoking: bool,
@@ -95,6 +101,23 @@ struct Assignment {
     committed: Option<(u64, String)>,
     /// It has too many offsets in memory: nothing is fetched from it.
     stuck: bool,
+    /// Read, and not to be handed out before others are settled.
+    held: VecDeque<Message>,
+}
+
+impl Assignment {
+    /// The next of what was read, if there is room for it.
+    fn next_held(&mut self, tells_all: bool) -> Option<Message> {
+        if tells_all && !self.may_go_on() {
+            return None;
+        }
+        self.held.pop_front()
+    }
+
+    fn may_go_on(&self) -> bool {
+        let next = self.held.front();
+        next.is_some_and(|message| self.offsets.has_room(message.position))
+    }
 }
 
 /// A partition.
@@ -135,7 +158,7 @@ pub(crate) struct Taken {
 }
 
 impl Shared {
-    pub(crate) fn new(window: usize) -> Self {
+    pub(crate) fn new(window: usize, tells_all: bool) -> Self {
         Self {
             state: Mutex::default(),
             signal: Signal::default(),
@@ -143,6 +166,7 @@ impl Shared {
             closing: Notify::new(),
             ended: Condvar::new(),
             window,
+            tells_all,
         }
     }
 
@@ -175,8 +199,11 @@ impl Shared {
             offsets: Offsets::new(committed, done),
             committed: committed.map(|offset| (offset, text.to_owned())),
             stuck: false,
+            held: VecDeque::new(),
         };
-        self.state.lock().assignments.insert(origin, assignment);
+        let mut state = self.state.lock();
+        state.rebalances += 1;
+        state.assignments.insert(origin, assignment);
     }
 
     /// Hands over what was read.
@@ -190,10 +217,12 @@ impl Shared {
             ..
         } = &mut *state;
         for Run { origin, messages } in runs {
-            let Some(assignment) = assignments.get_mut(&origin) else {
-                continue;
-            };
-            for mut message in messages {
+            if let Some(assignment) = assignments.get_mut(&origin) {
+                assignment.held.extend(messages);
+            }
+        }
+        for (&origin, assignment) in assignments.iter_mut().filter(|(_, one)| !one.held.is_empty()) {
+            while let Some(mut message) = assignment.next_held(self.tells_all) {
                 let offset = message.position;
                 message.origin = origin;
                 let mut arrival = assignment.offsets.arrive(offset, || message.clone());
@@ -213,7 +242,8 @@ impl Shared {
                     buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
                 }
             }
-            if assignment.offsets.len() >= self.window && !assignment.stuck {
+            let full = assignment.offsets.len() >= self.window || !assignment.held.is_empty();
+            if full && !assignment.stuck {
                 assignment.stuck = true;
                 taken.stuck.push(assignment.place.clone());
             }
@@ -225,17 +255,28 @@ impl Shared {
 
     /// The partitions that were stuck and are no longer.
     pub(crate) fn freed(&self) -> Vec<Place> {
-        let half = self.window / 2;
         self.state
             .lock()
             .assignments
             .values_mut()
-            .filter(|assignment| assignment.stuck && assignment.offsets.len() <= half)
+            .filter(|assignment| assignment.stuck && self.is_free(assignment))
             .map(|assignment| {
                 assignment.stuck = false;
                 assignment.place.clone()
             })
             .collect()
+    }
+
+    /// Whether it may be fetched from again.
+    fn is_free(&self, assignment: &Assignment) -> bool {
+        let told = !self.tells_all || assignment.offsets.has_plenty();
+        told && assignment.held.is_empty() && assignment.offsets.len() <= self.window / 2
+    }
+
+    /// Whether anything that was read is held back and need not be any more.
+    pub(crate) fn is_holding_back(&self) -> bool {
+        let state = self.state.lock();
+        state.assignments.values().any(Assignment::may_go_on)
     }
 
     /// The partitions that may be fetched from.
@@ -309,6 +350,7 @@ impl Shared {
     pub(crate) fn unassign(&self, origins: &[OriginId]) {
         let mut state = self.state.lock();
         state.revoking = false;
+        state.rebalances += 1;
         for origin in origins {
             state.assignments.remove(origin);
         }
@@ -390,7 +432,6 @@ impl Shared {
 
     /// Settles what is still assigned.
     pub(crate) fn settle(&self, settlements: &[Settle], mut answer: impl FnMut(&Settle, Outcome)) {
-        let half = self.window / 2;
         let (mut free, mut again) = (false, Vec::new());
         let mut state = self.state.lock();
         let running = state.phase == Phase::Running;
@@ -414,7 +455,7 @@ impl Shared {
                 }
                 Settlement::Release | Settlement::Retry { .. } => {}
             }
-            free |= assignment.stuck && assignment.offsets.len() <= half;
+            free |= assignment.stuck && (self.is_free(assignment) || assignment.may_go_on());
             answer(settle, Outcome::Sent);
         }
         // In front of what follows them.

@@ -8,3 +8,4 @@ mod group;
 mod outage;
 mod stuck;
 mod support;
+mod transactions;
