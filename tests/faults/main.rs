@@ -10,6 +10,7 @@
 
 mod culprit;
 mod drain;
+mod kafka_exactly_once;
 mod memory;
 mod place;
 mod rabbit_faults;

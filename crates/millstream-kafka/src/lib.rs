@@ -12,6 +12,19 @@
 //!   beyond that.
 //! - Whatever the engine does, the member polls: the group sees it alive.
 //!
+//! # Exactly once
+//!
+//! Sinks that a [`transactional`](KafkaConnector::transactional) connector makes write within transactions that commit its
+//! offsets too: who reads with `read_committed` finds the output of each input once. [`TransactionalSink`] is such a sink.
+//!
+//! - All that is written between two commits, and the offsets of just what it came from, are one transaction; inputs without
+//!   an output go along. A sink is answered when its transaction is committed.
+//! - What is settled beyond an offset always fits beside it: a partition hands out no more than can be told of.
+//! - An aborted transaction is written again from memory. A call that is dropped takes back what it wrote or has settled it.
+//! - Commits carry the generation of the group, so ids belong to processes and not to partitions; of two processes with one
+//!   id, the elder's source ends with an error.
+//! - A revocation commits or aborts first; a lost assignment aborts.
+//!
 //! # What it leaves to others
 //!
 //! Kafka holds no single message back and counts no deliveries. So it needs a `dead_letter` or `"discard"`, retries are

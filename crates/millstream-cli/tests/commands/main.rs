@@ -11,3 +11,5 @@ mod sqlite;
 #[cfg(test)]
 mod support;
 mod terminal;
+#[cfg(feature = "kafka")]
+mod transactions;
