@@ -65,7 +65,7 @@ fn p1_p7_every_input_is_found_exactly_once_whoever_is_killed_amid_a_transaction(
         watch.until("so much is committed", || watch.committed() >= u64::from(moment));
         let victim = chance.usize(..members.len());
         let member = u32::try_from(victim).unwrap();
-        // Within a transaction, or it is let go on for a moment.
+        // Within a transaction, or it is let go on for long enough to begin one, and for its group to hear of it.
         let until = Instant::now() + SOON;
         loop {
             assert_eq!(members[victim].ended(), None, "a member ended by itself");
@@ -79,7 +79,7 @@ fn p1_p7_every_input_is_found_exactly_once_whoever_is_killed_amid_a_transaction(
                 break;
             }
             members[victim].thaw();
-            std::thread::sleep(Duration::from_micros(chance.u64(..5_000)));
+            std::thread::sleep(Duration::from_micros(chance.u64(50_000..250_000)));
         }
         tries += 1;
         members[victim].kill();
