@@ -153,7 +153,14 @@ impl Watch {
             let made = admin.create_topics(&topics, &AdminOptions::new()).await.unwrap();
             made.into_iter().for_each(|made| drop(made.unwrap()));
             let sink = KafkaSink::new(&self.brokers, QUEUE);
-            let mut sink = SinkConnector::open(&sink).await.unwrap();
+            // A broker may hear of a topic a little later than it was made.
+            let until = Instant::now() + SOON;
+            let mut sink = loop {
+                match SinkConnector::open(&sink).await {
+                    Ok(sink) => break sink,
+                    Err(error) => assert!(Instant::now() < until, "{error}"),
+                }
+            };
             let numbers: Vec<u32> = (0..messages).collect();
             for some in numbers.chunks(1_000) {
                 let outgoing: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
