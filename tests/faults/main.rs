@@ -11,6 +11,7 @@
 mod culprit;
 mod drain;
 mod kafka_crew;
+mod kafka_exactly_once;
 mod kafka_faults;
 mod kafka_topic;
 mod memory;

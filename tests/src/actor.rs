@@ -1,11 +1,12 @@
 //! A process of a fault test: `actor ROLE name=value …`.
 //!
 //! `publish` publishes numbered messages and ends; `consume` runs a host with one pipeline until it is told to
-//! drain, and then ends. Standard output is the ledger. A line on standard input says that it shall drain, and its
+//! drain, and then ends; `copy` does so from a topic of Kafka to another. Standard output is the ledger. A line on standard input says that it shall drain, and its
 //! end that the test is gone, and so shall every process of it be.
 
 mod roles {
     pub(crate) mod consume;
+    pub(crate) mod copy;
     pub(crate) mod handler;
     pub(crate) mod publish;
 }
@@ -52,8 +53,9 @@ fn main() -> ExitCode {
     match role.as_deref() {
         Some("publish") => roles::publish::run(&arguments),
         Some("consume") => roles::consume::run(&arguments),
+        Some("copy") => roles::copy::run(&arguments),
         _ => {
-            eprintln!("usage: actor publish|consume name=value …");
+            eprintln!("usage: actor publish|consume|copy name=value …");
             ExitCode::FAILURE
         }
     }

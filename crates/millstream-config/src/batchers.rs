@@ -7,6 +7,7 @@ use millstream_core::{BatcherSpec, Limits, SharedFlow, SharedSinkConnector, Step
 
 use crate::decode::decode;
 use crate::fields::Fields;
+use crate::kind::SinkContext;
 use crate::parts;
 use crate::registry::Registry;
 use crate::report::Report;
@@ -54,7 +55,7 @@ impl<'i> Batchers<'i> {
         self,
         report: &mut Report<'_>,
         registry: &Registry,
-        pipeline: &str,
+        cx: &SinkContext<'_>,
         flow: Option<&SharedFlow>,
         limits: Option<&Limits>,
     ) -> Option<BTreeMap<String, BatcherSpec>> {
@@ -79,7 +80,7 @@ impl<'i> Batchers<'i> {
             }
             let step = steps.map(|steps| find(report, steps, &name, &table));
             let sink = table.take_table(report, "sink");
-            let sink = sink.map(|mut sink| parts::sink(report, registry, &mut sink, pipeline));
+            let sink = sink.map(|mut sink| parts::sink(report, registry, &mut sink, cx));
             if let Some(Some(step)) = step {
                 check_sink(report, step, &table);
             }

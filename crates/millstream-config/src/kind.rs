@@ -143,12 +143,18 @@ pub trait SinkKind: Send + Sync + 'static {
 pub struct SinkContext<'a> {
     /// The pipeline's name.
     pub pipeline: &'a str,
+    /// The source of the pipeline that it is a sink of, if that is right: a connector may have sinks that belong to its
+    /// source ([`downcast_ref`](millstream_core::DynConnector::downcast_ref)).
+    pub source: Option<&'a SharedConnector>,
 }
 
 impl<'a> SinkContext<'a> {
-    /// The context of a pipeline.
+    /// The context of a pipeline, and of no source.
     pub const fn new(pipeline: &'a str) -> Self {
-        Self { pipeline }
+        Self {
+            pipeline,
+            source: None,
+        }
     }
 }
 

@@ -52,12 +52,12 @@ pub(crate) fn sink(
     report: &mut Report<'_>,
     registry: &Registry,
     table: &mut Table<'_>,
-    pipeline: &str,
+    cx: &SinkContext<'_>,
 ) -> Option<SharedSinkConnector> {
     let names: Vec<_> = registry.sinks.keys().map(String::as_str).collect();
     let name = type_of(report, table, &names)?;
     match registry.sinks.get(&name) {
-        Some(kind) => AnySink::build(&**kind, report, table, &SinkContext::new(pipeline)),
+        Some(kind) => AnySink::build(&**kind, report, table, cx),
         None => {
             let elsewhere = registry.sources.contains_key(&name);
             unknown(report, registry, table, &name, &names, SINK, elsewhere);
@@ -71,7 +71,7 @@ pub(crate) fn dead_letter(
     report: &mut Report<'_>,
     registry: &Registry,
     pipeline: &mut Table<'_>,
-    name: &str,
+    cx: &SinkContext<'_>,
 ) -> Option<DeadLetter> {
     let Some(node) = pipeline.take("dead_letter") else {
         return Some(DeadLetter::Source);
@@ -80,7 +80,7 @@ pub(crate) fn dead_letter(
     match node.get_ref() {
         DeValue::Table(_) => {
             let mut table = Table::of(report, path, node)?;
-            sink(report, registry, &mut table, name).map(DeadLetter::Sink)
+            sink(report, registry, &mut table, cx).map(DeadLetter::Sink)
         }
         DeValue::String(text) if text == "discard" => Some(DeadLetter::Discard),
         DeValue::String(text) if text == "halt" => Some(DeadLetter::Halt),

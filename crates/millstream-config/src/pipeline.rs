@@ -13,7 +13,7 @@ use crate::batchers::Batchers;
 use crate::config::PipelineConfig;
 use crate::decode::decode;
 use crate::fields::Fields;
-use crate::kind::{HandlerContext, SourceContext};
+use crate::kind::{HandlerContext, SinkContext, SourceContext};
 use crate::order_by::OrderByName;
 use crate::parts;
 use crate::policies;
@@ -60,10 +60,12 @@ pub(crate) fn pipeline(
     let batchers = Batchers::take(report, &mut parts);
     let names = batchers.names();
     let (flow, run) = processor(report, registry, &mut parts, &HandlerContext::new(name, &names));
-    let batchers = batchers.specs(report, registry, name, flow.as_ref(), limits.as_ref());
+    let mut sinks = SinkContext::new(name);
+    sinks.source = source.as_ref().map(|(source, _)| source);
+    let batchers = batchers.specs(report, registry, &sinks, flow.as_ref(), limits.as_ref());
 
     check_loop(report, &parts, place.as_ref());
-    let dead_letter = parts::dead_letter(report, registry, &mut parts, name);
+    let dead_letter = parts::dead_letter(report, registry, &mut parts, &sinks);
     if let (Some((source, _)), Some(dead_letter)) = (&source, &dead_letter) {
         check_dead_letter(report, &parts, dead_letter, source.capabilities());
     }

@@ -3,6 +3,7 @@
 //! Everything crosses it a chunk at a time. Implement these with plain `async fn`; the engine boxes a future
 //! per chunk behind [`DynConnector`] and [`DynSinkConnector`], never per message.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -241,13 +242,21 @@ pub struct SourceError(pub String);
 pub struct SinkError(pub String);
 
 /// Object-safe [`Connector`].
-pub trait DynConnector: Send + Sync + 'static {
+pub trait DynConnector: Any + Send + Sync {
     /// See [`Connector::capabilities`].
     fn capabilities(&self) -> Capabilities;
     /// See [`Connector::retry_sink`].
     fn retry_sink(&self) -> Option<SharedSinkConnector>;
     /// See [`Connector::open`].
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
+}
+
+impl dyn DynConnector {
+    /// The connector behind it, if it is one of this type: for a sink that belongs to it.
+    pub fn downcast_ref<C: Connector>(&self) -> Option<&C> {
+        let connector: &dyn Any = self;
+        connector.downcast_ref()
+    }
 }
 
 /// Both sides of an opened connector.

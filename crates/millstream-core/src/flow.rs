@@ -238,9 +238,19 @@ struct IntoOutgoing(Arc<Batcher<Outgoing>>);
 
 impl<T: Into<Outgoing> + Send + 'static> Entrance<T> for IntoOutgoing {
     fn enter(&self, entries: &mut Entries<T>) {
+        let envelopes = std::mem::take(&mut entries.envelopes);
+        let outputs = entries
+            .outputs
+            .drain(..)
+            .zip(&envelopes)
+            .map(|(output, envelope)| {
+                let mut outgoing: Outgoing = output.into();
+                outgoing.ticket = envelope.unsettled();
+                outgoing
+            });
         self.0.enter(&mut Entries {
-            envelopes: std::mem::take(&mut entries.envelopes),
-            outputs: entries.outputs.drain(..).map(Into::into).collect(),
+            outputs: outputs.collect(),
+            envelopes,
             marks: std::mem::take(&mut entries.marks),
         });
     }

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::ticket::Ticket;
+
 /// Names a place that messages come from: a queue, or one partition of a topic.
 ///
 /// Connectors get one from [`EngineHandle::origin`](crate::EngineHandle::origin); the engine turns it back
@@ -113,6 +115,9 @@ pub struct Outgoing {
     pub priority: i32,
     /// Of a message on its way back to where it came from: what it was there, which a retry sink may keep.
     pub was: Option<Box<Was>>,
+    /// The delivery that it comes of, while that is unsettled; the engine's to say. A sink that settles what it writes
+    /// at the source, in one transaction, goes by it.
+    pub ticket: Option<Ticket>,
 }
 
 /// What a message was where it was first read.

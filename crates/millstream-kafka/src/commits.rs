@@ -103,7 +103,7 @@ impl Commits {
         if !due && self.next.is_empty() {
             return false;
         }
-        let commits = callbacks.shared.uncommitted(&[]);
+        let commits = callbacks.shared.uncommitted();
         if commits.is_empty() {
             answer(&mut self.next, true);
             return true;

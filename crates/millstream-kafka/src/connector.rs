@@ -16,13 +16,19 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::commits::Commits;
+use crate::committer::Committer;
 use crate::copies::Copies;
 use crate::member::{self, Callbacks, Flow, Member, plain};
-use crate::properties::{InvalidProperty, check_source, millis};
+use crate::properties::{InvalidProperty, check_source, millis, reach};
 use crate::retry::RetrySink;
-use crate::shared::{Phase, Shared};
+use crate::shared::{Phase, Rules, Shared};
 use crate::sink::KafkaSink;
 use crate::tiers::Tiers;
+use crate::transactions::Transactions;
+use crate::transactions::producer::Producer;
+use crate::transactions::sink::TransactionalSink;
+use crate::transactions::work::Work;
+use crate::transactions::writer::{Running, Writer};
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
@@ -57,6 +63,7 @@ pub struct KafkaConnector {
     commit_interval: Duration,
     window: usize,
     tiers: Tiers,
+    transactions: Option<Arc<Transactions>>,
 }
 
 impl KafkaConnector {
@@ -83,6 +90,7 @@ impl KafkaConnector {
             commit_interval: Duration::from_secs(5),
             window: 20_000,
             tiers: Tiers::none(group),
+            transactions: None,
         }
     }
 
@@ -113,6 +121,45 @@ impl KafkaConnector {
         self
     }
 
+    /// Has offsets committed in transactions, together with what [`sink`](Self::sink)s of this connector write: each input
+    /// counts for what is read of their topics exactly once, as long as that is read with `read_committed`.
+    ///
+    /// The id is this process's own, and the same after a restart: whoever begins with it ends the transaction that the
+    /// last one left open, and that one. It need not follow from what is read.
+    ///
+    /// A partition then has no more than about three thousand offsets under way, since it must fit beside the committed
+    /// offset which of them are done.
+    ///
+    /// ```
+    /// use millstream_kafka::KafkaConnector;
+    ///
+    /// let orders = KafkaConnector::new("127.0.0.1:9092", "pricing", ["orders"]).transactional("pricing-1");
+    /// let priced = orders.sink("priced").expect("it is transactional");
+    /// ```
+    #[must_use]
+    pub fn transactional(mut self, id: &str) -> Self {
+        self.transactions = Some(Arc::new(Transactions::new(id)));
+        self
+    }
+
+    /// The transactional id, if it has one.
+    pub fn transactional_id(&self) -> Option<&str> {
+        self.transactions.as_deref().map(Transactions::id)
+    }
+
+    /// Where its brokers are, as it was told.
+    pub fn brokers(&self) -> &str {
+        self.config.get("bootstrap.servers").unwrap_or_default()
+    }
+
+    /// A sink that writes to this topic within the transactions of this connector, for batchers and dead letters of the
+    /// pipeline that reads with it; what goes to its [`retry_topics`](Self::retry_topics) does so by itself. It connects with the properties that the connector has by now. None if the connector is
+    /// not [`transactional`](Self::transactional).
+    pub fn sink(&self, topic: &str) -> Option<TransactionalSink> {
+        let transactions = self.transactions.as_ref()?;
+        Some(TransactionalSink::new(transactions, &self.config, topic))
+    }
+
     /// How many offsets of a partition are kept from the first unsettled one on, 20000 unless told otherwise. A
     /// partition that has more is paused.
     #[must_use]
@@ -140,21 +187,6 @@ impl KafkaConnector {
         check_source(name)?;
         self.config.set(name, value);
         Ok(self)
-    }
-
-    /// The properties that it takes to reach the brokers, for other clients than the consumer.
-    fn reach(&self) -> ClientConfig {
-        let mut reach = ClientConfig::new();
-        for (name, value) in self.config.config_map() {
-            let connects = ["bootstrap.servers", "client.id"].contains(&name)
-                || ["security.", "sasl.", "ssl.", "socket.", "broker.address."]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix));
-            if connects {
-                reach.set(name, value);
-            }
-        }
-        reach
     }
 
     /// All properties, with those that follow from others.
@@ -191,14 +223,21 @@ impl Connector for KafkaConnector {
             return None;
         }
         Some(Arc::new(RetrySink {
-            sink: KafkaSink::with(&self.reach()),
+            sink: KafkaSink::with(&reach(&self.config)),
             tiers: self.tiers.clone(),
+            transactions: self.transactions.clone(),
         }))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(KafkaSource, KafkaAcknowledger), OpenError> {
         let config = self.config();
-        let shared = Arc::new(Shared::new(self.window.max(1), engine.rejects_to_source()));
+        let work = self.transactions.as_ref().map(|_| Arc::new(Work::default()));
+        let rules = Rules {
+            window: self.window.max(1),
+            halts: engine.rejects_to_source(),
+            tells_all: work.is_some(),
+        };
+        let shared = Arc::new(Shared::new(rules));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
         let patience = millis(&config, "max.poll.interval.ms", Duration::from_secs(300));
         // What stood still in an earlier life is read again.
@@ -209,13 +248,41 @@ impl Connector for KafkaConnector {
             Handle::current(),
             patience / 2,
             self.tiers.clone(),
+            work.clone(),
         );
         let mut consumer = BaseConsumer::from_config_and_context(&config, callbacks).map_err(refused)?;
         let signalled = Arc::clone(&shared);
         consumer.set_nonempty_callback(move || signalled.signal.raise());
         let consumer = Arc::new(consumer);
-        let commits = Commits::start(Arc::clone(&consumer))
-            .map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        let commits = match (&self.transactions, &work) {
+            (Some(transactions), Some(work)) => {
+                let taken = || {
+                    OpenError::Refused(format!(
+                        "the transactions `{}` are another pipeline's: each needs a connector and a transactional id of \
+                         its own",
+                        transactions.id()
+                    ))
+                };
+                if transactions.are_open() {
+                    return Err(taken());
+                }
+                let producer = Producer::open(transactions, &config).await?;
+                let writer = Writer {
+                    work: Arc::clone(work),
+                    producer,
+                    consumer: Arc::clone(&consumer),
+                    shared: Arc::clone(&shared),
+                };
+                let running = Running::start(writer);
+                if running.is_ok() && !transactions.begin(work) {
+                    return Err(taken());
+                }
+                running.map(Committer::Producer)
+            }
+            _ => Commits::start(Arc::clone(&consumer)).map(Committer::Consumer),
+        };
+        let commits =
+            commits.map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
         let member = Member {
             consumer,
             commits,
@@ -227,8 +294,8 @@ impl Connector for KafkaConnector {
             committed_at: rt::now(),
             looked_at: rt::now(),
         };
-        let closer = Arc::new(Closer(Arc::clone(&shared)));
-        let reach = self.reach();
+        let closer = Arc::new(Closer(Arc::clone(&shared), work));
+        let reach = reach(&self.config);
         let (answer, joined) = oneshot::channel();
         std::thread::Builder::new()
             .name("kafka".to_owned())
@@ -312,10 +379,13 @@ pub(crate) fn refused(error: KafkaError) -> OpenError {
 /// It waits for a moment, so that a process that ends after it has left its group, and its partitions need not wait for
 /// its session to expire.
 #[derive(Debug)]
-struct Closer(Arc<Shared>);
+struct Closer(Arc<Shared>, Option<Arc<Work>>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
+        if let Some(work) = &self.1 {
+            work.close();
+        }
         self.0.close(CLOSE);
     }
 }

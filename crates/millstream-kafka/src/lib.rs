@@ -11,12 +11,24 @@
 //! - A message that stays unsettled holds back its partition once `window` offsets have come since, and nothing grows
 //!   beyond that.
 //! - Whatever the engine does, the member polls: the group sees it alive.
-//!
 //! - A message that waits for its next attempt in a retry topic ([`KafkaConnector::retry_topics`]) comes not before its time,
 //!   as what it was, and holds up nobody.
 //! - Kafka counts no deliveries, so unclean ends are counted beside the committed offset. A message that ends its process
 //!   again and again comes alone in the end, and is given up by the engine; none is whose neighbour it was.
 //! - With `dead_letter = "halt"` nothing of a partition is handed out after a message that was given up.
+//!
+//! # Exactly once
+//!
+//! Sinks that a [`transactional`](KafkaConnector::transactional) connector makes write within transactions that commit its
+//! offsets too: who reads with `read_committed` finds the output of each input once. [`TransactionalSink`] is such a sink.
+//!
+//! - All that is written between two commits, and the offsets of just what it came from, are one transaction; inputs without
+//!   an output go along, and so does what is put off to a retry topic. A sink is answered when its transaction is committed.
+//! - What is settled beyond an offset always fits beside it, and beside the note of unclean ends: a partition hands out no more than can be told of.
+//! - An aborted transaction is written again from memory. A call that is dropped takes back what it wrote or has settled it.
+//! - Commits carry the generation of the group, so ids belong to processes and not to partitions; of two processes with one
+//!   id, the elder's source ends with an error.
+//! - A revocation commits or aborts first; a lost assignment aborts.
 //!
 //! # What it leaves to others
 //!
@@ -30,6 +42,7 @@
 //! share their memory: one that stays in flight keeps up to 4 KiB of it.
 
 mod commits;
+mod committer;
 mod connector;
 mod copies;
 mod ends;
@@ -44,7 +57,9 @@ mod signal;
 mod sink;
 mod statistics;
 mod tiers;
+mod transactions;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::InvalidProperty;
 pub use sink::{KafkaSink, KafkaWriter};
+pub use transactions::sink::{TransactionalSink, TransactionalWriter};

@@ -5,7 +5,7 @@
 //! partitions are paused, which costs what was fetched of them, and polling goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,14 +18,17 @@ use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
-use crate::commits::{Commits, UnderWay, commit};
+use crate::commits::{UnderWay, commit};
+use crate::committer::Committer;
 use crate::copies::{Assigned, Copies};
 use crate::retry::welcome;
 use crate::shared::{Phase, Place, Return, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
+use crate::transactions::work::Work;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -49,10 +52,10 @@ pub(crate) struct Callbacks {
     pub(crate) revoke_within: Duration,
     pub(crate) under_way: UnderWay,
     pub(crate) tiers: Tiers,
+    /// Where commits are transactions.
+    work: Option<Arc<Work>>,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
-    /// How many rebalances there were.
-    rebalances: AtomicU32,
     degraded: AtomicBool,
 }
 
@@ -63,6 +66,7 @@ impl Callbacks {
         runtime: Handle,
         revoke_within: Duration,
         tiers: Tiers,
+        work: Option<Arc<Work>>,
     ) -> Self {
         Self {
             shared,
@@ -71,8 +75,8 @@ impl Callbacks {
             revoke_within,
             under_way: UnderWay::default(),
             tiers,
+            work,
             assigned: AtomicBool::new(false),
-            rebalances: AtomicU32::new(0),
             degraded: AtomicBool::new(false),
         }
     }
@@ -83,13 +87,7 @@ impl Callbacks {
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         // Read once for what is kept beside the offsets; librdkafka begins where it finds the group itself.
-        let committed = match consumer.committed_offsets(partitions.clone(), ANSWER) {
-            Ok(committed) => committed,
-            Err(error) => {
-                warn!(%error, "cannot read what the group has settled beyond its offsets: it may come again");
-                TopicPartitionList::new()
-            }
-        };
+        let committed = self.committed(consumer, partitions);
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
             let committed = found
@@ -121,6 +119,50 @@ impl Callbacks {
         self.engine.partitions(self.shared.partitions());
     }
 
+    /// What the group has committed of these. Nothing is known if it cannot be read, and what it has settled beyond its
+    /// offsets may come again: where outputs were committed with it, that must not be.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> TopicPartitionList {
+        let until = rt::now() + self.revoke_within;
+        loop {
+            let read = consumer.committed_offsets(partitions.clone(), ANSWER);
+            let read = read.and_then(|read| {
+                read.elements().iter().try_for_each(|one| one.error())?;
+                Ok(read)
+            });
+            match (read, &self.work) {
+                (Ok(read), _) => return read,
+                (Err(error), None) => {
+                    warn!(%error, "cannot read what the group has settled beyond its offsets: it may come again");
+                    return TopicPartitionList::new();
+                }
+                (Err(error), Some(work)) => {
+                    warn!(%error, "cannot read what the group has committed");
+                    if rt::now() >= until || self.shared.phase() == Phase::Closing {
+                        work.fail(format!("cannot read what the group has committed: {error}"));
+                        return TopicPartitionList::new();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the transaction that has all that is settled now.
+    fn finish(&self, work: &Work) {
+        let (answer, answered) = oneshot::channel();
+        work.ask(vec![answer], false);
+        let answered = self
+            .runtime
+            .block_on(async { tokio::time::timeout(ANSWER, answered).await });
+        if !matches!(answered, Ok(Ok(true))) {
+            warn!("what was settled last of revoked partitions comes again");
+            self.engine.commit_failed();
+        }
+    }
+
     /// Flushes what touches these partitions, commits, and makes late settlements stale: in that order, and before it
     /// returns, since a revocation that is put off undoes the assignment that comes next.
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -140,11 +182,22 @@ impl Callbacks {
         if self.shared.phase() < Phase::Closing {
             self.flush(&scopes);
         }
-        self.under_way.settle(ANSWER);
-        let commits = self.shared.uncommitted(&origins);
-        if let Err(error) = commit(consumer, &commits) {
-            warn!(%error, "what was settled last of revoked partitions comes again");
-            self.engine.commit_failed();
+        match &self.work {
+            Some(work) if work.is_open() => {
+                self.shared.give_up(&origins);
+                self.finish(work);
+            }
+            // The last was made before the consumer closes.
+            Some(_) => {}
+            None => {
+                self.under_way.settle(ANSWER);
+                self.shared.give_up(&origins);
+                let commits = self.shared.uncommitted();
+                if let Err(error) = commit(consumer, &commits) {
+                    warn!(%error, "what was settled last of revoked partitions comes again");
+                    self.engine.commit_failed();
+                }
+            }
         }
         self.shared.unassign(&origins);
         self.rebalanced(Event::Revoked);
@@ -204,7 +257,6 @@ impl ClientContext for Callbacks {
 
 impl ConsumerContext for Callbacks {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        self.rebalances.fetch_add(1, Ordering::Relaxed);
         match rebalance {
             Rebalance::Assign(partitions) if partitions.count() > 0 => self.assign(consumer, partitions),
             Rebalance::Revoke(partitions) if partitions.count() > 0 => self.revoke(consumer, partitions),
@@ -244,7 +296,7 @@ fn list(places: &[Place]) -> TopicPartitionList {
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
-    pub(crate) commits: Commits,
+    pub(crate) commits: Committer,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
     /// Everything is paused, and since when there has been no room otherwise.
@@ -261,12 +313,12 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) struct Last {
     place: Place,
-    rebalances: u32,
+    rebalances: u64,
     from: Assigned,
 }
 
 impl Last {
-    fn is(&self, topic: &str, partition: i32, rebalances: u32) -> bool {
+    fn is(&self, topic: &str, partition: i32, rebalances: u64) -> bool {
         self.place.partition == partition && *self.place.topic == *topic && self.rebalances == rebalances
     }
 }
@@ -286,6 +338,10 @@ pub(crate) fn run(mut member: Member) {
     let ended = loop {
         if shared.phase() == Phase::Closing {
             break None;
+        }
+        if let Some(why) = member.callbacks().work.as_ref().and_then(|work| work.failed()) {
+            error!(why, "this member cannot go on");
+            break Some(why);
         }
         member.commit();
         member.look();
@@ -356,7 +412,7 @@ impl Member {
         }
         let callbacks = Arc::clone(self.consumer.context());
         let read = self.copies.len();
-        if read > 0 {
+        if read > 0 || shared.may_take_in() {
             let taken = shared.take(self.copies.drain().map(|(from, mut message)| {
                 let back = if from.delays {
                     welcome(&callbacks.engine, &mut message)
@@ -397,7 +453,7 @@ impl Member {
             };
             let callbacks: &Callbacks = self.consumer.context();
             let (topic, partition) = (message.topic(), message.partition());
-            let rebalances = callbacks.rebalances.load(Ordering::Relaxed);
+            let rebalances = callbacks.shared.rebalances();
             let from = match &self.last {
                 Some(last) if last.is(topic, partition, rebalances) => last.from,
                 _ => {

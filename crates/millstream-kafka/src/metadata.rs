@@ -18,13 +18,27 @@ pub(crate) const LIMIT: usize = 4096;
 /// Says that the text is ours, and of this form.
 const FORM: &str = "millstream2:";
 
+/// How many bytes of numbers fit into a text.
+const ROOM: usize = (LIMIT - FORM.len()) / 4 * 3;
+
+/// How many of them run lengths may take, whatever the note.
+pub(crate) const TOLD: usize = ROOM - NOTE;
+
+/// The longest note: two numbers of 32 bits and two of 64, seven bits to a byte.
+const NOTE: usize = 2 * 5 + 2 * 10;
+
+/// How many bytes a run of so many offsets takes at most, wherever it is cut in two.
+pub(crate) fn cost(run: u64) -> usize {
+    let bits = 64 - run.saturating_mul(2).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// The text for this note and these ranges, which ascend and begin at or after the offset; empty if there is nothing to
 /// say.
 pub(crate) fn encode(offset: u64, note: &Note, ranges: &[Range<u64>]) -> String {
     if ranges.is_empty() && *note == Note::default() {
         return String::new();
     }
-    let most = (LIMIT - FORM.len()) / 4 * 3;
     let mut bytes = Vec::new();
     push(&mut bytes, u64::from(note.ends));
     push(
@@ -44,7 +58,7 @@ pub(crate) fn encode(offset: u64, note: &Note, ranges: &[Range<u64>]) -> String 
         let before = bytes.len();
         push(&mut bytes, range.start.saturating_sub(at));
         push(&mut bytes, range.end.saturating_sub(range.start));
-        if bytes.len() > most {
+        if bytes.len() > ROOM {
             bytes.truncate(before);
             break;
         }

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::metadata::{TOLD, cost};
+
 /// The offsets of one assignment, and what was handed out under them until it is settled.
 #[derive(Debug)]
 pub(crate) struct Offsets<T> {
@@ -19,6 +21,8 @@ pub(crate) struct Offsets<T> {
     begun: bool,
     /// Settled by an earlier assignment, and not seen again so far; ascending.
     done: VecDeque<Range<u64>>,
+    /// What it takes at most to say which of the window are settled, whichever come to be; and of `done`.
+    cost: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -43,12 +47,50 @@ pub(crate) enum Arrival {
 impl<T> Offsets<T> {
     /// Of an assignment that begins where the group has committed, with what it had settled beyond that.
     pub(crate) fn new(committed: Option<u64>, done: Vec<Range<u64>>) -> Self {
-        Self {
+        let mut offsets = Self {
             window: VecDeque::new(),
             end: committed,
             begun: false,
             done: done.into(),
+            cost: (0, 0),
+        };
+        offsets.reckon_done();
+        offsets
+    }
+
+    /// What it takes to say all that was settled by earlier assignments and not seen again.
+    fn reckon_done(&mut self) {
+        let (mut sum, mut at) = (0, None);
+        for range in &self.done {
+            // The first gap changes with the window's end.
+            let gap = at.map_or(u64::MAX, |at| range.start.saturating_sub(at));
+            sum += cost(gap) + cost(range.end.saturating_sub(range.start));
+            at = Some(range.end);
         }
+        self.cost.1 = sum;
+    }
+
+    /// Whether all that is settled could still be told beside the mark if this offset came too, whichever of them come
+    /// to be settled. It always could where nothing is handed out.
+    pub(crate) fn has_room(&self, offset: u64) -> bool {
+        let Some(last) = self.window.back() else {
+            return true;
+        };
+        let more = cost(offset.saturating_sub(last.offset));
+        // One byte for the last run, which nothing follows.
+        self.cost.0 + self.cost.1 + more < TOLD
+    }
+
+    /// Whether half of what can be told is free.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.window.is_empty() || self.cost.0 + self.cost.1 <= TOLD / 2
+    }
+
+    fn push(&mut self, offset: u64, out: Option<T>) {
+        if let Some(last) = self.window.back() {
+            self.cost.0 += cost(offset - last.offset);
+        }
+        self.window.push_back(Slot { offset, out });
     }
 
     /// Takes note of what the broker gave.
@@ -58,8 +100,11 @@ impl<T> Offsets<T> {
         }
         self.begun = true;
         self.end = Some(offset + 1);
-        while self.done.front().is_some_and(|range| range.end <= offset) {
-            self.done.pop_front();
+        if self.done.front().is_some_and(|range| range.end <= offset) {
+            while self.done.front().is_some_and(|range| range.end <= offset) {
+                self.done.pop_front();
+            }
+            self.reckon_done();
         }
         if let Some(range) = self.done.front_mut()
             && range.start <= offset
@@ -67,14 +112,11 @@ impl<T> Offsets<T> {
             range.start = offset + 1;
             // Before the first unsettled one there is nothing to remember.
             if !self.window.is_empty() {
-                self.window.push_back(Slot { offset, out: None });
+                self.push(offset, None);
             }
             return Arrival::Done;
         }
-        self.window.push_back(Slot {
-            offset,
-            out: Some(value()),
-        });
+        self.push(offset, Some(value()));
         Arrival::New
     }
 
@@ -98,7 +140,12 @@ impl<T> Offsets<T> {
             slot.out = None;
         }
         while self.window.front().is_some_and(|slot| slot.out.is_none()) {
-            self.window.pop_front();
+            let Some(gone) = self.window.pop_front() else {
+                break;
+            };
+            if let Some(first) = self.window.front() {
+                self.cost.0 -= cost(first.offset - gone.offset);
+            }
         }
     }
 
@@ -110,6 +157,17 @@ impl<T> Offsets<T> {
     /// What may be committed: everything before it is settled. None before there is anything to say.
     pub(crate) fn mark(&self) -> Option<u64> {
         self.window.front().map(|slot| slot.offset).or(self.end)
+    }
+
+    /// The mark, and what is settled beyond it, as they will be once these are settled too.
+    pub(crate) fn once_settled(&self, these: impl Fn(u64) -> bool) -> (Option<u64>, Vec<Range<u64>>) {
+        let settled = |slot: &Slot<T>| slot.out.is_none() || these(slot.offset);
+        let first = self.window.iter().position(|slot| !settled(slot));
+        let mark = first.and_then(|first| self.window.get(first));
+        let mark = mark.map(|slot| slot.offset).or(self.end);
+        let beyond = self.window.iter().skip(first.unwrap_or(self.window.len()));
+        let ranges = self.ranges(beyond.map(|slot| (slot.offset, settled(slot))));
+        (mark, ranges)
     }
 
     /// How many offsets are kept in memory.
@@ -124,15 +182,19 @@ impl<T> Offsets<T> {
 
     /// What is settled beyond the mark, ascending. A range may span offsets that do not exist.
     pub(crate) fn settled(&self) -> Vec<Range<u64>> {
+        self.ranges(self.window.iter().map(|slot| (slot.offset, slot.out.is_none())))
+    }
+
+    fn ranges(&self, slots: impl Iterator<Item = (u64, bool)>) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut open = false;
-        for slot in &self.window {
+        for (offset, settled) in slots {
             match ranges.last_mut() {
-                Some(last) if open && slot.out.is_none() => last.end = slot.offset + 1,
-                _ if slot.out.is_none() => ranges.push(slot.offset..slot.offset + 1),
+                Some(last) if open && settled => last.end = offset + 1,
+                _ if settled => ranges.push(offset..offset + 1),
                 _ => {}
             }
-            open = slot.out.is_none();
+            open = settled;
         }
         ranges.extend(self.done.iter().filter(|range| !range.is_empty()).cloned());
         ranges
@@ -146,6 +208,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ends::Note;
+    use crate::metadata;
 
     #[test]
     fn gaps_of_compaction_and_markers_do_not_hold_the_mark_back() {
@@ -177,6 +241,17 @@ mod tests {
         assert_eq!(offsets.arrive(4, || ()), Arrival::New);
         assert_eq!(offsets.arrive(4, || ()), Arrival::Backwards);
         assert_eq!(offsets.arrive(3, || ()), Arrival::Backwards);
+    }
+
+    #[test]
+    fn without_gaps_three_thousand_offsets_can_be_told_of() {
+        let mut offsets = Offsets::new(None, Vec::new());
+        let told = (0_u64..).take_while(|offset| {
+            let room = offsets.has_room(*offset);
+            offsets.arrive(*offset, || ());
+            room
+        });
+        assert_eq!(told.count(), TOLD);
     }
 
     #[derive(Clone, Debug)]
@@ -240,6 +315,72 @@ mod tests {
                     prop_assert_eq!(offsets.out(*offset).is_some(), !done);
                     let beyond = offsets.settled().iter().any(|range| range.contains(offset));
                     prop_assert!(!beyond || *done);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        // Each is four thousand offsets.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// What a transaction has to tell fits, whatever comes to be settled: also of offsets far apart, and after
+        /// crashes. What it counts as settled before it is, is told as if it were.
+        #[test]
+        fn what_is_settled_can_always_be_told(
+            rounds in prop::collection::vec(
+                (0_u32..40, prop::collection::vec(any::<bool>(), 1..60)),
+                1..4,
+            ),
+            every in 1_usize..4,
+        ) {
+            let mut committed = (None, String::new());
+            let mut done: BTreeSet<u64> = BTreeSet::new();
+            for (wide, pattern) in rounds {
+                let ranges = committed.0.map_or_else(Vec::new, |at| metadata::decode(at, &committed.1).1);
+                let mut offsets = Offsets::new(committed.0, ranges);
+                // The same log in each round, from where the last ended.
+                let log = (0_u64..4_000).map(|index| index + ((index / 7) << wide.min(20)));
+                let mut out: BTreeSet<u64> = BTreeSet::new();
+                for offset in log.filter(|offset| committed.0.is_none_or(|at| *offset >= at)) {
+                    if !offsets.has_room(offset) {
+                        break;
+                    }
+                    if offsets.arrive(offset, || ()) == Arrival::New {
+                        out.insert(offset);
+                    }
+                }
+                let chosen: BTreeSet<u64> = out
+                    .iter()
+                    .zip(pattern.iter().cycle())
+                    .enumerate()
+                    .filter(|(index, (_, settle))| **settle || index % (every + 1) == 1)
+                    .map(|(_, (offset, _))| *offset)
+                    .collect();
+                let (mark, ranges) = offsets.once_settled(|offset| chosen.contains(&offset));
+                let mark = mark.unwrap();
+                // No note takes more.
+                let longest = Note {
+                    ends: u32::MAX,
+                    until: Some(u64::MAX - 1),
+                    alone: Some((u64::MAX - 1, u32::MAX)),
+                };
+                let text = metadata::encode(mark, &longest, &ranges);
+                let (note, read) = metadata::decode(mark, &text);
+                prop_assert_eq!((note, read.len()), (longest, ranges.len()), "nothing is left out");
+                chosen.iter().for_each(|offset| offsets.settle(*offset));
+                prop_assert_eq!((offsets.mark(), offsets.settled()), (Some(mark), ranges));
+                done.extend(chosen);
+                for offset in &out {
+                    let after = read.partition_point(|range| range.end <= *offset);
+                    let told = *offset < mark || read.get(after).is_some_and(|range| range.contains(offset));
+                    prop_assert_eq!(told, done.contains(offset));
+                }
+                committed = (Some(mark), text);
+                if wide > 0 {
+                    // Another width is another log.
+                    committed = (None, String::new());
+                    done.clear();
                 }
             }
         }

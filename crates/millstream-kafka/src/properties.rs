@@ -18,17 +18,14 @@ pub struct InvalidProperty {
 type Rule = (&'static str, &'static str);
 
 /// What neither side may be given.
-const BOTH: [Rule; 4] = [
+const BOTH: [Rule; 3] = [
     ("bootstrap.servers", "is what `brokers` says"),
     ("metadata.broker.list", "is what `brokers` says"),
-    (
-        "transactional.id",
-        "would make writes wait for a commit that nothing sends",
-    ),
     ("opaque", "is for programs"),
 ];
 
-const SOURCE: [Rule; 7] = [
+const SOURCE: [Rule; 8] = [
+    ("transactional.id", "is what `transactional_id` says"),
     ("group.id", "is what `group` says"),
     ("group.instance.id", "is what `static_id` says"),
     ("auto.offset.reset", "is what `offset_reset` says"),
@@ -47,7 +44,8 @@ const SOURCE: [Rule; 7] = [
     ),
 ];
 
-const SINK: [Rule; 5] = [
+const SINK: [Rule; 6] = [
+    ("transactional.id", "is what the source's `transactional_id` says"),
     (
         "acks",
         "would have messages confirmed that a broker may lose; it is `all`",
@@ -83,6 +81,21 @@ fn check(name: &str, rules: &[Rule]) -> Result<(), InvalidProperty> {
         }),
         None => Ok(()),
     }
+}
+
+/// What it takes to reach the brokers that a source reads from, for other clients than its consumer.
+pub(crate) fn reach(source: &ClientConfig) -> ClientConfig {
+    let mut reach = ClientConfig::new();
+    for (name, value) in source.config_map() {
+        let connects = ["bootstrap.servers", "client.id"].contains(&name)
+            || ["security.", "sasl.", "ssl.", "socket.", "broker.address."]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+        if connects {
+            reach.set(name, value);
+        }
+    }
+    reach
 }
 
 /// What this property is set to, in milliseconds.

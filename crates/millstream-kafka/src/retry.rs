@@ -12,6 +12,9 @@ use rdkafka::producer::Producer;
 use crate::shared::Return;
 use crate::sink::{KafkaSink, KafkaWriter, REACH, beside};
 use crate::tiers::Tiers;
+use crate::transactions::Transactions;
+use crate::transactions::sink::write;
+use crate::transactions::work::Letter;
 
 /// When a message may be handed out, in milliseconds since 1970.
 const DUE: &str = "millstream-retry-due";
@@ -24,6 +27,8 @@ const TIMESTAMP: &str = "millstream-retry-timestamp";
 pub(crate) struct RetrySink {
     pub(crate) sink: KafkaSink,
     pub(crate) tiers: Tiers,
+    /// What it writes within, if the source has them.
+    pub(crate) transactions: Option<Arc<Transactions>>,
 }
 
 impl SinkConnector for RetrySink {
@@ -55,17 +60,27 @@ impl SinkConnector for RetrySink {
         .await
         .map_err(|error| OpenError::Unavailable(error.0))??;
         Ok(RetryWriter {
-            writer,
+            writer: match &self.transactions {
+                Some(transactions) => Writer::Within(Arc::clone(transactions)),
+                None => Writer::Own(writer),
+            },
             tiers: self.tiers.clone(),
             partitions,
         })
     }
 }
 
+/// What writes: a producer of its own, or that of the source's transactions.
+#[derive(Debug)]
+enum Writer {
+    Own(KafkaWriter),
+    Within(Arc<Transactions>),
+}
+
 /// An open [`RetrySink`].
 #[derive(Debug)]
 pub(crate) struct RetryWriter {
-    writer: KafkaWriter,
+    writer: Writer,
     tiers: Tiers,
     /// How many each topic has.
     partitions: HashMap<String, i32>,
@@ -83,12 +98,21 @@ impl Sink for RetryWriter {
             let was = message.was.as_deref();
             let partition = was.and_then(|was| partition_of(&was.place));
             let partition = partition.map(|partition| partition.rem_euclid(partitions));
-            letters.push((topic, partition, address(message, wait)));
+            letters.push(Letter {
+                topic: topic.into(),
+                partition,
+                message: address(message, wait),
+            });
         }
-        let letters = letters
-            .iter()
-            .map(|(topic, partition, message)| (&**topic, *partition, message));
-        self.writer.write(letters, results).await
+        match &mut self.writer {
+            Writer::Own(writer) => {
+                let letters = letters
+                    .iter()
+                    .map(|letter| (&*letter.topic, letter.partition, &letter.message));
+                writer.write(letters, results).await
+            }
+            Writer::Within(transactions) => write(transactions, letters, results).await,
+        }
     }
 }
 

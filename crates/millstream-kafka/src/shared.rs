@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, Ticket, rt};
@@ -16,16 +16,17 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 
-use crate::copies::Assigned;
-use crate::ends::{Ends, Note};
+use crate::ends::Ends;
 use crate::gate::Gate;
 use crate::metadata;
-use crate::offsets::{Arrival, Offsets};
+use crate::offsets::Offsets;
 use crate::signal::Signal;
 use crate::statistics::End;
 
+mod arrivals;
 mod commits;
 mod settling;
+pub(crate) mod transactional;
 mod turns;
 
 pub(crate) use commits::Commit;
@@ -48,10 +49,20 @@ pub(crate) struct Shared {
     /// The source and the acknowledger are gone.
     pub(crate) closing: Notify,
     ended: Condvar,
+    rules: Rules,
+    /// How often partitions have come and gone. It changes with the state locked.
+    rebalances: AtomicU64,
+}
+
+/// What goes for every partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
     /// The most offsets that are kept for a partition.
-    window: usize,
+    pub(crate) window: usize,
     /// A rejected message stops its partition.
-    halts: bool,
+    pub(crate) halts: bool,
+    /// All that is settled beyond a mark must be told beside it: nothing is handed out that would not fit there.
+    pub(crate) tells_all: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +73,8 @@ struct State {
     phase: Phase,
     /// Partitions are being given back, and all of this will be committed before they are.
     revoking: bool,
+    /// Nothing of these runs any more, and the next commit is the last of them.
+    given_up: Vec<OriginId>,
     /// Whoever waits for a commit of all that is settled now.
     commits: Vec<oneshot::Sender<bool>>,
     /// The thread has ended, and why if nobody told it to.
@@ -101,6 +114,8 @@ struct Assignment {
     /// Where the partition ends, once statistics have said so.
     end: Option<End>,
     gate: Gate,
+    /// Read, and not taken in before there is room to tell of it.
+    outside: VecDeque<(Message, Return)>,
 }
 
 /// A partition.
@@ -123,25 +138,16 @@ pub(crate) struct Return {
     pub(crate) home: Option<(OriginId, u64)>,
 }
 
-/// What came of handing over a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Taken {
-    /// These hold too many offsets in memory now.
-    pub(crate) stuck: Vec<Place>,
-    /// These assignments ended because their logs were made anew.
-    pub(crate) lost: Vec<Scope>,
-}
-
 impl Shared {
-    pub(crate) fn new(window: usize, halts: bool) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             state: Mutex::default(),
             signal: Signal::default(),
             arrived: Notify::new(),
             closing: Notify::new(),
             ended: Condvar::new(),
-            window,
-            halts,
+            rules,
+            rebalances: AtomicU64::new(0),
         }
     }
 
@@ -167,7 +173,7 @@ impl Shared {
         let held = state
             .assignments
             .values()
-            .map(|assignment| assignment.gate.held());
+            .map(|assignment| assignment.gate.held() + assignment.outside.len());
         state.buffer.len() + held.sum::<usize>()
     }
 
@@ -239,10 +245,17 @@ impl Shared {
             stuck: false,
             gate,
             end: None,
+            outside: VecDeque::new(),
         };
         let mut state = self.state.lock();
         state.suspicious |= suspicious;
+        self.rebalances.fetch_add(1, Ordering::Relaxed);
         state.assignments.insert(origin, assignment);
+    }
+
+    /// How often partitions have come and gone.
+    pub(crate) fn rebalances(&self) -> u64 {
+        self.rebalances.load(Ordering::Relaxed)
     }
 
     /// What tells this partition's assignment from those before it.
@@ -252,84 +265,6 @@ impl Shared {
             .assignments
             .get(&origin)
             .map(|assignment| assignment.assigned)
-    }
-
-    /// Hands over what was read, but for what was read before its partition was assigned again: that begins anew where
-    /// the group has committed.
-    pub(crate) fn take(&self, messages: impl Iterator<Item = (Assigned, Message, Return)>) -> Taken {
-        let mut taken = Taken::default();
-        let mut state = self.state.lock();
-        let State {
-            buffer,
-            buffered,
-            assignments,
-            suspect,
-            ..
-        } = &mut *state;
-        for (from, mut message, Return { due, home }) in messages {
-            let (origin, offset) = (from.origin, message.position);
-            let Some(assignment) = assignments
-                .get_mut(&origin)
-                .filter(|assignment| assignment.assigned == from.assignment)
-            else {
-                continue;
-            };
-            if let Some(home) = home {
-                (message.origin, message.position) = home;
-            }
-            message.deliveries = assignment.gate.ends.deliveries(offset);
-            let mut arrival = assignment.offsets.arrive(offset, || message.clone());
-            if arrival == Arrival::Backwards {
-                warn!(
-                    partition = assignment.place.name(),
-                    offset, "the log was cut or made anew: what was read of it is read again"
-                );
-                taken.lost.push(Scope::Origin(origin, assignment.generation));
-                withdraw(buffer, buffered, origin);
-                if suspect.is_some_and(|(from, ..)| from == origin) {
-                    *suspect = None;
-                }
-                assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-                assignment.offsets = Offsets::new(None, Vec::new());
-                let ends = Ends::new(Note::default(), None, None);
-                assignment.gate = Gate::new(ends, assignment.gate.delays());
-                message.deliveries = 1;
-                arrival = assignment.offsets.arrive(offset, || message.clone());
-            }
-            if arrival != Arrival::New {
-                continue;
-            }
-            if assignment.gate.is_open() {
-                *buffered += message.size();
-                buffer.push_back((Ticket::new(assignment.generation, origin, offset), message));
-            } else {
-                assignment.gate.hold(offset, due, message.size());
-            }
-        }
-        for assignment in assignments.values_mut() {
-            if assignment.offsets.len() >= self.window && !assignment.stuck {
-                assignment.stuck = true;
-                taken.stuck.push(assignment.place.clone());
-            }
-        }
-        drop(state);
-        self.arrived.notify_one();
-        taken
-    }
-
-    /// The partitions that were stuck and are no longer.
-    pub(crate) fn freed(&self) -> Vec<Place> {
-        let half = self.window / 2;
-        self.state
-            .lock()
-            .assignments
-            .values_mut()
-            .filter(|assignment| assignment.stuck && assignment.offsets.len() <= half)
-            .filter_map(|assignment| {
-                assignment.stuck = false;
-                (!assignment.gate.is_closed()).then(|| assignment.place.clone())
-            })
-            .collect()
     }
 
     /// The partitions that may be fetched from.
@@ -371,10 +306,23 @@ impl Shared {
         scopes
     }
 
+    /// Nothing of these runs any more: what is committed next says that they were given up in good order.
+    pub(crate) fn give_up(&self, origins: &[OriginId]) {
+        self.state.lock().given_up = origins.to_vec();
+    }
+
+    /// Nothing runs any more.
+    pub(crate) fn give_up_all(&self) {
+        let mut state = self.state.lock();
+        state.given_up = state.assignments.keys().copied().collect();
+    }
+
     /// From here on, settlements for these are stale.
     pub(crate) fn unassign(&self, origins: &[OriginId]) {
         let mut state = self.state.lock();
         state.revoking = false;
+        state.given_up.clear();
+        self.rebalances.fetch_add(1, Ordering::Relaxed);
         let State {
             buffer,
             buffered,

@@ -52,14 +52,8 @@ impl KafkaSink {
 
     /// Writes to whatever topics it is told to, at brokers that are reached so.
     pub(crate) fn with(reach: &ClientConfig) -> Self {
-        let mut config = reach.clone();
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            // A chunk comes at once, and nothing follows before it is confirmed.
-            .set("linger.ms", "1")
-            .set("message.timeout.ms", "30000");
+        let mut config = config(reach);
+        config.set("message.timeout.ms", "30000");
         Self {
             config,
             topic: "".into(),
@@ -90,25 +84,47 @@ impl KafkaSink {
     }
 }
 
+/// What every producer of ours is made with, at brokers that are reached so.
+pub(crate) fn config(reach: &ClientConfig) -> ClientConfig {
+    let mut config = reach.clone();
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        // A chunk comes at once, and nothing follows before it is confirmed.
+        .set("linger.ms", "1");
+    config
+}
+
+/// Looks for a topic, with a producer of its own.
+pub(crate) async fn look_for(config: &ClientConfig, topic: &Arc<str>) -> Result<(), OpenError> {
+    let producer = BaseProducer::from_config_and_context(config, Reports::default()).map_err(refused)?;
+    find(&Arc::new(producer), topic).await
+}
+
+async fn find(producer: &Arc<BaseProducer<Reports>>, topic: &Arc<str>) -> Result<(), OpenError> {
+    let (producer, topic) = (Arc::clone(producer), Arc::clone(topic));
+    beside(move || {
+        let unavailable = |why: String| OpenError::Unavailable(format!("the topic `{topic}`: {why}"));
+        let metadata = producer
+            .client()
+            .fetch_metadata(Some(&topic), REACH)
+            .map_err(|error| unavailable(error.to_string()))?;
+        match metadata.topics().first().and_then(|topic| topic.error()) {
+            Some(error) => Err(unavailable(RDKafkaErrorCode::from(error).to_string())),
+            None => Ok(()),
+        }
+    })
+    .await
+    .map_err(|error| OpenError::Unavailable(error.0))?
+}
+
 impl SinkConnector for KafkaSink {
     type Sink = KafkaWriter;
 
     async fn open(&self) -> Result<KafkaWriter, OpenError> {
         let writer = self.writer()?;
-        let (producer, topic) = (Arc::clone(&writer.producer), Arc::clone(&self.topic));
-        beside(move || {
-            let unavailable = |why: String| OpenError::Unavailable(format!("the topic `{topic}`: {why}"));
-            let metadata = producer
-                .client()
-                .fetch_metadata(Some(&topic), REACH)
-                .map_err(|error| unavailable(error.to_string()))?;
-            match metadata.topics().first().and_then(|topic| topic.error()) {
-                Some(error) => Err(unavailable(RDKafkaErrorCode::from(error).to_string())),
-                None => Ok(()),
-            }
-        })
-        .await
-        .map_err(|error| OpenError::Unavailable(error.0))??;
+        find(&writer.producer, &self.topic).await?;
         Ok(writer)
     }
 }
@@ -121,12 +137,12 @@ pub(crate) struct Reports(Mutex<Call>);
 struct Call {
     number: u32,
     /// Of each of its messages, in order.
-    results: Vec<Option<Delivered>>,
+    results: Vec<Option<Result<(), KafkaError>>>,
     missing: usize,
 }
 
 impl Reports {
-    fn begin(&self, number: u32, messages: usize) {
+    pub(crate) fn begin(&self, number: u32, messages: usize) {
         *self.0.lock() = Call {
             number,
             results: vec![None; messages],
@@ -135,7 +151,7 @@ impl Reports {
     }
 
     /// Takes note of what came of a message; reports for a call that was given up are none of this one's.
-    fn report(&self, id: usize, result: Delivered) {
+    pub(crate) fn report(&self, id: usize, result: Result<(), KafkaError>) {
         let mut call = self.0.lock();
         let (number, index) = split(id);
         if call.number != number {
@@ -147,18 +163,18 @@ impl Reports {
         }
     }
 
-    fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         self.0.lock().missing
     }
 
-    fn end(&self) -> Vec<Delivered> {
+    pub(crate) fn end(&self) -> Vec<Result<(), KafkaError>> {
         let results = std::mem::take(&mut self.0.lock().results);
         results.into_iter().flatten().collect()
     }
 }
 
 /// A message's name to librdkafka: its call and its place there.
-fn id(call: u32, index: usize) -> usize {
+pub(crate) fn id(call: u32, index: usize) -> usize {
     (call as usize) << 32 | index
 }
 
@@ -166,14 +182,57 @@ fn split(id: usize) -> (u32, usize) {
     ((id >> 32) as u32, id & 0xffff_ffff)
 }
 
-fn result_of(error: &KafkaError) -> Delivered {
-    use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
-    match error.rdkafka_error_code() {
-        Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessageSize) => {
-            Delivered::Refused(error.to_string())
-        }
-        _ => Delivered::Failed(error.to_string()),
+fn result_of(result: Result<(), KafkaError>) -> Delivered {
+    match result {
+        Ok(()) => Delivered::Confirmed,
+        Err(error) => own_fault(&error).unwrap_or_else(|| Delivered::Failed(error.to_string())),
     }
+}
+
+/// What came of a message that was not written, if that says something of the message or its topic, and not of what it
+/// was sent with.
+pub(crate) fn own_fault(error: &KafkaError) -> Option<Delivered> {
+    use RDKafkaErrorCode::{
+        InvalidMessageSize, InvalidRecord, InvalidTimestamp, InvalidTopic, MessageSizeTooLarge,
+        PolicyViolation, TopicAuthorizationFailed, UnknownPartition, UnknownTopic, UnknownTopicOrPartition,
+    };
+    match error.rdkafka_error_code()? {
+        MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessageSize => {
+            Some(Delivered::Refused(error.to_string()))
+        }
+        InvalidTopic
+        | PolicyViolation
+        | TopicAuthorizationFailed
+        | UnknownPartition
+        | UnknownTopic
+        | UnknownTopicOrPartition => Some(Delivered::Failed(error.to_string())),
+        _ => None,
+    }
+}
+
+/// A message as librdkafka takes it, for a topic and, where one is given, that partition of it.
+pub(crate) fn record<'a>(
+    topic: &'a str,
+    partition: Option<i32>,
+    id: usize,
+    message: &'a Outgoing,
+) -> BaseRecord<'a, [u8], [u8], usize> {
+    let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id).payload(&message.payload);
+    record.partition = partition;
+    if let Some(key) = &message.key {
+        record = record.key(key);
+    }
+    if !message.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        let headers = message.headers.iter().fold(headers, |headers, (key, value)| {
+            headers.insert(Header {
+                key,
+                value: Some(value),
+            })
+        });
+        record = record.headers(headers);
+    }
+    record
 }
 
 impl ClientContext for Reports {
@@ -191,10 +250,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
-        let result = match result {
-            Ok(_) => Delivered::Confirmed,
-            Err((error, _)) => result_of(error),
-        };
+        let result = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
         self.report(id, result);
     }
 }
@@ -246,32 +302,18 @@ impl KafkaWriter {
         if let Some((code, why)) = self.producer.client().fatal_error() {
             return Err(SinkError(format!("{code}: {why}")));
         }
-        results.extend(self.producer.context().end());
+        results.extend(self.producer.context().end().into_iter().map(result_of));
         Ok(())
     }
 
     async fn enqueue(&self, id: usize, topic: &str, partition: Option<i32>, message: &Outgoing) {
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, id).payload(&message.payload);
-        record.partition = partition;
-        if let Some(key) = &message.key {
-            record = record.key(key);
-        }
-        if !message.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            let headers = message.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(value),
-                })
-            });
-            record = record.headers(headers);
-        }
+        let mut record = record(topic, partition, id, message);
         loop {
             match self.producer.send(record) {
                 Ok(()) => return,
                 Err((error, again)) => {
                     if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                        self.producer.context().report(id, result_of(&error));
+                        self.producer.context().report(id, Err(error));
                         return;
                     }
                     record = again;

@@ -119,7 +119,7 @@ fn source(arguments: &Arguments, by_key: bool) -> SharedConnector {
 }
 
 /// Waits for a line on the standard input, or its end: a test that is gone needs no processes.
-async fn dismissed() {
+pub(super) async fn dismissed() {
     let (tell, told) = oneshot::channel();
     std::thread::spawn(move || {
         std::io::stdin().lock().read_line(&mut String::new()).ok();

@@ -112,7 +112,7 @@ impl Drop for Run<'_> {
 }
 
 /// Half of the runs take no time, as with a cache; the others wait, as for a server.
-async fn busy(longest: Duration) {
+pub(super) async fn busy(longest: Duration) {
     if fastrand::bool() && !longest.is_zero() {
         rt::sleep(longest.mul_f64(fastrand::f64())).await;
     }

@@ -1,6 +1,6 @@
 //! `type = "kafka"`: topics of Apache Kafka.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millstream_config::{
@@ -35,6 +35,9 @@ pub struct KafkaSettings {
     /// A name for this member that outlives its process, so that a restart moves no partition. No two members may have
     /// the same.
     pub static_id: Option<String>,
+    /// Makes it exactly once: what this pipeline's sinks of `type = "kafka"` write is committed in one transaction with the
+    /// offsets of what it came from. A name for this process that is the same after a restart; no two may have the same.
+    pub transactional_id: Option<String>,
     /// Passed to librdkafka as they are.
     #[serde(default)]
     pub properties: BTreeMap<String, Secret>,
@@ -84,6 +87,11 @@ fn property(error: InvalidProperty) -> Invalid {
     Invalid::new(error.to_string(), "remove it from `properties`").at("properties")
 }
 
+/// The brokers that are named, in any order.
+fn addresses(brokers: &str) -> BTreeSet<&str> {
+    brokers.split(',').map(str::trim).collect()
+}
+
 fn sink(brokers: &str, topic: &str, properties: &BTreeMap<String, Secret>) -> Result<KafkaSink, Invalid> {
     properties
         .iter()
@@ -104,6 +112,7 @@ impl SourceKind for KafkaKind {
             offset_reset,
             commit_interval,
             static_id,
+            transactional_id,
             properties,
         } = settings;
         named(&[("brokers", brokers), ("group", group)])?;
@@ -127,6 +136,18 @@ impl SourceKind for KafkaKind {
         if let Some(id) = static_id {
             named(&[("static_id", id)])?;
             connector = connector.static_id(id);
+        }
+        if let Some(id) = transactional_id {
+            named(&[("transactional_id", id)])?;
+            let level = properties.get("isolation.level");
+            if level.is_some_and(|level| level.expose() != "read_committed") {
+                return Err(Invalid::new(
+                    "with a `transactional_id` the property `isolation.level` must be `read_committed`",
+                    "remove it from `properties`: it is",
+                )
+                .at("properties"));
+            }
+            connector = connector.transactional(id);
         }
         let connector = properties
             .iter()
@@ -169,7 +190,7 @@ impl SinkKind for KafkaKind {
     fn sink(
         &self,
         settings: &KafkaSinkSettings,
-        _: &SinkContext<'_>,
+        cx: &SinkContext<'_>,
     ) -> Result<SharedSinkConnector, Invalid> {
         let KafkaSinkSettings {
             brokers,
@@ -177,6 +198,28 @@ impl SinkKind for KafkaKind {
             properties,
         } = settings;
         named(&[("brokers", brokers), ("topic", topic)])?;
-        Ok(Arc::new(sink(brokers, topic, properties)?))
+        let source = cx
+            .source
+            .and_then(|source| source.downcast_ref::<KafkaConnector>());
+        let within = source.and_then(|source| Some((source, source.sink(topic)?)));
+        let Some((source, within)) = within else {
+            return Ok(Arc::new(sink(brokers, topic, properties)?));
+        };
+        if addresses(brokers) != addresses(source.brokers()) {
+            let id = source.transactional_id().unwrap_or_default();
+            return Err(Invalid::new(
+                format!(
+                    "this sink writes to `{brokers}`, and the source's transactions `{id}` are those of `{}`",
+                    source.brokers()
+                ),
+                "name the source's `brokers`, or remove the source's `transactional_id`",
+            )
+            .at("brokers"));
+        }
+        let within = properties
+            .iter()
+            .try_fold(within, |sink, (name, value)| sink.property(name, value.expose()))
+            .map_err(property)?;
+        Ok(Arc::new(within))
     }
 }

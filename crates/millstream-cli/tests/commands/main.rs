@@ -13,3 +13,5 @@ mod sqlite;
 #[cfg(test)]
 mod support;
 mod terminal;
+#[cfg(feature = "kafka")]
+mod transactions;

@@ -53,6 +53,11 @@ impl Envelope {
         self.ticket.weight as usize
     }
 
+    /// Its delivery, unless the user's code has settled it.
+    pub(crate) fn unsettled(&self) -> Option<Ticket> {
+        (!self.settled).then_some(self.ticket)
+    }
+
     /// The settlement for its delivery, unless the user's code has settled it.
     pub(crate) fn settle(&self, settlement: Settlement) -> Option<Settle> {
         (!self.settled).then_some(Settle {

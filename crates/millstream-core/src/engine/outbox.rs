@@ -12,7 +12,7 @@ use super::envelope::Envelope;
 use super::hub::Hub;
 use super::retry::patience;
 use crate::connector::{Delivered, DynSink, DynSinkConnector};
-use crate::message::{Message, Outgoing};
+use crate::message::Outgoing;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settlement};
 
@@ -41,14 +41,17 @@ pub(crate) enum Letter {
 }
 
 impl Letter {
-    fn write(&self, hub: &Hub, message: &Message) -> Outgoing {
-        match self {
+    fn write(&self, hub: &Hub, envelope: &Envelope) -> Outgoing {
+        let message = &envelope.message;
+        let mut outgoing = match self {
             Self::Dead(rejection) => rejection.dead_letter(message),
             Self::Later(due) => message.put_off(
                 hub.origin_name(message.origin),
                 due.saturating_duration_since(rt::now()),
             ),
-        }
+        };
+        outgoing.ticket = envelope.unsettled();
+        outgoing
     }
 }
 
@@ -116,7 +119,7 @@ pub(crate) async fn run(hub: Arc<Hub>, connector: Arc<dyn DynSinkConnector>, whi
         let outgoing: Vec<Outgoing> = held
             .letters
             .iter()
-            .map(|(envelope, letter)| letter.write(&hub, &envelope.message))
+            .map(|(envelope, letter)| letter.write(&hub, envelope))
             .collect();
         results.clear();
         let trouble = write(&mut sink, &*connector, &outgoing, &mut results).await.err();

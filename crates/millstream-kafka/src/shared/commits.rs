@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use millstream_core::{OriginId, rt};
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Place, Shared};
+use super::{Place, Shared, State};
 use crate::metadata;
 
 /// How long to wait after a commit has failed before a note is tried again.
@@ -21,32 +22,26 @@ pub(crate) struct Commit {
     version: u64,
 }
 
-impl Shared {
-    /// Whether a message waits for the group to keep a note.
-    pub(crate) fn wants_note(&self) -> bool {
-        let state = self.state.lock();
-        state.note_again.is_none_or(|again| again <= rt::now())
-            && state
-                .assignments
-                .values()
-                .any(|assignment| assignment.gate.wants_note())
-    }
-
-    /// What has come to be settled and was not sent to be committed, also of these partitions, which are given up. It
-    /// counts as sent.
-    pub(crate) fn uncommitted(&self, given_up: &[OriginId]) -> Vec<Commit> {
+impl State {
+    /// What has come to be settled and was not sent to be committed, once these are settled too. It counts as sent.
+    pub(super) fn uncommitted(&mut self, too: &FxHashMap<OriginId, FxHashSet<u64>>) -> Vec<Commit> {
         let mut commits = Vec::new();
-        for (origin, assignment) in &mut self.state.lock().assignments {
-            let Some(offset) = assignment.offsets.mark() else {
+        for (origin, assignment) in &mut self.assignments {
+            let offsets = &assignment.offsets;
+            let (mark, beyond) = match too.get(origin) {
+                Some(too) => offsets.once_settled(|offset| too.contains(&offset)),
+                None => (offsets.mark(), offsets.settled()),
+            };
+            let Some(offset) = mark else {
                 continue;
             };
             let ends = &assignment.gate.ends;
-            let (version, note) = if given_up.contains(origin) {
+            let (version, note) = if self.given_up.contains(origin) {
                 (0, ends.last_note())
             } else {
                 (ends.version(), ends.note())
             };
-            let metadata = metadata::encode(offset, &note, &assignment.offsets.settled());
+            let metadata = metadata::encode(offset, &note, &beyond);
             let unchanged = assignment
                 .committed
                 .as_ref()
@@ -66,6 +61,23 @@ impl Shared {
         }
         commits
     }
+}
+
+impl Shared {
+    /// Whether a message waits for the group to keep a note.
+    pub(crate) fn wants_note(&self) -> bool {
+        let state = self.state.lock();
+        state.note_again.is_none_or(|again| again <= rt::now())
+            && state
+                .assignments
+                .values()
+                .any(|assignment| assignment.gate.wants_note())
+    }
+
+    /// What has come to be settled and was not sent to be committed. It counts as sent.
+    pub(crate) fn uncommitted(&self) -> Vec<Commit> {
+        self.state.lock().uncommitted(&FxHashMap::default())
+    }
 
     /// The group has these.
     pub(crate) fn committed(&self, commits: &[Commit]) {
@@ -77,6 +89,8 @@ impl Shared {
                 assignment.gate.ends.kept(commit.version);
             }
         }
+        // Something may have waited for its note.
+        self.signal.raise();
     }
 
     /// These did not come to be committed.

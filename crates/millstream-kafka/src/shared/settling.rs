@@ -7,7 +7,6 @@ use super::{Phase, Shared, State, withdraw};
 impl Shared {
     /// Settles what is still assigned.
     pub(crate) fn settle(&self, settlements: &[Settle], mut answer: impl FnMut(&Settle, Outcome)) {
-        let half = self.window / 2;
         let (mut free, mut again) = (false, Vec::new());
         let mut state = self.state.lock();
         let running = state.phase == Phase::Running;
@@ -33,7 +32,7 @@ impl Shared {
                 continue;
             };
             match settle.settlement {
-                Settlement::Reject(_) if self.halts => {
+                Settlement::Reject(_) if self.rules.halts => {
                     assignment.gate.halt(ticket.sequence);
                     *halts_changed = true;
                     withdraw(buffer, buffered, ticket.origin);
@@ -59,7 +58,7 @@ impl Shared {
                 }
                 Settlement::Release | Settlement::Retry { .. } => {}
             }
-            free |= assignment.stuck && assignment.offsets.len() <= half;
+            free |= assignment.stuck && (self.is_free(assignment) || assignment.may_go_on());
             answer(settle, Outcome::Sent);
         }
         // In front of what follows them.

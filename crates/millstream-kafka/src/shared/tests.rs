@@ -1,6 +1,16 @@
 use millstream_core::{Settle, Settlement};
 
 use super::*;
+use crate::copies::Assigned;
+use crate::ends::Note;
+
+fn shared() -> Shared {
+    Shared::new(Rules {
+        window: 100,
+        halts: false,
+        tells_all: false,
+    })
+}
 
 fn assign(shared: &Shared, committed: u64) -> u32 {
     let place = Place {
@@ -9,6 +19,11 @@ fn assign(shared: &Shared, committed: u64) -> u32 {
     };
     shared.assign(OriginId::default(), place, Some((committed, "")), None, false);
     shared.assigned(OriginId::default()).unwrap()
+}
+
+/// The group keeps what messages wait for.
+fn note(shared: &Shared) {
+    shared.committed(&shared.uncommitted());
 }
 
 fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (Assigned, Message, Return)> {
@@ -32,18 +47,15 @@ fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
 /// P1 P7: it would pass for what follows the committed offset, and let a commit go past what lies between.
 #[test]
 fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
-    let shared = Shared::new(100, false);
+    let shared = shared();
     let before = assign(&shared, 80);
     shared.unassign(&[OriginId::default()]);
     let now = assign(&shared, 80);
+    note(&shared);
     shared.take(run(before, 90..95));
     assert!(read(&shared).is_empty());
     shared.take(run(now, 80..82));
-    let marks: Vec<_> = shared
-        .uncommitted(&[])
-        .iter()
-        .map(|commit| commit.offset)
-        .collect();
+    let marks: Vec<_> = shared.uncommitted().iter().map(|commit| commit.offset).collect();
     assert!(marks.iter().all(|mark| *mark == 80), "{marks:?}");
     assert_eq!(read(&shared).len(), 2);
 }
@@ -51,8 +63,9 @@ fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
 /// P2: its ticket is stale, and whoever is given the partition next runs it.
 #[test]
 fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
-    let shared = Shared::new(100, false);
+    let shared = shared();
     let assigned = assign(&shared, 0);
+    note(&shared);
     shared.take(run(assigned, 0..1));
     let (ticket, _) = read(&shared).remove(0);
     shared.stop(&[OriginId::default()]);
@@ -70,10 +83,118 @@ fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
 /// P6: a drain asks for a commit, and a revocation waits for what the drain has under way; neither comes first.
 #[test]
 fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
-    let shared = Shared::new(100, false);
+    let shared = shared();
     assign(&shared, 0);
     let mut answer = shared.commit().unwrap();
     shared.stop(&[OriginId::default()]);
     assert_eq!(answer.try_recv(), Ok(true));
     assert!(shared.commit().is_none(), "nor need it be waited for later");
+}
+
+fn transactional() -> Shared {
+    Shared::new(Rules {
+        window: 20_000,
+        halts: false,
+        tells_all: true,
+    })
+}
+
+/// Has all that is settled committed, and what comes of these, as a transaction does.
+fn transact(shared: &Shared, inputs: &[Ticket]) -> Vec<(u64, String)> {
+    let commits = shared.uncommitted_with(inputs, shared.rebalances()).unwrap();
+    shared.committed(&commits);
+    shared.written(inputs);
+    commits
+        .into_iter()
+        .map(|commit| (commit.offset, commit.metadata))
+        .collect()
+}
+
+fn offsets(messages: &[(Ticket, Message)]) -> Vec<u64> {
+    messages.iter().map(|(ticket, _)| ticket.sequence).collect()
+}
+
+/// P2: an unclean end is known of by a note, which transactions keep too, and take back.
+#[test]
+fn a_transaction_of_offsets_alone_keeps_the_note_that_messages_wait_for() {
+    let shared = transactional();
+    let assigned = assign(&shared, 80);
+    shared.take(run(assigned, 80..82));
+    shared.turn();
+    assert!(read(&shared).is_empty() && shared.wants_note());
+    let kept = transact(&shared, &[]);
+    assert!(!shared.wants_note());
+    let [(80, text)] = &kept[..] else {
+        panic!("{kept:?}");
+    };
+    assert_eq!(metadata::decode(80, text).0.ends, 1);
+    shared.turn();
+    let messages = read(&shared);
+    assert_eq!(offsets(&messages), [80, 81]);
+    shared.give_up(&[OriginId::default()]);
+    assert_eq!(transact(&shared, &[messages[0].0]), [(81, String::new())]);
+}
+
+/// P1 P7, and no repeats: beside the longest run lengths that are let in there is room for the note.
+#[test]
+fn what_is_settled_can_be_told_beside_the_note() {
+    let shared = transactional();
+    let origin = OriginId::default();
+    let place = Place {
+        topic: "orders".into(),
+        partition: 0,
+    };
+    let found = Note {
+        ends: 1,
+        until: Some(1 << 62),
+        alone: None,
+    };
+    let text = metadata::encode(0, &found, &[]);
+    shared.assign(origin, place, Some((0, &text)), None, false);
+    let taken = shared.take(run(shared.assigned(origin).unwrap(), 0..4_000));
+    assert_eq!(taken.stuck.len(), 1, "some of it waits outside");
+    transact(&shared, &[]);
+    shared.turn();
+    let messages = read(&shared);
+    assert!(messages.len() > 3_000, "{}", messages.len());
+    let odd: Vec<_> = messages
+        .iter()
+        .map(|(ticket, _)| *ticket)
+        .filter(|ticket| ticket.sequence % 2 == 1)
+        .collect();
+    let (offset, text) = transact(&shared, &odd).remove(0);
+    let (_, told) = metadata::decode(offset, &text);
+    assert_eq!((offset, told.len()), (0, odd.len()));
+}
+
+/// P3: what waits for room, and what waits at its gate, come in the order of their offsets.
+#[test]
+fn what_waits_outside_comes_after_what_waits_at_its_gate() {
+    let shared = transactional();
+    let assigned = assign(&shared, 0);
+    shared.take(run(assigned, 0..4_000));
+    assert!(!shared.may_take_in(), "there is no room");
+    transact(&shared, &[]);
+    shared.turn();
+    let first = read(&shared);
+    let handed_out: Vec<_> = first.iter().map(|(ticket, _)| *ticket).collect();
+    transact(&shared, &handed_out);
+    assert!(shared.freed().is_empty(), "some of it waits outside");
+    assert!(shared.may_take_in());
+    shared.take(run(assigned, 4_000..4_010));
+    shared.turn();
+    let all = [offsets(&first), offsets(&read(&shared))].concat();
+    assert!(all.iter().copied().eq(0..4_010), "{all:?}");
+    assert_eq!(shared.freed().len(), 1);
+}
+
+/// Commits of an older state of the assignments would say what is no longer so.
+#[test]
+fn what_was_handed_out_before_a_rebalance_is_not_committed_after_it() {
+    let shared = transactional();
+    assign(&shared, 0);
+    let before = shared.rebalances();
+    shared.unassign(&[OriginId::default()]);
+    assign(&shared, 0);
+    assert!(shared.uncommitted_with(&[], before).is_none());
 }

@@ -16,6 +16,8 @@ use millstream_kafka::{KafkaConnector, KafkaSink};
 use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -266,6 +268,10 @@ impl Member {
         spec.dead_letter = DeadLetter::Discard;
         spec.processor.concurrency = NonZeroUsize::new(8).unwrap();
         set(&mut spec);
+        Self::run(spec)
+    }
+
+    pub(crate) fn run(spec: PipelineSpec) -> Self {
         let host = Host::start([spec]).unwrap();
         Self(host.pipelines().next().unwrap().clone())
     }
@@ -277,4 +283,38 @@ impl Member {
     pub(crate) fn pipeline(&self) -> &Pipeline {
         &self.0
     }
+}
+
+/// What a reader finds in a topic up to its present end that reads nothing uncommitted, and how often.
+pub(crate) async fn outputs(topic: &Topic) -> BTreeMap<String, usize> {
+    let topic = topic.clone();
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config(&topic.brokers)
+            .set("group.id", "reader")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        let mut all = TopicPartitionList::new();
+        for partition in 0..topic.partitions {
+            let at = Offset::Beginning;
+            all.add_partition_offset(&topic.name, partition, at).unwrap();
+        }
+        consumer.assign(&all).unwrap();
+        let (mut found, mut open) = (BTreeMap::new(), topic.partitions);
+        while open > 0 {
+            match consumer.poll(SOON).expect("the end is reached within a minute") {
+                Ok(message) => {
+                    let payload = String::from_utf8_lossy(message.payload().unwrap()).into_owned();
+                    *found.entry(payload).or_default() += 1;
+                }
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        found
+    })
+    .await
+    .unwrap()
 }

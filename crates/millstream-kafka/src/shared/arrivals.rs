@@ -1,0 +1,161 @@
+//! What was read: whether it may be handed out, and which partitions are not fetched from because of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use millstream_core::{Message, OriginId, Scope, Ticket};
+use tracing::warn;
+
+use super::{Assignment, GENERATION, Place, Return, Shared, State, withdraw};
+use crate::copies::Assigned;
+use crate::ends::{Ends, Note};
+use crate::gate::Gate;
+use crate::offsets::{Arrival, Offsets};
+
+/// What came of handing over a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// These hold too many offsets in memory now.
+    pub(crate) stuck: Vec<Place>,
+    /// These assignments ended because their logs were made anew.
+    pub(crate) lost: Vec<Scope>,
+}
+
+/// What may be handed out.
+struct Ahead<'a> {
+    buffer: &'a mut VecDeque<(Ticket, Message)>,
+    buffered: &'a mut usize,
+    suspect: &'a mut Option<(OriginId, u32, u64)>,
+    lost: &'a mut Vec<Scope>,
+}
+
+impl Ahead<'_> {
+    /// Takes note of a message, and has it handed out if its gate is open.
+    fn take_in(
+        &mut self,
+        origin: OriginId,
+        assignment: &mut Assignment,
+        mut message: Message,
+        back: &Return,
+    ) {
+        let offset = message.position;
+        if let Some(home) = back.home {
+            (message.origin, message.position) = home;
+        }
+        message.deliveries = assignment.gate.ends.deliveries(offset);
+        let mut arrival = assignment.offsets.arrive(offset, || message.clone());
+        if arrival == Arrival::Backwards {
+            warn!(
+                partition = assignment.place.name(),
+                offset, "the log was cut or made anew: what was read of it is read again"
+            );
+            self.lost.push(Scope::Origin(origin, assignment.generation));
+            withdraw(self.buffer, self.buffered, origin);
+            if self.suspect.is_some_and(|(from, ..)| from == origin) {
+                *self.suspect = None;
+            }
+            assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+            assignment.offsets = Offsets::new(None, Vec::new());
+            let ends = Ends::new(Note::default(), None, None);
+            assignment.gate = Gate::new(ends, assignment.gate.delays());
+            message.deliveries = 1;
+            arrival = assignment.offsets.arrive(offset, || message.clone());
+        }
+        if arrival != Arrival::New {
+            return;
+        }
+        if assignment.gate.is_open() {
+            *self.buffered += message.size();
+            self.buffer
+                .push_back((Ticket::new(assignment.generation, origin, offset), message));
+        } else {
+            assignment.gate.hold(offset, back.due, message.size());
+        }
+    }
+}
+
+impl Assignment {
+    /// Whether there is room for the first that waits outside.
+    pub(super) fn may_go_on(&self) -> bool {
+        let next = self.outside.front();
+        next.is_some_and(|(message, _)| self.offsets.has_room(message.position))
+    }
+}
+
+impl Shared {
+    /// Hands over what was read, but for what was read before its partition was assigned again: that begins anew where
+    /// the group has committed.
+    ///
+    /// What there is no room to tell of waits outside, with all that comes after it. Only what is taken in comes to its
+    /// gate, so neither lets anything overtake.
+    pub(crate) fn take(&self, messages: impl Iterator<Item = (Assigned, Message, Return)>) -> Taken {
+        let mut taken = Taken::default();
+        let mut state = self.state.lock();
+        let State {
+            buffer,
+            buffered,
+            assignments,
+            suspect,
+            ..
+        } = &mut *state;
+        let mut ahead = Ahead {
+            buffer,
+            buffered,
+            suspect,
+            lost: &mut taken.lost,
+        };
+        for (from, message, back) in messages {
+            let Some(assignment) = assignments
+                .get_mut(&from.origin)
+                .filter(|assignment| assignment.assigned == from.assignment)
+            else {
+                continue;
+            };
+            if self.rules.tells_all {
+                assignment.outside.push_back((message, back));
+            } else {
+                ahead.take_in(from.origin, assignment, message, &back);
+            }
+        }
+        for (origin, assignment) in assignments {
+            while assignment.may_go_on()
+                && let Some((message, back)) = assignment.outside.pop_front()
+            {
+                ahead.take_in(*origin, assignment, message, &back);
+            }
+            let full = assignment.offsets.len() >= self.rules.window || !assignment.outside.is_empty();
+            if full && !assignment.stuck {
+                assignment.stuck = true;
+                taken.stuck.push(assignment.place.clone());
+            }
+        }
+        drop(state);
+        self.arrived.notify_one();
+        taken
+    }
+
+    /// The partitions that were stuck and are no longer.
+    pub(crate) fn freed(&self) -> Vec<Place> {
+        self.state
+            .lock()
+            .assignments
+            .values_mut()
+            .filter(|assignment| assignment.stuck && self.is_free(assignment))
+            .filter_map(|assignment| {
+                assignment.stuck = false;
+                (!assignment.gate.is_closed()).then(|| assignment.place.clone())
+            })
+            .collect()
+    }
+
+    /// Whether it may be fetched from again.
+    pub(super) fn is_free(&self, assignment: &Assignment) -> bool {
+        let told = !self.rules.tells_all || assignment.offsets.has_plenty();
+        told && assignment.outside.is_empty() && assignment.offsets.len() <= self.rules.window / 2
+    }
+
+    /// Whether anything waits outside and need not any more.
+    pub(crate) fn may_take_in(&self) -> bool {
+        self.rules.tells_all && self.state.lock().assignments.values().any(Assignment::may_go_on)
+    }
+}

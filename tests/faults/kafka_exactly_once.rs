@@ -1,0 +1,241 @@
+//! Two processes that copy a topic exactly once, and are killed within their transactions (P1, P7, and no repeats).
+
+use std::time::Duration;
+
+use millstream_brokers::Kafka;
+use millstream_core::rt::Instant;
+use millstream_core::{Delivered, Sink, SinkConnector};
+use millstream_kafka::KafkaSink;
+use millstream_tests::ledger::Ledger;
+use millstream_tests::{Actor, QUEUE, Report, Scale, Work};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::alone;
+use crate::place::SOON;
+
+const MEMBERS: u32 = 2;
+const PARTITIONS: i32 = 4;
+
+/// Each member writes to a topic of its own, so that it can be told whose transaction is open.
+fn out(member: u32) -> String {
+    format!("out-{member}")
+}
+
+#[test]
+fn p1_p7_every_input_is_found_exactly_once_whoever_is_killed_amid_a_transaction() {
+    let _machine = alone();
+    let scale = Scale::of("kafka_exactly_once");
+    let mut report = Report::begin(&scale, "");
+    let messages: u32 = scale.get("messages");
+    let kills: u32 = scale.get("kills");
+    let mut chance = fastrand::Rng::with_seed(scale.seed());
+    let work = Work {
+        seed: scale.seed(),
+        keys: 500,
+        bytes: 64,
+    };
+    let broker = Kafka::builder().start().unwrap_or_else(|error| panic!("{error}"));
+    report.add("Kafka", broker.version());
+    let watch = Watch::new(broker.brokers());
+    watch.prepare(&work, messages);
+
+    let (ledger, _records) = Ledger::new().unwrap();
+    let start = |member: u32, number: u32| {
+        let arguments = vec![
+            "copy".to_owned(),
+            format!("brokers={}", watch.brokers),
+            format!("topic={QUEUE}"),
+            format!("out={}", out(member)),
+            format!("id=copies-{member}"),
+            format!("in_flight={}", scale.get::<u32>("in_flight")),
+            format!("longest_us={}", scale.get::<u32>("longest_us")),
+        ];
+        Actor::start(env!("CARGO_BIN_EXE_actor"), number, &ledger, &arguments)
+    };
+    let mut members: Vec<Actor> = (0..MEMBERS).map(|member| start(member, member)).collect();
+    // Each kill in a stretch of its own, all before the last twentieth.
+    let stretch = messages / 20 * 19 / kills;
+    let (mut tries, mut frozen) = (0, 0);
+    for kill in 0..kills {
+        let moment = kill * stretch + chance.u32(stretch / 10..stretch);
+        watch.until("so much is committed", || watch.committed() >= u64::from(moment));
+        let victim = chance.usize(..members.len());
+        let member = u32::try_from(victim).unwrap();
+        // Within a transaction, or it is let go on for long enough to begin one, and for its group to hear of it.
+        let until = Instant::now() + SOON;
+        loop {
+            assert_eq!(members[victim].ended(), None, "a member ended by itself");
+            assert!(
+                Instant::now() < until,
+                "no transaction of member {member} was found open"
+            );
+            members[victim].freeze();
+            frozen += 1;
+            if watch.is_open(&out(member)) {
+                break;
+            }
+            members[victim].thaw();
+            std::thread::sleep(Duration::from_micros(chance.u64(50_000..250_000)));
+        }
+        tries += 1;
+        members[victim].kill();
+        members[victim] = start(member, MEMBERS + kill);
+    }
+    watch.until("everything is committed", || {
+        watch.committed() == u64::from(messages)
+    });
+    for member in &mut members {
+        member.dismiss();
+        assert!(member.wait().success(), "a member drains and ends");
+    }
+    let mut found = vec![0_u32; messages as usize];
+    let shares: Vec<u32> = (0..MEMBERS)
+        .map(|member| watch.read(&out(member), &mut found))
+        .collect();
+    let missing = found.iter().filter(|times| **times == 0).count();
+    let repeated = found.iter().filter(|times| **times > 1).count();
+    report.add("messages found exactly once", messages);
+    report.add("members killed within a transaction", tries);
+    report.add("  looked whether one was open", frozen);
+    report.add("written by each member", format_args!("{shares:?}"));
+    report.print();
+    assert_eq!((missing, repeated), (0, 0), "missing, and found more than once");
+}
+
+fn reader(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", QUEUE)
+        .set("enable.auto.commit", "false");
+    config
+}
+
+/// What the brokers have.
+struct Watch {
+    brokers: String,
+    /// Sees what is committed alone, and everything.
+    stable: BaseConsumer,
+    all: BaseConsumer,
+}
+
+impl Watch {
+    fn new(brokers: String) -> Self {
+        let consumer = |level| {
+            let mut config = reader(&brokers);
+            config.set("isolation.level", level).create().unwrap()
+        };
+        Self {
+            stable: consumer("read_committed"),
+            all: consumer("read_uncommitted"),
+            brokers,
+        }
+    }
+
+    /// Makes the topics, and publishes everything.
+    fn prepare(&self, work: &Work, messages: u32) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let admin: AdminClient<_> = reader(&self.brokers).create().unwrap();
+            let names: Vec<String> = (0..MEMBERS).map(out).chain([QUEUE.to_owned()]).collect();
+            let topics: Vec<_> = names
+                .iter()
+                .map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)))
+                .collect();
+            let made = admin.create_topics(&topics, &AdminOptions::new()).await.unwrap();
+            made.into_iter().for_each(|made| drop(made.unwrap()));
+            let sink = KafkaSink::new(&self.brokers, QUEUE);
+            // A broker may hear of a topic a little later than it was made.
+            let until = Instant::now() + SOON;
+            let mut sink = loop {
+                match SinkConnector::open(&sink).await {
+                    Ok(sink) => break sink,
+                    Err(error) => assert!(Instant::now() < until, "{error}"),
+                }
+            };
+            let numbers: Vec<u32> = (0..messages).collect();
+            for some in numbers.chunks(1_000) {
+                let outgoing: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
+                let mut results = Vec::new();
+                sink.send(&outgoing, &mut results).await.unwrap();
+                assert_eq!(results, vec![Delivered::Confirmed; outgoing.len()]);
+            }
+        });
+    }
+
+    fn until(&self, what: &str, so: impl Fn() -> bool) {
+        let until = Instant::now() + 4 * SOON;
+        while !so() {
+            assert!(
+                Instant::now() < until,
+                "not in time: {what}; {} committed",
+                self.committed()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// How far the group has come.
+    fn committed(&self) -> u64 {
+        let mut all = TopicPartitionList::new();
+        all.add_partition_range(QUEUE, 0, PARTITIONS - 1);
+        // It does not wait for what is not committed.
+        let committed = self.all.committed_offsets(all, SOON).unwrap();
+        let offsets = committed.elements();
+        offsets
+            .iter()
+            .filter_map(|partition| match partition.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            })
+            .sum()
+    }
+
+    /// Whether something was written to the topic that is neither committed nor aborted.
+    fn is_open(&self, topic: &str) -> bool {
+        let end = |consumer: &BaseConsumer| -> Vec<i64> {
+            let end = |partition| consumer.fetch_watermarks(topic, partition, SOON).unwrap().1;
+            (0..PARTITIONS).map(end).collect()
+        };
+        // Nobody else writes to it meanwhile; but what the victim had sent may arrive, its commit too.
+        let all = end(&self.all);
+        let stable = end(&self.stable);
+        all != stable && all == end(&self.all) && stable == end(&self.stable)
+    }
+
+    /// Counts what is committed in the topic; how much it is.
+    fn read(&self, topic: &str, found: &mut [u32]) -> u32 {
+        let consumer: BaseConsumer = reader(&self.brokers)
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut all = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            all.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        consumer.assign(&all).unwrap();
+        let (mut open, mut read) = (PARTITIONS, 0);
+        while open > 0 {
+            match consumer.poll(SOON).expect("the end is reached in time") {
+                Ok(message) => {
+                    let payload = bytes::Bytes::copy_from_slice(message.payload().unwrap());
+                    found[Work::number(&payload).unwrap() as usize] += 1;
+                    read += 1;
+                }
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        read
+    }
+}
