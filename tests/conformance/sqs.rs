@@ -75,7 +75,9 @@ impl Subject for Sqs {
                 delay: true,
                 keeps_rejected: true,
                 counts_deliveries: true,
+                longest_delay: Some(Duration::from_secs(12 * 3_600)),
                 orders_keys: self.fifo,
+                ..Capabilities::default()
             },
             retry_sink: false,
             keys: true,

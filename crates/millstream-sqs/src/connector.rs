@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 use crate::address::Address;
 use crate::desk::{Desk, Opening, Pace, Seat};
 use crate::heartbeat;
+use crate::leases::LONGEST;
 use crate::returned::Returned;
 use crate::service::{self, Service};
 use crate::settling::Settling;
@@ -191,7 +192,9 @@ impl Connector for SqsConnector {
             delay: true,
             keeps_rejected: true,
             counts_deliveries: true,
+            longest_delay: Some(LONGEST),
             orders_keys: self.address.is_fifo() && self.ordered,
+            ..Capabilities::default()
         }
     }
 

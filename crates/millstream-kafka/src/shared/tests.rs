@@ -40,7 +40,10 @@ fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (
     })
 }
 
+/// What is handed out once the group has noted that it is.
 fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
+    shared.committed(&shared.uncommitted(&[]));
+    shared.turn();
     shared.state.lock().buffer.drain(..).collect()
 }
 
