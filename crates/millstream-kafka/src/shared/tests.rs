@@ -21,11 +21,6 @@ fn assign(shared: &Shared, committed: u64) -> u32 {
     shared.assigned(OriginId::default()).unwrap()
 }
 
-/// The group keeps what messages wait for.
-fn note(shared: &Shared) {
-    shared.committed(&shared.uncommitted());
-}
-
 fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (Assigned, Message, Return)> {
     offsets.map(move |position| {
         let from = Assigned {
@@ -42,8 +37,12 @@ fn run(assignment: u32, offsets: std::ops::Range<u64>) -> impl Iterator<Item = (
 
 /// What is handed out once the group has noted that it is.
 fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
-    shared.committed(&shared.uncommitted(&[]));
+    shared.committed(&shared.uncommitted());
     shared.turn();
+    buffered(shared)
+}
+
+fn buffered(shared: &Shared) -> Vec<(Ticket, Message)> {
     shared.state.lock().buffer.drain(..).collect()
 }
 
@@ -54,7 +53,6 @@ fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
     let before = assign(&shared, 80);
     shared.unassign(&[OriginId::default()]);
     let now = assign(&shared, 80);
-    note(&shared);
     shared.take(run(before, 90..95));
     assert!(read(&shared).is_empty());
     shared.take(run(now, 80..82));
@@ -68,7 +66,6 @@ fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
 fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
     let shared = shared();
     let assigned = assign(&shared, 0);
-    note(&shared);
     shared.take(run(assigned, 0..1));
     let (ticket, _) = read(&shared).remove(0);
     shared.stop(&[OriginId::default()]);
@@ -124,7 +121,7 @@ fn a_transaction_of_offsets_alone_keeps_the_note_that_messages_wait_for() {
     let assigned = assign(&shared, 80);
     shared.take(run(assigned, 80..82));
     shared.turn();
-    assert!(read(&shared).is_empty() && shared.wants_note());
+    assert!(buffered(&shared).is_empty() && shared.wants_note());
     let kept = transact(&shared, &[]);
     assert!(!shared.wants_note());
     let [(80, text)] = &kept[..] else {
@@ -132,7 +129,7 @@ fn a_transaction_of_offsets_alone_keeps_the_note_that_messages_wait_for() {
     };
     assert_eq!(metadata::decode(80, text).0.ends, 1);
     shared.turn();
-    let messages = read(&shared);
+    let messages = buffered(&shared);
     assert_eq!(offsets(&messages), [80, 81]);
     shared.give_up(&[OriginId::default()]);
     assert_eq!(transact(&shared, &[messages[0].0]), [(81, String::new())]);
@@ -158,7 +155,7 @@ fn what_is_settled_can_be_told_beside_the_note() {
     assert_eq!(taken.stuck.len(), 1, "some of it waits outside");
     transact(&shared, &[]);
     shared.turn();
-    let messages = read(&shared);
+    let messages = buffered(&shared);
     assert!(messages.len() > 3_000, "{}", messages.len());
     let odd: Vec<_> = messages
         .iter()
@@ -179,14 +176,14 @@ fn what_waits_outside_comes_after_what_waits_at_its_gate() {
     assert!(!shared.may_take_in(), "there is no room");
     transact(&shared, &[]);
     shared.turn();
-    let first = read(&shared);
+    let first = buffered(&shared);
     let handed_out: Vec<_> = first.iter().map(|(ticket, _)| *ticket).collect();
     transact(&shared, &handed_out);
     assert!(shared.freed().is_empty(), "some of it waits outside");
     assert!(shared.may_take_in());
     shared.take(run(assigned, 4_000..4_010));
     shared.turn();
-    let all = [offsets(&first), offsets(&read(&shared))].concat();
+    let all = [offsets(&first), offsets(&buffered(&shared))].concat();
     assert!(all.iter().copied().eq(0..4_010), "{all:?}");
     assert_eq!(shared.freed().len(), 1);
 }
