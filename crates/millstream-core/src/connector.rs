@@ -40,6 +40,9 @@ pub struct Capabilities {
     pub halts: bool,
     /// The longest that a message can be held back; absent where any time is good. Longer waits are cut to it.
     pub longest_delay: Option<Duration>,
+    /// `Settlement::Retry` of a message holds back what follows it in its place too, for as long as it says, and other
+    /// places go on.
+    pub holds_places: bool,
     /// The store holds the order of a key across processes, also while one of its messages is delayed.
     pub orders_keys: bool,
 }

@@ -179,6 +179,7 @@ impl Connector for KafkaConnector {
             delay: false,
             keeps_rejected: false,
             counts_deliveries: false,
+            holds_places: true,
             orders_keys: false,
             counts_ends: true,
             halts: true,
