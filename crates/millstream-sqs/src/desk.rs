@@ -202,7 +202,7 @@ impl Desk {
     }
 
     /// Takes in what a poll brought.
-    fn deliver(self: &Arc<Self>, most: usize, arrived: Vec<Arrived>) {
+    fn deliver(self: &Arc<Self>, most: usize, arrived: Vec<Arrived>, asked: Instant) {
         let number = arrived.len();
         let unwanted = {
             let mut state = self.state.lock();
@@ -231,7 +231,7 @@ impl Desk {
                     deliveries,
                     message: self.dead.as_ref().map(|_| arrived.message.clone()),
                 };
-                state.leases.add(sequence, received);
+                state.leases.add(sequence, received, asked);
                 if keep {
                     state
                         .inbox
@@ -268,7 +268,7 @@ impl Desk {
             } = &mut *state;
             *suspicious = false;
             let (before, bytes_before) = (chunk.len(), chunk.bytes());
-            let mut handed = FxHashSet::default();
+            let (mut handed, mut expired) = (FxHashSet::default(), FxHashSet::default());
             let mut blocked = VecDeque::new();
             while chunk.len() - before < credit.messages
                 && (chunk.len() == before || chunk.bytes() - bytes_before < credit.bytes)
@@ -277,14 +277,19 @@ impl Desk {
                 let Some((ticket, message, group)) = inbox.pop_front() else {
                     break;
                 };
-                if let Some(group) = &group {
-                    if stage == Stage::Open && leases.is_out(group) && !handed.contains(group) {
-                        blocked.push_back((ticket, message, Some(Arc::clone(group))));
-                        continue;
+                let waits = group.as_ref().is_some_and(|group| {
+                    let is_out = leases.is_out(group) && !handed.contains(group);
+                    (stage == Stage::Open && is_out) || expired.contains(group)
+                });
+                if waits || !leases.hand_out(ticket.sequence) {
+                    // What has expired is about to be lost, and what follows it in its group with it.
+                    if !waits {
+                        expired.extend(group.clone());
                     }
-                    handed.insert(Arc::clone(group));
+                    blocked.push_back((ticket, message, group));
+                    continue;
                 }
-                leases.hand_out(ticket.sequence);
+                handed.extend(group);
                 *suspicious = message.deliveries > SUSPECT;
                 chunk.push(ticket, message);
             }
@@ -445,7 +450,10 @@ impl Desk {
                 !lost.contains(&ticket.sequence) && !followers.contains(&ticket.sequence)
             });
         }
-        for sequence in lost.iter().chain(&followers) {
+        // The last one first: what follows a message must not run for a moment because that is gone.
+        let mut gone: Vec<_> = lost.iter().chain(&followers).collect();
+        gone.sort_unstable_by_key(|sequence| std::cmp::Reverse(**sequence));
+        for sequence in gone {
             let ticket = self.ticket(*sequence);
             self.engine.lost(Scope::Origin(ticket.origin, ticket.generation));
         }
@@ -483,9 +491,9 @@ impl Reservation {
         self.most
     }
 
-    /// The poll brought this.
-    pub(crate) fn redeem(self, arrived: Vec<Arrived>) {
-        self.desk.deliver(self.most, arrived);
+    /// The poll, which asked for it then, brought this.
+    pub(crate) fn redeem(self, arrived: Vec<Arrived>, asked: Instant) {
+        self.desk.deliver(self.most, arrived, asked);
     }
 }
 

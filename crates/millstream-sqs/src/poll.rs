@@ -28,11 +28,12 @@ pub(crate) async fn poll(reservation: Reservation) {
             visibility: desk.pace.visibility,
             attempt: attempt.as_deref(),
         };
+        let asked = rt::now();
         match desk.service.receive(how).await {
             Ok(received) => {
                 desk.condition.note(Part::Receiving, None);
                 let arrived = received.into_iter().filter_map(Arrived::of).collect();
-                return reservation.redeem(arrived);
+                return reservation.redeem(arrived, asked);
             }
             Err(trouble) => {
                 desk.condition.note(Part::Receiving, Some(&trouble.text));

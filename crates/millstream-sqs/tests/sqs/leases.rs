@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use millstream_core::rt;
-use millstream_core::{Outcome, Scope, Settlement, Ticket};
+use millstream_core::{Outcome, Outgoing, Scope, Settlement, Ticket};
+use millstream_sqs::SqsConnector;
 
-use crate::bench::{Bench, Reader, soon};
+use crate::bench::{Bench, Reader, payloads, soon};
 
 const HIDE: &str = "ChangeMessageVisibilityBatch";
 
@@ -81,6 +82,21 @@ async fn p2_one_delivery_is_lost_without_the_others() {
         reader.settle(&held[kept..=kept], &Settlement::Ack).await,
         [Outcome::Sent]
     );
+}
+
+#[tokio::test]
+async fn p3_what_cannot_be_kept_hidden_is_given_up_before_another_process_can_have_it() {
+    let bench = Bench::fifo().await;
+    bench.publish(&[Outgoing::new("a1").with_key("a")]).await;
+    // The answer is under way for a fifth of the time for which it hides the message.
+    bench.proxy.hold("ReceiveMessage", Duration::from_secs(1));
+    let mut reader = Reader::open(&bench.short()).await;
+    let held = reader.collect(1).await;
+    bench.proxy.cut();
+    let direct = SqsConnector::new(&bench.url).client(bench.direct.clone());
+    let mut other = Reader::open(&direct.wait_time(Duration::from_secs(1))).await;
+    assert_eq!(payloads(&other.collect(1).await), ["a1"]);
+    assert!(has_lost(&reader, &held[0].0));
 }
 
 #[tokio::test]
