@@ -4,6 +4,7 @@ mod check;
 mod files;
 mod http;
 mod listen;
+mod pages;
 mod publish;
 mod rabbitmq;
 mod run;
