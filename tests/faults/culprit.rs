@@ -89,7 +89,12 @@ fn round_of(seed: u64, innocents: u32, culprit: u32, settings: &[(&str, &str)]) 
         match record.event {
             Event::Begin => *begun += 1,
             Event::End => *ended += 1,
-            Event::Cancelled | Event::Killing | Event::Dead | Event::Breaking | Event::Mended => {}
+            Event::Cancelled
+            | Event::Killing
+            | Event::Dead
+            | Event::Breaking
+            | Event::Mended
+            | Event::Frozen => {}
         }
         if record.number != culprit {
             highest = highest.max(record.deliveries);

@@ -40,6 +40,8 @@ pub enum Event {
     Breaking,
     /// What was broken works again.
     Mended,
+    /// The process stands still, for longer than its leases last.
+    Frozen,
 }
 
 /// What `number` of an [`Event::Killing`] or an [`Event::Breaking`] is where nothing was counted.
@@ -165,6 +167,7 @@ impl Iterator for Reader {
             4 => Event::Dead,
             5 => Event::Breaking,
             6 => Event::Mended,
+            7 => Event::Frozen,
             other => panic!("no record begins with {other}: something else was written to the ledger"),
         };
         Some(Record {

@@ -10,10 +10,11 @@ mod history;
 pub mod ledger;
 mod report;
 mod scale;
+pub mod sqs;
 mod work;
 
 pub use actor_handle::Actor;
-pub use history::{Fault, History};
+pub use history::{Fault, Harm, History};
 pub use report::Report;
 pub use scale::Scale;
 pub use work::{QUEUE, Work};
