@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use millstream_core::rt;
 use millstream_core::{Outcome, Outgoing, Settlement};
+use millstream_sqs::SqsConnector;
 
 use crate::bench::{Bench, Reader, payloads, soon};
 
@@ -104,6 +105,29 @@ async fn p3_when_one_of_a_group_is_lost_what_follows_it_is_lost_first() {
         reader.ack(&read).await;
     }
     assert_eq!(again, ["a1", "a2"]);
+}
+
+#[tokio::test]
+async fn p3_what_was_lost_on_its_way_is_not_asked_for_again_when_another_process_may_have_it() {
+    let bench = Bench::fifo().await;
+    bench.publish(&[message("a1", "a")]).await;
+    let mut reader = Reader::open(&bench.short()).await;
+    bench.proxy.hold("ReceiveMessage", Duration::from_secs(1));
+    assert!(reader.within(Duration::from_millis(50), 1).await.is_empty());
+    soon("the message to be sent", async {
+        while bench.counts().await != (0, 1) {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    bench.proxy.cut();
+    let mut other = Reader::open(&SqsConnector::new(&bench.url).client(bench.direct.clone())).await;
+    let held = other.collect(1).await;
+    bench.proxy.mend();
+    // Longer than the pauses between two attempts are by now.
+    assert!(reader.within(Duration::from_secs(8), 1).await.is_empty());
+    other.ack(&held).await;
+    bench.empties().await;
 }
 
 #[tokio::test]
