@@ -8,6 +8,7 @@ use millstream_sqs::SqsConnector;
 
 use crate::bench::{Bench, Reader, payloads, soon};
 
+const DELETE: &str = "DeleteMessageBatch";
 const HIDE: &str = "ChangeMessageVisibilityBatch";
 
 fn has_lost(reader: &Reader, ticket: &Ticket) -> bool {
@@ -97,6 +98,38 @@ async fn p3_what_cannot_be_kept_hidden_is_given_up_before_another_process_can_ha
     let mut other = Reader::open(&direct.wait_time(Duration::from_secs(1))).await;
     assert_eq!(payloads(&other.collect(1).await), ["a1"]);
     assert!(has_lost(&reader, &held[0].0));
+}
+
+#[tokio::test]
+async fn what_is_being_settled_or_was_is_not_put_off_any_more() {
+    let bench = Bench::standard().await;
+    bench.publish_numbered(1).await;
+    let connector = bench
+        .connector()
+        .visibility_timeout(Duration::from_secs(60))
+        .heartbeat(Duration::from_millis(200));
+    let mut reader = Reader::open(&connector).await;
+    let read = reader.collect(1).await;
+    soon("a beat", async {
+        while bench.proxy.calls(HIDE) == 0 {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Five beats long, and it comes to nothing: SQS would take the beats.
+    bench.proxy.fail_entries(DELETE, 1);
+    bench.proxy.hold(DELETE, Duration::from_secs(1));
+    let before = bench.proxy.entries(HIDE);
+    assert_eq!(reader.settle(&read, &Settlement::Ack).await, [Outcome::Failed]);
+    let during = bench.proxy.entries(HIDE) - before;
+    assert!(
+        during <= 1,
+        "{during} beats, of which one may have been under way"
+    );
+    reader.ack(&read).await;
+    let before = bench.proxy.entries(HIDE);
+    assert!(reader.within(Duration::from_secs(1), 1).await.is_empty());
+    assert_eq!(bench.proxy.entries(HIDE), before);
 }
 
 #[tokio::test]
