@@ -23,6 +23,7 @@
 //! librdkafka fetches up to 16 MiB ahead of demand (`queued.max.messages.kbytes`), and the member's thread a thousand
 //! messages or 1 MiB of those. Neither counts in `limits`, and a drain drops both.
 
+mod check;
 mod commits;
 mod connector;
 mod member;
