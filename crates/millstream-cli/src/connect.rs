@@ -52,11 +52,11 @@ fn checks(
         let table = vec!["batchers".to_owned(), name.clone(), "sink".to_owned()];
         Some((table, Arc::clone(batcher.sink.as_ref()?)))
     });
-    let dead_letters = match &pipeline.spec.dead_letter {
+    let dead_letter = match &pipeline.spec.dead_letter {
         DeadLetter::Sink(sink) => Some((vec!["dead_letter".to_owned()], Arc::clone(sink))),
-        DeadLetter::Source | DeadLetter::Discard => None,
+        _ => None,
     };
-    for (table, sink) in sinks.chain(dead_letters) {
+    for (table, sink) in sinks.chain(dead_letter) {
         checks.push((table, Box::pin(async move { sink.check().await })));
     }
     checks

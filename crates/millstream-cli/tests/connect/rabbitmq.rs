@@ -265,6 +265,14 @@ before the pipeline gives it up after 21
         ) && found.ends_with("status Some(2)\n"),
         "{found}"
     );
+    let stream = "queue = \"log\"\ndeclare = { arguments = { x-queue-type = \"stream\" } }";
+    file.publish(&FILE.replace(QUEUE, stream), "orders");
+    assert!(!file.with(&[(QUEUE, stream)]).contains("is a stream"));
+    let found = file.with(&[(QUEUE, "queue = \"log\"")]);
+    assert!(
+        found.starts_with("m.toml:9:9: `log` is a stream: say so"),
+        "{found}"
+    );
     broker.kill();
     assert_eq!(file.with(&[]), REFUSED);
 }
