@@ -38,7 +38,7 @@ fn message(number: u32) -> Outgoing {
     let mut body = number.to_be_bytes().to_vec();
     body.extend([0, 0xff, b'\n']);
     let mut message = Outgoing::new(body);
-    if number % 10 != 0 {
+    if !number.is_multiple_of(10) {
         message = message.with_key(format!("customer-{}", number % KEYS));
     }
     for (name, value) in [
