@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::check::{Facts, Finding};
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::message::{Message, Outgoing};
@@ -73,6 +74,28 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         engine: EngineHandle,
     ) -> impl Future<Output = Result<(Self::Source, Self::Acknowledger), OpenError>> + Send;
+
+    /// Reaches the broker and compares what the pipeline will ask of it with what is there, for `check --connect`. What
+    /// cannot be reached or is not there is an error, what would make the pipeline run otherwise than its settings say
+    /// a warning.
+    ///
+    /// It takes no message and changes nothing: what an open would make is only said to be missing where an open
+    /// would not make it.
+    ///
+    /// # Cancel safety
+    /// Must be cancel safe: it is dropped when it takes too long.
+    fn check(&self, facts: &Facts<'_>) -> impl Future<Output = Vec<Finding>> + Send {
+        let _ = facts;
+        async { vec![unchecked("source")] }
+    }
+}
+
+/// What is said of a connector that has no check of its own.
+fn unchecked(role: &str) -> Finding {
+    Finding::note(
+        format!("a {role} of this type cannot be checked before it runs"),
+        "`run` says whether it opens",
+    )
 }
 
 /// The reading side of a connector.
@@ -192,6 +215,15 @@ pub trait SinkConnector: Send + Sync + 'static {
     /// # Errors
     /// As for [`Connector::open`].
     fn open(&self) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+
+    /// Reaches the broker and says whether messages can be written, as [`Connector::check`] does for reading; it writes
+    /// none, and makes nothing.
+    ///
+    /// # Cancel safety
+    /// Must be cancel safe: it is dropped when it takes too long.
+    fn check(&self) -> impl Future<Output = Vec<Finding>> + Send {
+        async { vec![unchecked("sink")] }
+    }
 }
 
 /// The writing side of a connector.
@@ -251,6 +283,8 @@ pub trait DynConnector: Send + Sync + 'static {
     fn retry_sink(&self) -> Option<SharedSinkConnector>;
     /// See [`Connector::open`].
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
+    /// See [`Connector::check`].
+    fn check<'a>(&'a self, facts: &'a Facts<'a>) -> BoxFuture<'a, Vec<Finding>>;
 }
 
 /// Both sides of an opened connector.
@@ -286,6 +320,8 @@ pub trait DynAcknowledger: Send + 'static {
 pub trait DynSinkConnector: Send + Sync + 'static {
     /// See [`SinkConnector::open`].
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>>;
+    /// See [`SinkConnector::check`].
+    fn check(&self) -> BoxFuture<'_, Vec<Finding>>;
 }
 
 /// Object-safe [`Sink`].
@@ -315,6 +351,10 @@ impl<C: Connector> DynConnector for C {
                 Box::new(acknowledger) as Box<dyn DynAcknowledger>,
             ))
         })
+    }
+
+    fn check<'a>(&'a self, facts: &'a Facts<'a>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(Connector::check(self, facts))
     }
 }
 
@@ -353,6 +393,10 @@ impl<A: Acknowledger> DynAcknowledger for A {
 impl<C: SinkConnector> DynSinkConnector for C {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>> {
         Box::pin(async move { Ok(Box::new(SinkConnector::open(self).await?) as Box<dyn DynSink>) })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Vec<Finding>> {
+        Box::pin(SinkConnector::check(self))
     }
 }
 
