@@ -10,11 +10,10 @@ use millstream_core::{
     Source as _,
 };
 use millstream_sqs::aws_sdk_sqs::Client;
-use millstream_sqs::aws_sdk_sqs::config::retry::RetryConfig;
-use millstream_sqs::aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
 use millstream_sqs::aws_sdk_sqs::types::QueueAttributeName as Attribute;
 use millstream_sqs::{SqsConnector, SqsSink};
 use millstream_testkit::conformance::{Features, Place, Rejected, Subject};
+use millstream_tests::sqs::client;
 use parking_lot::Mutex;
 
 /// How long a delivery is hidden: what a reader whose connection was cut held comes again after that.
@@ -38,17 +37,6 @@ impl Sqs {
             fifo,
         }
     }
-}
-
-fn client(endpoint: &str) -> Client {
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("elasticmq"))
-        .credentials_provider(Credentials::new("x", "x", None, None, "conformance"))
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .retry_config(RetryConfig::standard())
-        .endpoint_url(endpoint);
-    Client::from_conf(config.build())
 }
 
 async fn create(client: &Client, name: &str, redrive: Option<&str>) -> String {

@@ -94,7 +94,8 @@ fn round_of(seed: u64, innocents: u32, culprit: u32, settings: &[(&str, &str)]) 
             | Event::Dead
             | Event::Breaking
             | Event::Mended
-            | Event::Looked => {}
+            | Event::Looked
+            | Event::Frozen => {}
         }
         if record.number != culprit {
             highest = highest.max(record.deliveries);

@@ -18,6 +18,8 @@ mod memory;
 mod place;
 mod rabbit_faults;
 mod sqlite_kills;
+mod sqs_crew;
+mod sqs_faults;
 
 use parking_lot::{Mutex, MutexGuard};
 

@@ -9,7 +9,7 @@ use millstream_core::{Delivered, Sink, SinkConnector};
 use millstream_rabbitmq::lapin::types::AMQPValue;
 use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
-use millstream_tests::{Actor, Fault, History, QUEUE, Report, Scale, Work};
+use millstream_tests::{Actor, Fault, Harm, History, QUEUE, Report, Scale, Work};
 use parking_lot::Mutex;
 
 use crate::alone;
@@ -77,8 +77,11 @@ fn fault_after_fault(test: &'static str, series: Series, queue_type: &str) {
     report.add("messages of the hottest key", history.hottest());
     report.add("handler runs", history.begun());
     report.add("  of which cut short", history.begun() - history.ended());
-    for (what, deadly) in [("killed", true), ("cut off from its broker", false)] {
-        let these: Vec<&Fault> = dealt.iter().filter(|fault| fault.deadly == deadly).collect();
+    for (what, harm) in [
+        ("killed", Harm::Killed),
+        ("cut off from its broker", Harm::CutOff),
+    ] {
+        let these: Vec<&Fault> = dealt.iter().filter(|fault| fault.harm == harm).collect();
         report.add(&format!("times that the consumer was {what}"), these.len());
         let measured: Vec<_> = these
             .iter()

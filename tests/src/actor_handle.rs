@@ -32,6 +32,9 @@ impl Actor {
         let mut child = Command::new(program)
             .args(arguments)
             .arg(format!("actor={number}"))
+            // Any are right for the SQS of tests.
+            .env("AWS_ACCESS_KEY_ID", "x")
+            .env("AWS_SECRET_ACCESS_KEY", "x")
             .stdin(Stdio::piped())
             .stdout(Stdio::from(pipe))
             .stderr(Stdio::piped())

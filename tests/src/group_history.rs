@@ -120,7 +120,7 @@ impl GroupHistory {
                 self.leave(run);
                 self.heard(run, at, false);
             }
-            Event::Killing | Event::Breaking => self.blows.push(Blow {
+            Event::Killing | Event::Breaking | Event::Frozen => self.blows.push(Blow {
                 actor,
                 deadly: event == Event::Killing,
                 repeats: 0,

@@ -42,6 +42,8 @@ pub enum Event {
     Mended,
     /// Somebody has looked from outside; `number` says which look it was.
     Looked,
+    /// The process stands still, for longer than its leases last.
+    Frozen,
 }
 
 /// What `actor` of an [`Event::Breaking`] or an [`Event::Mended`] is where it is every process's: their broker is gone.
@@ -171,6 +173,7 @@ impl Iterator for Reader {
             5 => Event::Breaking,
             6 => Event::Mended,
             7 => Event::Looked,
+            8 => Event::Frozen,
             other => panic!("no record begins with {other}: something else was written to the ledger"),
         };
         Some(Record {

@@ -11,11 +11,12 @@ mod history;
 pub mod ledger;
 mod report;
 mod scale;
+pub mod sqs;
 mod work;
 
 pub use actor_handle::Actor;
 pub use group_history::{Blow, GroupHistory};
-pub use history::{Fault, History};
+pub use history::{Fault, Harm, History};
 pub use report::Report;
 pub use scale::Scale;
 pub use work::{QUEUE, Work};

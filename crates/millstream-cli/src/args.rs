@@ -19,7 +19,7 @@ pub(crate) enum Command {
     ///
     /// Status 0: drained. 1: a pipeline gave up, or messages were left at the deadline. 2: the file is wrong.
     Run(Run),
-    /// Says all that is wrong with a file; connects to nothing.
+    /// Says all that is wrong with a file; connects to nothing unless asked to.
     ///
     /// Status 0: it is right. 2: it is not.
     Check(Check),
@@ -44,6 +44,9 @@ pub(crate) struct Run {
 pub(crate) struct Check {
     /// The configuration.
     pub(crate) file: PathBuf,
+    /// Also reach every broker, and compare the settings with what is there. Changes nothing; warnings leave status 0.
+    #[arg(long)]
+    pub(crate) connect: bool,
 }
 
 #[derive(Debug, Arguments)]

@@ -7,6 +7,7 @@ use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity,
 };
 use millstream_config::{Config, Diagnostics, Registry};
+use millstream_core::Severity as Found;
 
 use crate::{log, screen};
 
@@ -17,15 +18,31 @@ pub(crate) fn load(path: &Path, registry: &Registry) -> Option<Config> {
             Ok(()) => return Some(config),
             Err(cause) => format!("{}: `log` of [host] is not understood: {cause}\n", path.display()),
         },
-        Err(errors) if screen::is_terminal() => drawn(&errors, screen::has_colours()),
-        Err(errors) => format!("{errors}\n"),
+        Err(errors) => shown(&errors),
     };
-    // Where it cannot be said, the exit status says it.
-    let _ = std::io::stderr().write_all(shown.as_bytes());
+    say(&shown);
     None
 }
 
-/// The errors for a person, each with its part of the file.
+/// Writes what there is to say of a file to standard error.
+pub(crate) fn tell(diagnostics: &Diagnostics) {
+    say(&shown(diagnostics));
+}
+
+fn say(text: &str) {
+    // Where it cannot be said, the exit status says it.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn shown(diagnostics: &Diagnostics) -> String {
+    if screen::is_terminal() {
+        drawn(diagnostics, screen::has_colours())
+    } else {
+        format!("{diagnostics}\n")
+    }
+}
+
+/// The diagnostics for a person, each with its part of the file.
 fn drawn(errors: &Diagnostics, colours: bool) -> String {
     let theme = if colours {
         GraphicalTheme::unicode()
@@ -36,7 +53,11 @@ fn drawn(errors: &Diagnostics, colours: bool) -> String {
     let mut drawn = String::new();
     for error in errors {
         let mut diagnostic = MietteDiagnostic::new(&error.message)
-            .with_severity(Severity::Error)
+            .with_severity(match error.severity {
+                Found::Error => Severity::Error,
+                Found::Warning => Severity::Warning,
+                Found::Note => Severity::Advice,
+            })
             .with_help(&error.help);
         if !errors.source().is_empty() {
             diagnostic = diagnostic.with_label(LabeledSpan::underline(error.span.clone()));

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use millstream_config::{Registry, schema};
+use millstream_core::Severity;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Args, Check, Command};
-use crate::load::load;
+use crate::connect::connect;
+use crate::load::{load, tell};
 use crate::{publish, run};
 
 /// The file is wrong, and it was said how.
@@ -49,9 +51,29 @@ fn check(args: &Check, registry: &Registry) -> anyhow::Result<ExitCode> {
     let Some(config) = load(&args.file, registry) else {
         return Ok(BAD_CONFIG.into());
     };
-    match config.pipelines.len() {
-        1 => print("ok: 1 pipeline\n"),
-        number => print(&format!("ok: {number} pipelines\n")),
+    let mut said = counted(config.pipelines.len(), "pipeline");
+    if args.connect {
+        let runtime = runtime()?;
+        let found = runtime.block_on(connect(&config));
+        runtime.shutdown_background();
+        if let Some(found) = found {
+            tell(&found);
+            if found.count(Severity::Error) > 0 {
+                return Ok(BAD_CONFIG.into());
+            }
+            match found.count(Severity::Warning) {
+                0 => {}
+                warnings => said = format!("{said}, {}", counted(warnings, "warning")),
+            }
+        }
+    }
+    print(&format!("ok: {said}\n"))
+}
+
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
     }
 }
 

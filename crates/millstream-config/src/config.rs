@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use millstream_core::{PipelineSpec, SharedSinkConnector};
+use millstream_core::{Finding, PipelineSpec, SharedSinkConnector};
 use serde::de::IgnoredAny;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -21,6 +21,7 @@ use crate::report::Report;
 use crate::table::{Node, Table};
 use crate::tables::{HostTable, LogFormatName};
 use crate::values::ListenAddress;
+use crate::written::{Written, places};
 
 /// The two seconds that are kept, and one to drain in.
 const SHORTEST_SHUTDOWN: Duration = Duration::from_secs(3);
@@ -33,6 +34,7 @@ pub struct Config {
     pub host: HostSpec,
     /// The pipelines, in the order of the file; at least one.
     pub pipelines: Vec<PipelineConfig>,
+    written: Written,
 }
 
 /// The process that holds the pipelines.
@@ -134,13 +136,32 @@ impl Config {
         }
         interpolate(&mut root, environment, &mut report);
         mask::search(&root, false, &mut |span, text| report.secret(span, text));
-        let config = read(&mut report, registry, root);
+        let places = places(text, &root);
+        let config = read(&mut report, registry, root).map(|(host, pipelines)| Self {
+            host,
+            pipelines,
+            written: report.written(places),
+        });
         report.finish(config)
+    }
+
+    /// What was found out about a file that is right in itself, as diagnostics: each finding with the keys that lead to
+    /// what it is about, as [`Finding::path`] gives them. Where the file has no such key, that is the innermost table on
+    /// the way. `None` if there is no finding.
+    pub fn diagnose<'a>(
+        &self,
+        found: impl IntoIterator<Item = (Vec<&'a str>, Finding)>,
+    ) -> Option<Diagnostics> {
+        self.written.diagnose(found)
     }
 }
 
 /// The whole file.
-fn read(report: &mut Report<'_>, registry: &Registry, root: Node<'_>) -> Option<Config> {
+fn read(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    root: Node<'_>,
+) -> Option<(HostSpec, Vec<PipelineConfig>)> {
     let mut root = Table::of(report, String::new(), root)?;
     not_yet::refuse(report, &mut root.entries);
     let host = host(report, &mut root);
@@ -153,10 +174,7 @@ fn read(report: &mut Report<'_>, registry: &Registry, root: Node<'_>) -> Option<
         "At least one table [pipelines.NAME] with a `source`.",
     );
     decode::<IgnoredAny>(report, &mut root, &fields, &["host"])?;
-    Some(Config {
-        host: host?,
-        pipelines: pipelines??,
-    })
+    Some((host?, pipelines??))
 }
 
 fn host(report: &mut Report<'_>, root: &mut Table<'_>) -> Option<HostSpec> {

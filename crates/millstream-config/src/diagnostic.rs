@@ -5,12 +5,17 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use millstream_core::Severity;
+
 /// One thing that is wrong, where, and what to do about it.
 ///
-/// Shown as `orders.toml:12:7: cause`, with the remedy on a line of its own.
+/// Shown as `orders.toml:12:7: cause`, with the remedy on a line of its own; what is no error is called what it is before
+/// its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diagnostic {
+    /// How much it matters.
+    pub severity: Severity,
     /// The file, as it was named to [`Config::load`](crate::Config::load) or
     /// [`Config::parse`](crate::Config::parse).
     pub path: Arc<str>,
@@ -36,7 +41,12 @@ impl fmt::Display for Diagnostic {
             help,
             ..
         } = self;
-        write!(f, "{path}:{line}:{column}: {message}\n  help: {help}")
+        let severity = match self.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+            Severity::Note => "note: ",
+        };
+        write!(f, "{path}:{line}:{column}: {severity}{message}\n  help: {help}")
     }
 }
 
@@ -74,6 +84,14 @@ impl Diagnostics {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.found.len()
+    }
+
+    /// How many of them are this.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.found
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == severity)
+            .count()
     }
 
     /// Whether there are none, which is never so for an error that was returned.

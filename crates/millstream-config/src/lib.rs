@@ -23,7 +23,8 @@
 //!
 //! # Left to others
 //!
-//! Nothing here connects to anything, and nothing draws: a command line tool renders [`Diagnostics`] from
+//! Nothing here connects to anything; what somebody finds who does becomes [`Diagnostics`] of the file by
+//! [`Config::diagnose`]. And nothing draws: a command line tool renders [`Diagnostics`] from
 //! their byte spans and [`Diagnostics::source`], in which secrets are masked already.
 //!
 //! ```
@@ -64,6 +65,7 @@ mod suggest;
 mod table;
 mod tables;
 mod values;
+mod written;
 
 pub use config::{Config, HostSpec, LogFormat, PipelineConfig};
 pub use diagnostic::{Diagnostic, Diagnostics};

@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use millstream_core::Severity;
+
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::invalid::Invalid;
 use crate::mask;
 use crate::secret::Secret;
+use crate::written::{Places, Written};
 
 /// The errors of one file so far.
 #[derive(Debug)]
@@ -18,9 +21,12 @@ pub(crate) struct Report<'a> {
     unresolved: Vec<Range<usize>>,
     /// Where secrets stand in the text.
     secrets: Vec<Range<usize>>,
-    /// Values that no message may quote, each with what to put in its place.
-    hidden: Vec<(String, String)>,
+    hidden: Hidden,
 }
+
+/// Values that no message may quote, each with what to put in its place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hidden(Vec<(String, String)>);
 
 impl<'a> Report<'a> {
     pub(crate) fn new(path: &str, text: &'a str) -> Self {
@@ -30,7 +36,7 @@ impl<'a> Report<'a> {
             found: Vec::new(),
             unresolved: Vec::new(),
             secrets: Vec::new(),
-            hidden: Vec::new(),
+            hidden: Hidden::default(),
         }
     }
 
@@ -51,6 +57,7 @@ impl<'a> Report<'a> {
         let (line, column) = position(self.text, span.start);
         let (message, help) = (message.into(), help.into());
         self.found.push(Diagnostic {
+            severity: Severity::Error,
             path: Arc::clone(&self.path),
             line,
             column,
@@ -84,13 +91,14 @@ impl<'a> Report<'a> {
     /// Puts `shown` in place of `value` in every message.
     pub(crate) fn hide(&mut self, value: &str, shown: &str) {
         if !value.is_empty() && value != shown {
-            self.hidden.push((value.to_owned(), shown.to_owned()));
+            self.hidden.0.push((value.to_owned(), shown.to_owned()));
         }
     }
 
     /// Whether this text is one that no message may quote.
     pub(crate) fn hides(&self, text: &str) -> bool {
         self.hidden
+            .0
             .iter()
             .any(|(value, _)| text == value || (value.chars().count() > 2 && text.contains(value)))
     }
@@ -108,12 +116,10 @@ impl<'a> Report<'a> {
             }
             _ => {}
         }
-        self.hidden
-            .sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         let mut found = std::mem::take(&mut self.found);
         for diagnostic in &mut found {
-            diagnostic.message = self.clean(&diagnostic.message);
-            diagnostic.help = self.clean(&diagnostic.help);
+            diagnostic.message = self.hidden.clean(&diagnostic.message);
+            diagnostic.help = self.hidden.clean(&diagnostic.help);
         }
         Err(Diagnostics::new(
             self.path,
@@ -122,11 +128,25 @@ impl<'a> Report<'a> {
         ))
     }
 
+    /// The file as it stays known when nothing is wrong with it.
+    pub(crate) fn written(&self, places: Places) -> Written {
+        Written::new(
+            Arc::clone(&self.path),
+            mask::source(self.text, &self.secrets),
+            self.hidden.clone(),
+            places,
+        )
+    }
+}
+
+impl Hidden {
     /// A message without what it must not quote. A value of one or two characters is only recognised between
-    /// quotes, or it would be found in every word.
-    fn clean(&self, message: &str) -> String {
+    /// quotes, or it would be found in every word. The longest go first, because others may be parts of them.
+    pub(crate) fn clean(&self, message: &str) -> String {
+        let mut hidden: Vec<_> = self.0.iter().collect();
+        hidden.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         let mut clean = mask::message(message);
-        for (value, shown) in &self.hidden {
+        for (value, shown) in hidden {
             if value.chars().count() > 2 {
                 clean = clean.replace(value.as_str(), shown);
             } else {
@@ -143,7 +163,7 @@ impl<'a> Report<'a> {
 }
 
 /// Line and column, both from 1, the column in characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let column = before

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::check::{Facts, Finding};
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::message::{Message, Outgoing};
@@ -41,6 +42,9 @@ pub struct Capabilities {
     pub halts: bool,
     /// The longest that a message can be held back; absent where any time is good. Longer waits are cut to it.
     pub longest_delay: Option<Duration>,
+    /// `Settlement::Retry` of a message holds back what follows it in its place too, for as long as it says, and other
+    /// places go on.
+    pub holds_places: bool,
     /// The store holds the order of a key across processes, also while one of its messages is delayed.
     pub orders_keys: bool,
 }
@@ -71,6 +75,28 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         engine: EngineHandle,
     ) -> impl Future<Output = Result<(Self::Source, Self::Acknowledger), OpenError>> + Send;
+
+    /// Reaches the broker and compares what the pipeline will ask of it with what is there, for `check --connect`. What
+    /// cannot be reached or is not there is an error, what would make the pipeline run otherwise than its settings say
+    /// a warning.
+    ///
+    /// It takes no message and changes nothing: what an open would make is only said to be missing where an open
+    /// would not make it.
+    ///
+    /// # Cancel safety
+    /// Must be cancel safe: it is dropped when it takes too long.
+    fn check(&self, facts: &Facts<'_>) -> impl Future<Output = Vec<Finding>> + Send {
+        let _ = facts;
+        async { vec![unchecked("source")] }
+    }
+}
+
+/// What is said of a connector that has no check of its own.
+fn unchecked(role: &str) -> Finding {
+    Finding::note(
+        format!("a {role} of this type cannot be checked before it runs"),
+        "`run` says whether it opens",
+    )
 }
 
 /// The reading side of a connector.
@@ -190,6 +216,15 @@ pub trait SinkConnector: Send + Sync + 'static {
     /// # Errors
     /// As for [`Connector::open`].
     fn open(&self) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+
+    /// Reaches the broker and says whether messages can be written, as [`Connector::check`] does for reading; it writes
+    /// none, and makes nothing.
+    ///
+    /// # Cancel safety
+    /// Must be cancel safe: it is dropped when it takes too long.
+    fn check(&self) -> impl Future<Output = Vec<Finding>> + Send {
+        async { vec![unchecked("sink")] }
+    }
 }
 
 /// The writing side of a connector.
@@ -249,6 +284,8 @@ pub trait DynConnector: Any + Send + Sync {
     fn retry_sink(&self) -> Option<SharedSinkConnector>;
     /// See [`Connector::open`].
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
+    /// See [`Connector::check`].
+    fn check<'a>(&'a self, facts: &'a Facts<'a>) -> BoxFuture<'a, Vec<Finding>>;
 }
 
 impl dyn DynConnector {
@@ -292,6 +329,8 @@ pub trait DynAcknowledger: Send + 'static {
 pub trait DynSinkConnector: Send + Sync + 'static {
     /// See [`SinkConnector::open`].
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>>;
+    /// See [`SinkConnector::check`].
+    fn check(&self) -> BoxFuture<'_, Vec<Finding>>;
 }
 
 /// Object-safe [`Sink`].
@@ -321,6 +360,10 @@ impl<C: Connector> DynConnector for C {
                 Box::new(acknowledger) as Box<dyn DynAcknowledger>,
             ))
         })
+    }
+
+    fn check<'a>(&'a self, facts: &'a Facts<'a>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(Connector::check(self, facts))
     }
 }
 
@@ -359,6 +402,10 @@ impl<A: Acknowledger> DynAcknowledger for A {
 impl<C: SinkConnector> DynSinkConnector for C {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>> {
         Box::pin(async move { Ok(Box::new(SinkConnector::open(self).await?) as Box<dyn DynSink>) })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Vec<Finding>> {
+        Box::pin(SinkConnector::check(self))
     }
 }
 

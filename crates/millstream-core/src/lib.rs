@@ -6,6 +6,7 @@
 //! The promises P1 to P8 that the docs cite are those of `ARCHITECTURE.md`.
 
 mod batch;
+mod check;
 mod connector;
 mod decode;
 mod engine;
@@ -25,6 +26,7 @@ mod spec;
 mod ticket;
 
 pub use batch::{Batch, BatchHandler, ClosedBy};
+pub use check::{Facts, Finding, Severity};
 pub use connector::{
     Acknowledger, BoxFuture, Capabilities, Chunk, Connector, Credit, Delivered, DynAcknowledger,
     DynConnector, DynSink, DynSinkConnector, DynSource, OpenError, Opened, Read, SharedConnector,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::check::{Facts, Finding};
 use crate::connector::{
     Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, OpenError, Read, SharedSinkConnector,
     Sink, SinkConnector, SinkError, Source, SourceError,
@@ -277,6 +278,10 @@ impl Connector for MemoryQueue {
         };
         Ok((source, MemoryAcknowledger { queue: self.clone() }))
     }
+
+    async fn check(&self, _: &Facts<'_>) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// The reading side of a [`MemoryQueue`].
@@ -385,6 +390,10 @@ impl SinkConnector for MemoryQueue {
 
     async fn open(&self) -> Result<MemorySink, OpenError> {
         Ok(MemorySink(self.clone()))
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        Vec::new()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, RetrySpec,
-    Settle, SharedSinkConnector, Source, SourceError, rt,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
+    Read, RetrySpec, Settle, SharedSinkConnector, Source, SourceError, rt,
 };
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
@@ -15,6 +15,7 @@ use rdkafka::types::RDKafkaConfRes;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::check::{self, POLL_INTERVAL};
 use crate::commits::Commits;
 use crate::committer::Committer;
 use crate::copies::Copies;
@@ -211,6 +212,7 @@ impl Connector for KafkaConnector {
             delay: false,
             keeps_rejected: false,
             counts_deliveries: false,
+            holds_places: true,
             orders_keys: false,
             counts_ends: true,
             halts: true,
@@ -239,7 +241,7 @@ impl Connector for KafkaConnector {
         };
         let shared = Arc::new(Shared::new(rules));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
-        let patience = millis(&config, "max.poll.interval.ms", Duration::from_secs(300));
+        let patience = millis(&config, "max.poll.interval.ms", POLL_INTERVAL);
         // What stood still in an earlier life is read again.
         engine.halted(&[]);
         let callbacks = Callbacks::new(
@@ -326,6 +328,10 @@ impl Connector for KafkaConnector {
             owed: Vec::new(),
         };
         Ok((source, acknowledger))
+    }
+
+    async fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        check::source(self.config(), &self.topics, facts).await
     }
 }
 

@@ -41,6 +41,7 @@
 //! or 4 MiB of those. Neither counts in `limits`, and a drain drops both. Small messages that came one after the other
 //! share their memory: one that stays in flight keeps up to 4 KiB of it.
 
+mod check;
 mod commits;
 mod committer;
 mod connector;

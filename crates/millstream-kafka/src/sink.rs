@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError, rt};
+use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError, rt};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -13,6 +13,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use tracing::{debug, warn};
 
+use crate::check;
 use crate::connector::refused;
 use crate::properties::{InvalidProperty, check_sink};
 
@@ -126,6 +127,10 @@ impl SinkConnector for KafkaSink {
         let writer = self.writer()?;
         find(&writer.producer, &self.topic).await?;
         Ok(writer)
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        check::sink(self.config.clone(), &self.topic).await
     }
 }
 

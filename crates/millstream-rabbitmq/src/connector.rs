@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, SharedSinkConnector, rt};
+use millstream_core::{
+    Capabilities, Connector, EngineHandle, Facts, Finding, OpenError, SharedSinkConnector, rt,
+};
 
 use crate::acknowledger::RabbitAcknowledger;
+use crate::check;
 use crate::inbox::{Inbox, Presence};
 use crate::progress::{Keeper, Progress};
 use crate::reader::{Reader, undeclared};
@@ -171,5 +174,9 @@ impl Connector for RabbitConnector {
             RabbitSource::new(Arc::clone(&presence)),
             RabbitAcknowledger::new(presence, self.settings.on_failure),
         ))
+    }
+
+    async fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        check::source(&self.settings, facts).await
     }
 }

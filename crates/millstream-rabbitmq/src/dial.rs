@@ -266,11 +266,17 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else {
-            return;
-        };
+impl Line {
+    /// Says goodbye, and waits until that was heard.
+    pub(crate) async fn close(mut self) {
+        if let Some(goodbye) = self.goodbye() {
+            goodbye.await;
+        }
+    }
+
+    /// What is left to do of saying goodbye, if there is anything.
+    fn goodbye(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let connection = self.connection.take()?;
         let wire = self.wire.clone();
         let channels = std::mem::take(&mut *self.channels.lock());
         // A blocked connection cannot even say that it closes, and lapin would keep its thread until it can.
@@ -279,15 +285,23 @@ impl Drop for Line {
             || tokio::runtime::Handle::try_current().is_err()
         {
             wire.cut();
-            return;
+            return None;
         }
-        rt::spawn(async move {
+        Some(async move {
             let goodbye = connection.close(200, "goodbye".into());
             if timeout(GOODBYE, goodbye).await.is_err() {
                 wire.cut();
             }
             drop(channels);
-        });
+        })
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(goodbye) = self.goodbye() {
+            rt::spawn(goodbye);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! is short of memory stops reading from connections that publish, acknowledgements included.
 
 mod acknowledger;
+mod check;
 mod connector;
 mod dial;
 mod inbox;

@@ -1,11 +1,13 @@
 //! What the management plugin knows of a queue and AMQP does not tell: [`Management`].
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, StatusCode, Url, redirect};
 use serde_json::Value;
 
+use crate::check::{Known, millis};
 use crate::trouble::Trouble;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,17 +17,6 @@ pub(crate) struct Management {
     url: Url,
     user: String,
     password: String,
-}
-
-/// A queue as the API shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueueFacts {
-    /// `classic`, `quorum` or `stream`.
-    pub(crate) kind: String,
-    /// Where rejected messages go, by the queue's arguments or by a policy; empty is the default exchange.
-    pub(crate) dead_letter_exchange: Option<String>,
-    /// After so many deliveries a quorum queue rejects a message by itself.
-    pub(crate) delivery_limit: Option<i64>,
 }
 
 impl Management {
@@ -53,15 +44,34 @@ impl Management {
     }
 
     /// Asks about a queue; `None` if there is no such queue.
-    pub(crate) async fn queue(&self, vhost: &str, queue: &str) -> Result<Option<QueueFacts>, Trouble> {
+    pub(crate) async fn queue(&self, vhost: &str, queue: &str) -> Result<Option<Known>, Trouble> {
+        let answer = self.get(&["queues", vhost, queue]).await?;
+        Ok(answer.as_ref().map(Known::read))
+    }
+
+    /// The first number of the broker's version.
+    pub(crate) async fn series(&self) -> Result<u32, Trouble> {
+        let answer = self.get(&["overview"]).await?.unwrap_or_default();
+        let version = answer.get("rabbitmq_version").and_then(Value::as_str);
+        let first = version.and_then(|version| version.split('.').next()?.parse().ok());
+        first.ok_or_else(|| Trouble::passing(format!("{} does not say its version", self.url)))
+    }
+
+    /// What is there; `None` if nothing is.
+    async fn get(&self, path: &[&str]) -> Result<Option<Value>, Trouble> {
         let failed = |error: reqwest::Error| {
-            let mut causes = error.without_url().to_string();
-            causes.insert_str(0, &format!("{}: ", self.url));
-            Trouble::passing(causes)
+            let error = error.without_url();
+            let mut text = format!("{}: {error}", self.url);
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            Trouble::passing(text)
         };
         let mut url = self.url.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["api", "queues", vhost, queue]);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("api").extend(path);
         }
         let answer = self
             .client()
@@ -72,7 +82,11 @@ impl Management {
             .await
             .map_err(failed)?;
         match answer.status() {
-            StatusCode::OK => self.facts(answer).await.map(Some),
+            StatusCode::OK => {
+                let body = answer.bytes().await.map_err(failed)?;
+                let value = serde_json::from_slice(&body);
+                value.map_err(|_| Trouble::passing(format!("{}: the answer is not JSON", self.url)))
+            }
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED => Err(Trouble::lasting(format!(
                 "{}: user `{}` with this password may not use the management API",
@@ -80,16 +94,6 @@ impl Management {
             ))),
             status => Err(Trouble::passing(format!("{} answers {status}", self.url))),
         }
-    }
-
-    async fn facts(&self, answer: Response) -> Result<QueueFacts, Trouble> {
-        let unread = |why: String| Trouble::passing(format!("{}: {why}", self.url));
-        let body = answer
-            .bytes()
-            .await
-            .map_err(|error| unread(error.without_url().to_string()))?;
-        let value = serde_json::from_slice(&body).map_err(|_| unread("the answer is not JSON".to_owned()))?;
-        Ok(QueueFacts::read(&value))
     }
 
     fn client(&self) -> reqwest::Result<Client> {
@@ -111,7 +115,7 @@ impl Management {
     }
 }
 
-impl QueueFacts {
+impl Known {
     /// A queue's own arguments win over a policy, where both speak of dead letters.
     fn read(value: &Value) -> Self {
         let policy = value.get("effective_policy_definition");
@@ -120,6 +124,7 @@ impl QueueFacts {
         let exchange = argument("x-dead-letter-exchange").or_else(|| by_policy("dead-letter-exchange"));
         // With both, the lower one counts.
         let limits = [argument("x-delivery-limit"), by_policy("delivery-limit")];
+        let timeouts = [argument("x-consumer-timeout"), by_policy("consumer-timeout")];
         Self {
             kind: value
                 .get("type")
@@ -128,6 +133,11 @@ impl QueueFacts {
                 .to_owned(),
             dead_letter_exchange: exchange.and_then(Value::as_str).map(str::to_owned),
             delivery_limit: limits.into_iter().flatten().filter_map(Value::as_i64).min(),
+            consumer_timeout: timeouts
+                .into_iter()
+                .flatten()
+                .find_map(Value::as_i64)
+                .and_then(millis),
         }
     }
 }
@@ -163,17 +173,18 @@ mod tests {
 
     #[test]
     fn a_queue_has_its_dead_letter_exchange_from_itself_or_from_a_policy() {
-        let facts = QueueFacts::read(&json!({
+        let facts = Known::read(&json!({
             "type": "quorum",
             "arguments": {"x-queue-type": "quorum", "x-delivery-limit": 5},
-            "effective_policy_definition": {"dead-letter-exchange": "dlx", "delivery-limit": 3},
+            "effective_policy_definition": {"dead-letter-exchange": "dlx", "delivery-limit": 3, "consumer-timeout": 5000},
         }));
         assert_eq!(facts.kind, "quorum");
         assert_eq!(facts.dead_letter_exchange.as_deref(), Some("dlx"));
         assert_eq!(facts.delivery_limit, Some(3));
+        assert_eq!(facts.consumer_timeout, Some(Duration::from_secs(5)));
         // What 3.10 answers where there is no policy.
         let none =
-            QueueFacts::read(&json!({"type": "classic", "arguments": {}, "effective_policy_definition": {}}));
+            Known::read(&json!({"type": "classic", "arguments": {}, "effective_policy_definition": {}}));
         assert_eq!(none.dead_letter_exchange, None);
     }
 

@@ -7,6 +7,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use millstream_core::SharedSinkConnector;
 
 use crate::dial::Dial;
+#[cfg(feature = "management")]
+use crate::management::Management;
 use crate::position::Place;
 use crate::retry::RetrySink;
 use crate::topology::Topology;
@@ -85,7 +87,7 @@ impl ReaderSettings {
     /// When it is no such URL; the text does not show it.
     pub fn ask_management(&mut self, url: &str) -> Result<(), String> {
         #[cfg(feature = "management")]
-        crate::management::Management::new(url)?;
+        Management::new(url)?;
         self.management_url = Some(url.to_owned());
         Ok(())
     }
@@ -188,20 +190,24 @@ impl ReaderSettings {
         if self.on_failure == OnFailure::Requeue || self.topology.declares_dead_letters() {
             return Ok(());
         }
-        match &self.management_url {
-            Some(url) => self.ask(url).await,
-            None => Err(Trouble::lasting(format!(
-                "nothing is known of a dead-letter exchange of queue `{}`: {REMEDY}, or set `management_url`",
-                self.topology.queue
-            ))),
-        }
+        self.ask().await
+    }
+
+    /// The management API, if it is said where that is.
+    #[cfg(feature = "management")]
+    pub(crate) fn management(&self) -> Result<Option<Management>, Trouble> {
+        let management = self.management_url.as_deref().map(Management::new).transpose();
+        management.map_err(|why| Trouble::lasting(format!("`management_url`: {why}")))
     }
 
     #[cfg(feature = "management")]
-    async fn ask(&self, url: &str) -> Result<(), Trouble> {
+    async fn ask(&self) -> Result<(), Trouble> {
         let queue = &self.topology.queue;
-        let management = crate::management::Management::new(url)
-            .map_err(|why| Trouble::lasting(format!("`management_url`: {why}")))?;
+        let Some(management) = self.management()? else {
+            return Err(Trouble::lasting(format!(
+                "nothing is known of a dead-letter exchange of queue `{queue}`: {REMEDY}, or set `management_url`"
+            )));
+        };
         let Some(facts) = management.queue(self.dial.vhost(), queue).await? else {
             return Err(Trouble::passing(format!(
                 "the management API does not know queue `{queue}`"
@@ -220,7 +226,7 @@ impl ReaderSettings {
     }
 
     #[cfg(not(feature = "management"))]
-    async fn ask(&self, _: &str) -> Result<(), Trouble> {
+    async fn ask(&self) -> Result<(), Trouble> {
         Err(Trouble::lasting(
             "this program is built without the management API: name a `dead_letter`",
         ))
@@ -237,7 +243,7 @@ fn is_age(text: &str) -> bool {
 }
 
 /// What to do where a rejected message would be lost.
-const REMEDY: &str = "give it one by a policy or its arguments, or name a `dead_letter`";
+pub(crate) const REMEDY: &str = "give it one by a policy or its arguments, or name a `dead_letter`";
 
 impl fmt::Debug for ReaderSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
 
+use crate::check;
 use crate::dial::Dial;
 use crate::publisher::{Fate, Publisher, Route};
 use crate::topology::{Topology, short};
@@ -210,6 +211,13 @@ impl SinkConnector for RabbitSink {
             publisher: Some(self.connect().await?),
             sink: self.clone(),
         })
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        match &self.target {
+            Target::Queue(topology) => check::queue(&self.dial, topology).await,
+            Target::Exchange(name, _) => check::exchange(&self.dial, name).await,
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The queue and what is bound to it: [`Topology`].
 
-use lapin::Channel;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Queue};
 
 use crate::trouble::{self, Trouble, code};
 
@@ -132,20 +132,9 @@ impl Topology {
     ///
     /// After an error the channel is closed, as AMQP has it: take another.
     pub(crate) async fn apply(&self, channel: &Channel) -> Result<String, Trouble> {
-        let passive = Declare {
-            passive: true,
-            ..Declare::default()
-        };
-        let declare = self.declare.as_ref().unwrap_or(&passive);
-        let options = QueueDeclareOptions {
-            passive: declare.passive,
-            durable: declare.durable,
-            exclusive: declare.exclusive,
-            auto_delete: declare.auto_delete,
-            nowait: false,
-        };
-        let queue = channel
-            .queue_declare(short("queue", &self.queue)?, options, declare.arguments.clone())
+        let name = short("queue", &self.queue)?;
+        let queue = self
+            .declare_on(channel, name, false)
             .await
             .map_err(|error| self.declaring(&error))?;
         let name = queue.name();
@@ -166,18 +155,42 @@ impl Topology {
         Ok(name.as_str().to_owned())
     }
 
-    fn declaring(&self, error: &lapin::Error) -> Trouble {
+    /// Declares the queue, or has it only looked for.
+    pub(crate) async fn declare_on(
+        &self,
+        channel: &Channel,
+        name: ShortString,
+        only_look: bool,
+    ) -> lapin::Result<Queue> {
+        let passive = Declare {
+            passive: true,
+            ..Declare::default()
+        };
+        let declare = self.declare.as_ref().unwrap_or(&passive);
+        let options = QueueDeclareOptions {
+            passive: declare.passive || only_look,
+            durable: declare.durable,
+            exclusive: declare.exclusive,
+            auto_delete: declare.auto_delete,
+            nowait: false,
+        };
+        channel
+            .queue_declare(name, options, declare.arguments.clone())
+            .await
+    }
+
+    pub(crate) fn declaring(&self, error: &lapin::Error) -> Trouble {
         let queue = &self.queue;
         let Some((reply, text)) = trouble::reply(error) else {
             return Trouble::passing(format!("queue `{queue}`: {}", trouble::describe(error)));
         };
         match reply {
-            // The node that has the queue is down; the queue itself is not gone.
-            code::NOT_FOUND if text.contains("down") || text.contains("inaccessible") => Trouble::passing(
-                format!("queue `{queue}` is out of reach; the broker says: {text}"),
-            ),
-            code::NOT_FOUND => Trouble::lasting(format!(
+            code::NOT_FOUND if trouble::is_missing(error) => Trouble::lasting(format!(
                 "there is no queue `{queue}`: make it, or let `declare` make it"
+            )),
+            // The node that has the queue is down; the queue itself is not gone.
+            code::NOT_FOUND => Trouble::passing(format!(
+                "queue `{queue}` is out of reach; the broker says: {text}"
             )),
             code::PRECONDITION_FAILED => Trouble::lasting(format!(
                 "queue `{queue}` is there with other properties than `declare` gives it: \

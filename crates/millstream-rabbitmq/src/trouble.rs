@@ -82,6 +82,13 @@ pub(crate) fn reply(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
+/// Whether it says that there is no such queue or exchange. One whose node is down is not gone.
+pub(crate) fn is_missing(error: &lapin::Error) -> bool {
+    reply(error).is_some_and(|(reply, text)| {
+        reply == code::NOT_FOUND && !text.contains("down") && !text.contains("inaccessible")
+    })
+}
+
 /// The error in words.
 pub(crate) fn describe(error: &lapin::Error) -> String {
     match error.kind() {

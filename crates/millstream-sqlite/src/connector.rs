@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, Settle,
-    Source, SourceError,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
+    Read, Settle, Source, SourceError,
 };
 use tokio::sync::oneshot;
 
+use crate::check::check;
 use crate::consumer::Consumer;
 use crate::inbox::{Found, Inbox};
 
@@ -156,6 +157,10 @@ impl Connector for SqliteConnector {
                 "the consuming thread has ended".to_owned(),
             )),
         }
+    }
+
+    async fn check(&self, _: &Facts<'_>) -> Vec<Finding> {
+        check(self.settings.path.clone()).await
     }
 }
 

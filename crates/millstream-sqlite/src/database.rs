@@ -220,6 +220,21 @@ fn resolve(path: &Path) -> Result<PathBuf, Problem> {
     Ok(directory.join(name))
 }
 
+/// Whether there is, or could be, a database with the tables at this path; it is left as it is.
+pub(crate) fn examine(path: &Path) -> Result<(), Error> {
+    let look = || {
+        let path = resolve(path)?;
+        if !path.exists() {
+            return Ok(());
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags)?;
+        be_patient(&mut connection)?;
+        schema::look(&connection).map(drop)
+    };
+    look().map_err(|problem| Error::new(path, problem))
+}
+
 /// Waits for other processes in short naps of random length, so that nobody is passed over for long.
 fn be_patient(connection: &mut Connection) -> rusqlite::Result<()> {
     let mut until = None;

@@ -27,6 +27,7 @@
 //!
 //! The file must be on a local file system. SQLite has one writer at a time: processes take turns.
 
+mod check;
 mod claim;
 mod connector;
 mod consumer;

@@ -4,9 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
 use tokio::sync::oneshot;
 
+use crate::check::check;
 use crate::database::Database;
 use crate::error::Error;
 use crate::publisher::Publisher;
@@ -68,6 +69,10 @@ impl SinkConnector for SqliteSink {
             .await
             .map_err(|_| OpenError::Unavailable("the opening thread has ended".to_owned()))?;
         Ok(opened?)
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        check(self.path.clone()).await
     }
 }
 

@@ -35,6 +35,15 @@ impl Address {
         self.queue.contains("://").then_some(&*self.queue)
     }
 
+    /// The setting that names it.
+    pub(crate) fn key(&self) -> &'static str {
+        if self.url().is_some() {
+            "queue_url"
+        } else {
+            "queue"
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.queue.rsplit('/').next().unwrap_or(&self.queue)
     }

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
-use millstream_core::{Capabilities, Connector, EngineHandle, OpenError, rt};
+use millstream_core::{Capabilities, Connector, EngineHandle, Facts, Finding, OpenError, rt};
 use tokio::sync::OnceCell;
 
 use crate::address::Address;
+use crate::check::{self, Redrive};
 use crate::desk::{Desk, Opening, Pace, Seat};
 use crate::heartbeat;
 use crate::leases::LONGEST;
 use crate::returned::Returned;
-use crate::service::{self, Service};
+use crate::service::{self, Service, Trouble};
 use crate::settling::Settling;
 use crate::source::Polling;
 
@@ -159,13 +160,10 @@ impl SqsConnector {
     async fn dead(
         &self,
         service: &Service,
-        policy: Option<&String>,
+        redrive: Option<Redrive>,
         must: bool,
     ) -> Result<Option<Service>, OpenError> {
-        let arn = policy
-            .and_then(|policy| serde_json::from_str::<serde_json::Value>(policy).ok())
-            .and_then(|policy| Some(policy.get("deadLetterTargetArn")?.as_str()?.to_owned()));
-        let Some(arn) = arn else {
+        let Some(Redrive { target, .. }) = redrive else {
             if !must {
                 return Ok(None);
             }
@@ -175,11 +173,21 @@ impl SqsConnector {
                 self.address
             )));
         };
-        match service.sibling(&arn).await {
+        match service.sibling(&target).await {
             Ok(dead) => Ok(Some(dead)),
-            Err(trouble) if must => Err(trouble.of(&format!("the dead-letter queue {arn}")).into()),
+            Err(trouble) if must => Err(trouble.of(&format!("the dead-letter queue {target}")).into()),
             Err(_) => Ok(None),
         }
+    }
+
+    /// The queue, and what it says of itself.
+    async fn queue(&self) -> Result<(Service, HashMap<Attribute, String>), Trouble> {
+        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
+        let service = Service::at(client.clone(), &self.address).await?;
+        let attributes = service
+            .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
+            .await?;
+        Ok((service, attributes))
     }
 }
 
@@ -199,16 +207,12 @@ impl Connector for SqsConnector {
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Polling, Settling), OpenError> {
-        let what = self.address.to_string();
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await;
-        let service = service.map_err(|trouble| trouble.of(&what))?;
-        let attributes = service
-            .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
+        let (service, attributes) = self
+            .queue()
             .await
-            .map_err(|trouble| trouble.of(&what))?;
-        let policy = attributes.get(&Attribute::RedrivePolicy);
-        let dead = self.dead(&service, policy, engine.rejects_to_source()).await?;
+            .map_err(|trouble| trouble.of(&self.address.to_string()))?;
+        let redrive = Redrive::of(&attributes);
+        let dead = self.dead(&service, redrive, engine.rejects_to_source()).await?;
         let desk = Desk::new(Opening {
             service,
             dead,
@@ -228,5 +232,19 @@ impl Connector for SqsConnector {
             _seat: Arc::clone(&seat),
         };
         Ok((source, Settling::new(desk, seat)))
+    }
+
+    async fn check(&self, facts: &Facts<'_>) -> Vec<Finding> {
+        match self.queue().await {
+            Ok((service, attributes)) => {
+                let visibility = self.pace(&attributes).visibility;
+                check::source(&self.address, &service, &attributes, visibility, facts).await
+            }
+            Err(trouble) => vec![check::missing(
+                trouble,
+                &self.address.to_string(),
+                self.address.key(),
+            )],
+        }
     }
 }

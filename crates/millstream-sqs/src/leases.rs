@@ -1,7 +1,8 @@
 //! What the queue has handed out and has no settlement for: [`Leases`].
 //!
 //! Each delivery is hidden from others until its time is up, which is put off again and again while it is here. The
-//! clock is our own: a delivery whose time is up is taken for lost, whatever SQS might still let us do with it.
+//! clock is our own: a delivery whose time is up is taken for lost, whatever SQS might still let us do with it. It runs
+//! ahead of SQS' own, so that a run has been cancelled by the time that somebody else may have its message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,12 @@ use rustc_hash::FxHashMap;
 
 /// For how long after it was received SQS keeps a delivery hidden at most, whatever it is asked.
 pub(crate) const LONGEST: Duration = Duration::from_secs(12 * 3_600);
+
+/// The part of its time that a delivery is given up early, for it takes a moment to look at the clock and to cancel.
+const EARLY: u32 = 10;
+/// The part of its time that a delivery may have spent on its way here, if it was asked for that long ago. What waited
+/// longer for an answer waited for a message, as a rule.
+const UNDER_WAY: u32 = 4;
 
 /// One delivery.
 #[derive(Clone, Debug)]
@@ -80,8 +87,10 @@ impl Leases {
         }
     }
 
-    pub(crate) fn add(&mut self, sequence: u64, received: Received) {
+    /// A delivery that was asked for then has arrived.
+    pub(crate) fn add(&mut self, sequence: u64, received: Received, asked: Instant) {
         let now = rt::now();
+        let hidden = now - (now - asked).min(self.visibility / UNDER_WAY);
         let lease = Lease {
             receipt: received.receipt,
             id: received.id,
@@ -90,7 +99,7 @@ impl Leases {
             deliveries: received.deliveries,
             message: received.message,
             received: now,
-            expires: now + self.visibility,
+            expires: hidden + early(self.visibility),
             beat: now + self.jittered(),
             beating: false,
             settling: false,
@@ -104,14 +113,20 @@ impl Leases {
         self.heartbeat.mul_f64(0.9 + rt::chance() / 10.0)
     }
 
-    /// The engine has it from now on.
-    pub(crate) fn hand_out(&mut self, sequence: u64) {
-        if let Some(lease) = self.leases.get_mut(&sequence)
-            && !std::mem::replace(&mut lease.out, true)
+    /// The engine has it from now on, unless it has expired: says whether.
+    pub(crate) fn hand_out(&mut self, sequence: u64) -> bool {
+        let Some(lease) = self.leases.get_mut(&sequence) else {
+            return false;
+        };
+        if lease.expires <= rt::now() {
+            return false;
+        }
+        if !std::mem::replace(&mut lease.out, true)
             && let Some(group) = &lease.group
         {
             *self.out.entry(Arc::clone(group)).or_default() += 1;
         }
+        true
     }
 
     /// Whether the engine has any of this group.
@@ -226,7 +241,7 @@ impl Leases {
         let beat = from + self.jittered();
         if let Some(lease) = self.leases.get_mut(&sequence) {
             lease.beating = false;
-            lease.expires = from + time;
+            lease.expires = from + early(time);
             lease.beat = beat;
         }
     }
@@ -241,6 +256,11 @@ impl Leases {
     }
 }
 
+/// For how much of this time a delivery is taken to be hidden.
+fn early(time: Duration) -> Duration {
+    time - time / EARLY
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,17 +271,20 @@ mod tests {
     fn leases(sequences: std::ops::Range<u64>, group: Option<&str>) -> Leases {
         let mut leases = Leases::new(VISIBILITY, HEARTBEAT);
         for sequence in sequences {
-            let received = Received {
-                receipt: format!("r{sequence}").into(),
-                id: format!("m{sequence}").into(),
-                group: group.map(Arc::from),
-                receives: 1,
-                deliveries: 1,
-                message: None,
-            };
-            leases.add(sequence, received);
+            leases.add(sequence, received(sequence, group), rt::now());
         }
         leases
+    }
+
+    fn received(sequence: u64, group: Option<&str>) -> Received {
+        Received {
+            receipt: format!("r{sequence}").into(),
+            id: format!("m{sequence}").into(),
+            group: group.map(Arc::from),
+            receives: 1,
+            deliveries: 1,
+            message: None,
+        }
     }
 
     fn beats(due: &Due) -> Vec<(u64, Duration)> {
@@ -314,13 +337,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_long_under_way_is_lost_before_sqs_hands_it_out_again() {
+        for (asked, left) in [(1, 26), (3, 24), (20, 27 - 30 / 4)] {
+            let mut leases = leases(0..0, None);
+            let before = rt::now();
+            rt::sleep(Duration::from_secs(asked)).await;
+            leases.add(0, received(0, None), before);
+            rt::sleep(Duration::from_secs(left - 1)).await;
+            assert!(leases.due().expired.is_empty(), "asked for {asked} s ago");
+            rt::sleep(Duration::from_secs(1)).await;
+            assert_eq!(leases.due().expired, [0], "asked for {asked} s ago");
+            assert!(!leases.hand_out(0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_group_is_out_while_any_of_it_is() {
         let mut leases = leases(0..2, Some("g"));
         let group = Arc::from("g");
         assert!(!leases.is_out(&group));
-        leases.hand_out(0);
-        leases.hand_out(1);
-        leases.hand_out(1);
+        for sequence in [0, 1, 1] {
+            assert!(leases.hand_out(sequence));
+        }
         leases.remove(0);
         assert!(leases.is_out(&group));
         leases.remove(1);

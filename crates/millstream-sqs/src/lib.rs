@@ -46,6 +46,7 @@
 //! with it.
 
 mod address;
+mod check;
 mod condition;
 mod connector;
 mod desk;

@@ -18,7 +18,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
     MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
@@ -105,7 +105,7 @@ impl Trouble {
                 }
             }
             SdkError::TimeoutError(_) => Self::passing("SQS did not answer in time"),
-            other => Self::passing(&DisplayErrorContext(other).to_string()),
+            other => Self::passing(&causes(other)),
         }
     }
 
@@ -121,6 +121,17 @@ impl Trouble {
             text: text.to_owned(),
         }
     }
+}
+
+/// An error with what it comes from.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 impl From<Trouble> for OpenError {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{QueueAttributeName as Attribute, SendMessageBatchRequestEntry};
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::address::Address;
-use crate::service::{self, BATCH, Kind, Service, Taken};
+use crate::check;
+use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
 /// What one call can carry, and one message weigh: at least, and on Amazon's SQS where the queue says so.
@@ -60,23 +61,17 @@ impl SqsSink {
         self.address.set_endpoint(url);
         self
     }
-}
 
-impl SinkConnector for SqsSink {
-    type Sink = Sending;
-
-    async fn open(&self) -> Result<Sending, OpenError> {
-        let what = self.address.to_string();
+    async fn begin(&self) -> Result<Sending, Trouble> {
         let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await;
-        let service = service.map_err(|trouble| trouble.of(&what))?;
+        let service = Service::at(client.clone(), &self.address).await?;
         let longest = match service.attributes(&[Attribute::MaximumMessageSize]).await {
             Ok(attributes) => attributes
                 .get(&Attribute::MaximumMessageSize)
                 .and_then(|bytes| bytes.parse().ok()),
             // Who may only send may do so: SQS itself says what is too long.
             Err(trouble) if trouble.kind == Kind::Denied => None,
-            Err(trouble) => return Err(trouble.of(&what).into()),
+            Err(trouble) => return Err(trouble),
         };
         Ok(Sending {
             service,
@@ -84,6 +79,27 @@ impl SinkConnector for SqsSink {
             longest: longest.unwrap_or(CALL.1),
             carried: longest.unwrap_or(CALL.0).clamp(CALL.0, CALL.1),
         })
+    }
+}
+
+impl SinkConnector for SqsSink {
+    type Sink = Sending;
+
+    async fn open(&self) -> Result<Sending, OpenError> {
+        let opened = self.begin().await;
+        Ok(opened.map_err(|trouble| trouble.of(&self.address.to_string()))?)
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        // An open makes nothing.
+        match self.begin().await {
+            Ok(_) => Vec::new(),
+            Err(trouble) => vec![check::missing(
+                trouble,
+                &self.address.to_string(),
+                self.address.key(),
+            )],
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The departures, from the file to where the pipeline reads.
 
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use lzma_rust2::XzReader;
 use millstream::prelude::*;
-use millstream::{Delivered, DynSinkConnector};
+use millstream::{Delivered, DynSink, DynSinkConnector, OpenError};
 use serde::{Deserialize, Serialize};
 
 use crate::figures::Figures;
@@ -49,13 +50,13 @@ pub(crate) struct Departure {
     pub(crate) dest: String,
 }
 
-/// Publishes what has not been published yet, to where the source reads.
+/// Publishes what has not been published yet of the first so many, to where the source reads.
 ///
 /// How far it has come is noted once the broker has confirmed: killed in between, it publishes a few departures
 /// twice, and the figures count them once.
-pub(crate) async fn publish(to: &dyn DynSinkConnector, figures: &Figures) -> anyhow::Result<()> {
+pub(crate) async fn publish(to: &dyn DynSinkConnector, figures: &Figures, all: u32) -> anyhow::Result<()> {
     let mut published = figures.progress()?.published;
-    if published == DEPARTURES {
+    if published >= all {
         return Ok(());
     }
 
@@ -63,11 +64,11 @@ pub(crate) async fn publish(to: &dyn DynSinkConnector, figures: &Figures) -> any
     XzReader::new(DATA, false).read_to_string(&mut text)?;
     let mut rows = csv::Reader::from_reader(text.as_bytes());
     let mut rows = rows.deserialize::<Row>().skip(published as usize);
-    let mut sink = to.open().await.context("where the departures go does not open")?;
-    let bar: ProgressBar = progress::bar("published", published);
-    while published < DEPARTURES {
+    let mut sink = open(to).await.context("where the departures go does not open")?;
+    let bar: ProgressBar = progress::bar("published", published, all);
+    while published < all {
         let mut messages = Vec::with_capacity(AT_A_TIME);
-        for row in rows.by_ref().take(AT_A_TIME) {
+        for row in rows.by_ref().take(AT_A_TIME.min((all - published) as usize)) {
             let row = row?;
             let tail = row.tail().map(str::to_owned);
             let message = Outgoing::new(serde_json::to_vec(&Departure {
@@ -95,4 +96,15 @@ pub(crate) async fn publish(to: &dyn DynSinkConnector, figures: &Figures) -> any
     }
     bar.finish();
     Ok(())
+}
+
+/// Opens it; a topic that Kafka makes when it is first asked for is there a moment later.
+async fn open(to: &dyn DynSinkConnector) -> Result<Box<dyn DynSink>, OpenError> {
+    for _ in 0..50 {
+        match to.open().await {
+            Err(OpenError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            opened => return opened,
+        }
+    }
+    to.open().await
 }

@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use millstream::sqlite::rusqlite::{Connection, params};
 
-use crate::departures::DEPARTURES;
-
 #[allow(clippy::disallowed_types, reason = "an example shows what every reader knows")]
 type Mutex<T> = std::sync::Mutex<T>;
 type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;
@@ -120,8 +118,8 @@ impl Figures {
         Ok(())
     }
 
-    /// The table of carriers, the worst first, and what went where.
-    pub(crate) fn table(&self) -> anyhow::Result<String> {
+    /// The table of carriers, the worst first, and what went where of so many departures.
+    pub(crate) fn table(&self, all: u32) -> anyhow::Result<String> {
         let Progress { done, cancelled, .. } = self.progress()?;
         let connection = self.connection()?;
         let mut rows = connection.prepare(
@@ -145,7 +143,7 @@ impl Figures {
         }
         write!(
             table,
-            "\n{done} done, {cancelled} dead-lettered, of {DEPARTURES} departures"
+            "\n{done} done, {cancelled} dead-lettered, of {all} departures"
         )?;
         Ok(table)
     }

@@ -1,8 +1,8 @@
 //! All departures from New York in 2013 through a pipeline, on the embedded queue or on a broker.
 //!
-//! `flights [FILE]`: run it, kill it whenever you like, run it again: the table at the end is the same. The TOML file
-//! says where the messages travel: `flights.toml`, which it takes without an argument, has the embedded queue, and
-//! those beside it a broker each.
+//! `flights [FILE [NUMBER]]`: run it, kill it whenever you like, run it again: the table at the end is the same. The TOML
+//! file says where the messages travel: `flights.toml`, which it takes without an argument, has the embedded queue, and
+//! those beside it a broker each. With a number, only the first so many departures do.
 
 mod departures;
 mod figures;
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let file = std::env::args().nth(1).unwrap_or_else(|| FILE.to_owned());
     let name = Path::new(&file).file_stem().context("the file has no name")?;
+    let all = match std::env::args().nth(2) {
+        Some(number) => number.parse().context("the number of departures is none")?,
+        None => departures::DEPARTURES,
+    };
     let figures = Figures::open(Path::new(name).with_extension("figures.db"))?;
     let app = App::new().pipeline(
         "flights",
@@ -53,18 +57,18 @@ async fn run() -> anyhow::Result<()> {
         .pipelines
         .iter()
         .find_map(|pipeline| pipeline.publish_to.clone());
-    departures::publish(&*source.context("the source takes no messages")?, &figures).await?;
+    departures::publish(&*source.context("the source takes no messages")?, &figures, all).await?;
     let host = app.start(config).await?;
 
     let finished = tokio::select! {
-        done = progress::until_done(&figures, &host) => { done?; true }
+        done = progress::until_done(&figures, &host, all) => { done?; true }
         _ = tokio::signal::ctrl_c() => false,
     };
     for (name, report) in host.drain(shutdown_timeout).await {
         eprintln!("{name}: {report}");
     }
     if finished {
-        println!("{}", figures.table()?);
+        println!("{}", figures.table(all)?);
     } else {
         println!("interrupted: run it again to go on");
     }

@@ -137,6 +137,11 @@ async fn a_proxy_counts_calls_and_spoils_those_that_it_is_told_to() {
     );
     assert_eq!((proxy.calls("SendMessage"), proxy.all_calls()), (2, 5));
 
+    proxy.lose_answers("SendMessage", 1);
+    let send = client.send_message().queue_url(&queue).message_body("three");
+    assert!(send.send().await.is_err());
+    assert_eq!(receive(&client, &queue).await.len(), 1);
+
     proxy.cut();
     assert!(delete.clone().send().await.is_err());
     proxy.mend();

@@ -12,6 +12,7 @@ use millstream_core::{
 use millstream_kafka::KafkaConnector;
 use millstream_rabbitmq::{Dial, RabbitConnector, ReaderSettings, Topology};
 use millstream_sqlite::SqliteConnector;
+use millstream_sqs::SqsConnector;
 use millstream_tests::QUEUE;
 use tokio::sync::oneshot;
 
@@ -104,6 +105,18 @@ fn source(arguments: &Arguments, by_key: bool) -> SharedConnector {
             .and_then(|connector| connector.property("heartbeat.interval.ms", "1000"))
             .expect("a member may say how long its session is");
         return Arc::new(connector);
+    }
+    let endpoint: String = arguments.get_or("sqs", String::new());
+    if !endpoint.is_empty() {
+        let queue: String = arguments.get("queue");
+        let hidden = Duration::from_secs(arguments.get("visibility_s"));
+        let connector = SqsConnector::new(&queue).endpoint_url(&endpoint);
+        return Arc::new(
+            connector
+                .visibility_timeout(hidden)
+                .wait_time(Duration::from_secs(1))
+                .ordered(by_key),
+        );
     }
     let url: String = arguments.get_or("rabbitmq", String::new());
     if url.is_empty() {

@@ -9,6 +9,13 @@ use millstream_tests::ledger::{Event, Ledger, Record};
 
 use crate::Arguments;
 
+/// One of so many messages takes so long; none does if that is zero.
+#[derive(Clone, Copy)]
+struct Slow {
+    one_of: u32,
+    time: Duration,
+}
+
 /// Writes the begin and the end of each run down, and between them behaves as it was told.
 pub(crate) struct Handler {
     ledger: Ledger,
@@ -17,8 +24,9 @@ pub(crate) struct Handler {
 }
 
 enum Conduct {
-    /// Takes up to this long over some of the messages, and no time over the rest.
-    Busy { longest: Duration },
+    /// Takes up to this long over some of the messages, and no time over the rest; much longer over a few that were
+    /// never delivered before.
+    Busy { longest: Duration, slow: Slow },
     /// Ends the process with this message, and is busy with the others.
     Aborts { culprit: u32, longest: Duration },
     /// Never comes back from so many of a hundred messages, and is busy with the others.
@@ -33,7 +41,13 @@ impl Handler {
     pub(crate) fn new(arguments: &Arguments) -> Self {
         let longest = Duration::from_micros(arguments.get_or("longest_us", 3000));
         let conduct = match arguments.get::<String>("conduct").as_str() {
-            "busy" => Conduct::Busy { longest },
+            "busy" => Conduct::Busy {
+                longest,
+                slow: Slow {
+                    one_of: arguments.get_or("slow_one_of", 0),
+                    time: Duration::from_millis(arguments.get_or("slow_ms", 0)),
+                },
+            },
             "aborts" => Conduct::Aborts {
                 culprit: arguments.get("culprit"),
                 longest,
@@ -80,7 +94,10 @@ impl Processor for Handler {
         };
         match self.conduct {
             Conduct::Passes | Conduct::Postpones => {}
-            Conduct::Busy { longest } => busy(longest).await,
+            Conduct::Busy { slow, .. } if deliveries == 1 && number.checked_rem(slow.one_of) == Some(0) => {
+                rt::sleep(slow.time).await;
+            }
+            Conduct::Busy { longest, .. } => busy(longest).await,
             Conduct::Aborts { culprit, longest } => {
                 busy(longest).await;
                 if number == culprit {

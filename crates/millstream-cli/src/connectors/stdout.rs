@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use millstream_config::{Invalid, NoSettings, SinkContext, SinkKind};
-use millstream_core::{Delivered, OpenError, Outgoing, SharedSinkConnector, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedSinkConnector, Sink, SinkConnector, SinkError,
+};
 
 use crate::envelope::Envelope;
 use crate::screen;
@@ -29,6 +31,10 @@ impl SinkConnector for Stdout {
 
     async fn open(&self) -> Result<Self, OpenError> {
         Ok(Self)
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        Vec::new()
     }
 }
 

@@ -3,24 +3,25 @@
 use crate::support::Scratch;
 
 /// What a user reads: by connector, with the fewest keys that each side has and the fewest blocks beside the first.
-const PAGES: [(&str, &str, usize, usize); 2] = [
+const PAGES: [(&str, &str, usize, usize); 3] = [
     ("rabbitmq", include_str!("../../../../docs/rabbitmq.md"), 9, 5),
     ("kafka", include_str!("../../../../docs/kafka.md"), 3, 3),
+    ("sqs", include_str!("../../../../docs/sqs.md"), 5, 3),
 ];
 
 #[test]
 fn what_a_page_shows_is_right() {
-    for (_, page, _, least) in PAGES {
+    for (connector, page, _, least) in PAGES {
         let blocks = page.split("```toml\n").skip(1);
         let blocks: Vec<_> = blocks.map(|rest| rest.split_once("```").unwrap().0).collect();
         let (first, others) = blocks.split_first().unwrap();
-        assert!(others.len() >= least, "{others:?}");
+        assert!(others.len() >= least, "{connector}: {others:?}");
         let scratch = Scratch::new();
         let parts = others.iter().map(|part| format!("{first}\n{part}"));
         for text in parts.chain([first.to_string(), blocks.join("\n")]) {
             scratch.write("page.toml", &text);
             let ended = scratch.run(&["check", "page.toml"]);
-            assert_eq!(ended.code, Some(0), "{}\n{text}", ended.stderr);
+            assert_eq!(ended.code, Some(0), "{connector}: {}\n{text}", ended.stderr);
         }
     }
 }
@@ -43,9 +44,9 @@ fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
 
 #[test]
 fn a_page_has_every_key() {
+    let ended = Scratch::new().run(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     for (connector, page, least, _) in PAGES {
-        let ended = Scratch::new().run(&["schema"]);
-        let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
         let (source, sink) = page.split_once("## The sink's keys").unwrap();
         for (side, page) in [("source", source), ("sink", sink)] {
             let kinds = schema.pointer(&format!("/$defs/{side}/oneOf")).unwrap();
@@ -53,12 +54,12 @@ fn a_page_has_every_key() {
                 |kind: &&serde_json::Value| kind.to_string().contains(&format!("\"const\":\"{connector}\""));
             let mut found = Vec::new();
             keys(kinds.as_array().unwrap().iter().find(is_it).unwrap(), &mut found);
-            assert!(found.len() >= least, "{found:?}");
+            assert!(found.len() >= least, "{connector}: {found:?}");
             for key in found.iter().filter(|key| *key != "type") {
-                // What `declare` takes is told at the source.
+                // What tables such as `declare` take is told at the source.
                 let told =
                     page.contains(&format!("\n| `{key}` |")) || source.contains(&format!("\n| `{key}` |"));
-                assert!(told, "{side}: {key}");
+                assert!(told, "{connector}, {side}: {key}");
             }
         }
     }

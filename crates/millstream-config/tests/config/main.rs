@@ -1,6 +1,7 @@
 //! Files good and broken, and what is made of them.
 
 mod broken;
+mod findings;
 mod good;
 mod robust;
 mod schema;

@@ -177,7 +177,7 @@ impl Hub {
         if envelope.settled {
             return;
         }
-        let settlement = if self.capabilities.delay {
+        let settlement = if self.capabilities.delay || self.capabilities.holds_places {
             Settlement::Retry {
                 after,
                 failures: envelope.message.failures,

@@ -11,12 +11,14 @@ use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::rate::Rate;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
-use crate::rt::Duration;
+use crate::rt::{self, Duration};
 use crate::settlement::Reason;
 use crate::spec::Ordering;
 
-/// How long a source keeps the tail of a key that has too much waiting, at least and at most.
+/// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long intake waits for room in a lane before it has the source hold back its place, and for how long at least.
+const LONG_LANE_PATIENCE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Intake {
     hub: Arc<Hub>,
@@ -145,15 +147,21 @@ impl Intake {
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
-        self.admit_ordered();
+        let can = &hub.capabilities;
+        let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
+        self.admit_ordered(keeps_order);
+        let patience = rt::after(LONG_LANE_PATIENCE);
         let mut gate = hub.gate.watch();
-        tokio::select! {
-            biased;
-            () = hub.returning.none() => {}
-            _ = gate.wait_for(|gate| gate.draining) => {}
-        }
-        while !self.held_back.is_empty() {
-            self.admit_ordered();
+        loop {
+            tokio::select! {
+                biased;
+                () = hub.returning.none() => {}
+                _ = gate.wait_for(|gate| gate.draining) => {}
+            }
+            if self.held_back.is_empty() {
+                return;
+            }
+            self.admit_ordered(false);
             if self.held_back.is_empty() {
                 return;
             }
@@ -163,20 +171,20 @@ impl Intake {
                 _ = gate.wait_for(|gate| gate.draining) => {
                     hub.release(self.held_back.drain(..));
                 }
+                () = rt::sleep_until(patience), if can.holds_places => self.admit_ordered(true),
                 () = hub.ready.lane_room.notified() => {}
             }
         }
     }
 
-    /// Admits messages until one comes whose lane is full. Where the store keeps keys in order, and lanes are of
-    /// those keys, such a one goes back to it for a while, and all of its key behind it; elsewhere it waits here, and
-    /// all behind it. What goes back has to arrive before anything more is read.
-    fn admit_ordered(&mut self) {
+    /// Admits messages until one comes whose lane is full. That one waits here, and all behind it, unless such ones are
+    /// to be given back: then they go back to the source for a while, and all of their key behind them. Where the store
+    /// keeps keys in order, and lanes are of those keys, they do; so they do where the source holds back their place.
+    /// What goes back has to arrive before anything more is read.
+    fn admit_ordered(&mut self, gives_back: bool) {
         let hub = &*self.hub;
         let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
         let mut full = Vec::new();
-        let gives_back =
-            hub.capabilities.orders_keys && hub.capabilities.delay && matches!(ordering, Ordering::Key);
         hub.ready.admit_ordered(
             &mut self.held_back,
             ordering,
@@ -186,7 +194,10 @@ impl Intake {
         );
         hub.counters.throttled.add(full.len());
         // Back when about half of what waits will have run.
-        let (least, most) = LONG_LANE_DELAY;
+        let (mut least, most) = LONG_LANE_DELAY;
+        if hub.capabilities.holds_places {
+            least = LONG_LANE_PATIENCE;
+        }
         let delay = hub
             .pace()
             .saturating_mul(u32::try_from(per_key / 2).unwrap_or(u32::MAX))

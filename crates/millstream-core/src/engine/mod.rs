@@ -48,4 +48,5 @@ pub(crate) use envelope::Envelope;
 pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
+pub(crate) use retry::{longest_wait, patience};
 pub(crate) use worker::Worker;

@@ -1,13 +1,13 @@
 //! Settlements.
 
-use millstream_core::{Outcome, Settle, Settlement};
+use millstream_core::{Outcome, Settle, Settlement, rt};
 
 use super::{Phase, Shared, State, withdraw};
 
 impl Shared {
     /// Settles what is still assigned.
     pub(crate) fn settle(&self, settlements: &[Settle], mut answer: impl FnMut(&Settle, Outcome)) {
-        let (mut free, mut again) = (false, Vec::new());
+        let (mut free, mut again, mut holding) = (false, Vec::new(), Vec::new());
         let mut state = self.state.lock();
         let running = state.phase == Phase::Running;
         let State {
@@ -50,10 +50,14 @@ impl Shared {
                         answer(settle, Outcome::Sent);
                         continue;
                     };
-                    if assignment.gate.is_open() {
+                    let due = due_of(&settle.settlement);
+                    if assignment.gate.is_open() && due.is_none() {
                         again.push((ticket, message.clone()));
                     } else {
-                        assignment.gate.hold(ticket.sequence, None, message.size());
+                        assignment.gate.hold(ticket.sequence, due, message.size());
+                        if !holding.contains(&ticket.origin) {
+                            holding.push(ticket.origin);
+                        }
                     }
                 }
                 Settlement::Release | Settlement::Retry { .. } => {}
@@ -68,6 +72,17 @@ impl Shared {
             *buffered += message.size();
             buffer.push_front((ticket, message));
         }
+        // What was read ahead of a place that holds follows what it holds.
+        if !holding.is_empty() {
+            buffer.retain(|(ticket, message)| {
+                let keep = !holding.contains(&ticket.origin);
+                if !keep && let Some(assignment) = assignments.get_mut(&ticket.origin) {
+                    *buffered -= message.size();
+                    assignment.gate.hold(ticket.sequence, None, message.size());
+                }
+                keep
+            });
+        }
         // What suspects it leaves may come, or whatever had to wait for the last of them.
         let suspicious = *suspicious;
         let halted = *halts_changed;
@@ -78,5 +93,13 @@ impl Shared {
         if free || suspicious || halted {
             self.signal.raise();
         }
+    }
+}
+
+/// When a message that is given back may come again, if not at once.
+fn due_of(settlement: &Settlement) -> Option<rt::Instant> {
+    match settlement {
+        Settlement::Retry { after, .. } if !after.is_zero() => Some(rt::after(*after)),
+        _ => None,
     }
 }

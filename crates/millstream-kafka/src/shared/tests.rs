@@ -1,4 +1,4 @@
-use millstream_core::{Settle, Settlement};
+use millstream_core::{Outcome, Settle, Settlement};
 
 use super::*;
 use crate::copies::Assigned;
@@ -78,6 +78,40 @@ fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
     );
     shared.unassign(&[OriginId::default()]);
     assert!(read(&shared).is_empty());
+}
+
+/// P5 P3: the place waits with all that was read ahead of it, others go on, and it goes on in order.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_with_a_wait_holds_back_its_place_alone() {
+    let shared = shared();
+    let assigned = assign(&shared, 0);
+    shared.take(run(assigned, 0..4));
+    shared.committed(&shared.uncommitted());
+    shared.turn();
+    let mut chunk = Chunk::new();
+    let credit = |messages| Credit {
+        messages,
+        bytes: usize::MAX,
+    };
+    shared.read(credit(2), &mut chunk);
+    let back: Vec<_> = chunk
+        .drain()
+        .skip(1)
+        .map(|(ticket, _)| Settle {
+            ticket,
+            settlement: Settlement::Retry {
+                after: Duration::from_secs(1),
+                failures: 0,
+            },
+        })
+        .collect();
+    shared.settle(&back, |_, outcome| assert_eq!(outcome, Outcome::Sent));
+    assert!(read(&shared).is_empty());
+    shared.take(run(assigned, 4..5));
+    assert!(read(&shared).is_empty());
+    rt::sleep(Duration::from_secs(1)).await;
+    let positions: Vec<_> = read(&shared).iter().map(|(ticket, _)| ticket.sequence).collect();
+    assert_eq!(positions, [1, 2, 3, 4]);
 }
 
 /// P6: a drain asks for a commit, and a revocation waits for what the drain has under way; neither comes first.

@@ -1,9 +1,10 @@
 //! An offset that stays unsettled.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use millstream_core::OriginId;
+use millstream_core::{Ordering, OriginId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -80,4 +81,55 @@ async fn a_stuck_offset_stops_its_partition_at_a_bound() {
     member.drain().await;
     assert_eq!(done.total(), sent.len());
     assert_eq!(topic.total_committed().await, sent.len() as u64);
+}
+
+/// P5 P3: the tail of a key that does not end goes back to its partition, which waits; the other one goes on to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_key_holds_its_partition_alone() {
+    let topic = Topic::make("stuck-key", 2).await;
+    let sent = keyed(0..4_000, 40);
+    topic.publish(&sent).await;
+    let (done, gate) = (Done::default(), Arc::new(Semaphore::new(0)));
+    let (counted, waiting) = (done.clone(), Arc::clone(&gate));
+    let order: Arc<Mutex<BTreeMap<String, Vec<usize>>>> = Arc::default();
+    let noted = Arc::clone(&order);
+    let member = Member::start(
+        topic.reads(),
+        |spec| {
+            spec.ordering = Ordering::Key;
+            spec.limits.per_key = NonZeroUsize::new(5).unwrap();
+        },
+        move |message| {
+            let (counted, waiting) = (counted.clone(), Arc::clone(&waiting));
+            let noted = Arc::clone(&noted);
+            async move {
+                if message.payload == "key0-0" {
+                    waiting.acquire().await?.forget();
+                }
+                let text = String::from_utf8_lossy(&message.payload);
+                let (key, number) = text.split_once('-').unwrap();
+                noted
+                    .lock()
+                    .entry(key.to_owned())
+                    .or_default()
+                    .push(number.parse().unwrap());
+                counted.add(&message);
+                Ok(())
+            }
+        },
+    );
+    let other = async || {
+        let committed = topic.committed().await;
+        let offsets: Vec<_> = committed.iter().map(|(offset, _)| offset.unwrap_or(0)).collect();
+        let ends = topic.ends().await;
+        offsets.iter().zip(&ends).any(|(offset, end)| offset == end)
+    };
+    until("the other partition is at its end", other).await;
+    assert!(member.pipeline().status().counts.returned > 0);
+    gate.add_permits(1);
+    done.reaches(sent.len()).await;
+    member.drain().await;
+    for (key, numbers) in &*order.lock() {
+        assert_eq!(*numbers, (0..100).collect::<Vec<_>>(), "{key}");
+    }
 }

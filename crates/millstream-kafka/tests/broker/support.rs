@@ -132,7 +132,14 @@ impl Topic {
         let (topic, group) = (self.clone(), group.to_owned());
         tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = config(&topic.brokers).set("group.id", &group).create().unwrap();
-            let committed = consumer.committed_offsets(topic.all(), SOON).unwrap();
+            // A coordinator that has just come up says so.
+            let until = rt::after(SOON);
+            let committed = loop {
+                match consumer.committed_offsets(topic.all(), SOON) {
+                    Ok(committed) => break committed,
+                    Err(error) => assert!(rt::now() < until, "{error}"),
+                }
+            };
             let found = committed.elements();
             found
                 .iter()

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use millstream_core::rt;
-use millstream_core::{Outcome, Scope, Settlement, Ticket};
+use millstream_core::{Outcome, Outgoing, Scope, Settlement, Ticket};
+use millstream_sqs::SqsConnector;
 
-use crate::bench::{Bench, Reader, soon};
+use crate::bench::{Bench, Reader, payloads, soon};
 
+const DELETE: &str = "DeleteMessageBatch";
 const HIDE: &str = "ChangeMessageVisibilityBatch";
 
 fn has_lost(reader: &Reader, ticket: &Ticket) -> bool {
@@ -81,6 +83,53 @@ async fn p2_one_delivery_is_lost_without_the_others() {
         reader.settle(&held[kept..=kept], &Settlement::Ack).await,
         [Outcome::Sent]
     );
+}
+
+#[tokio::test]
+async fn p3_what_cannot_be_kept_hidden_is_given_up_before_another_process_can_have_it() {
+    let bench = Bench::fifo().await;
+    bench.publish(&[Outgoing::new("a1").with_key("a")]).await;
+    // The answer is under way for a fifth of the time for which it hides the message.
+    bench.proxy.hold("ReceiveMessage", Duration::from_secs(1));
+    let mut reader = Reader::open(&bench.short()).await;
+    let held = reader.collect(1).await;
+    bench.proxy.cut();
+    let direct = SqsConnector::new(&bench.url).client(bench.direct.clone());
+    let mut other = Reader::open(&direct.wait_time(Duration::from_secs(1))).await;
+    assert_eq!(payloads(&other.collect(1).await), ["a1"]);
+    assert!(has_lost(&reader, &held[0].0));
+}
+
+#[tokio::test]
+async fn what_is_being_settled_or_was_is_not_put_off_any_more() {
+    let bench = Bench::standard().await;
+    bench.publish_numbered(1).await;
+    let connector = bench
+        .connector()
+        .visibility_timeout(Duration::from_secs(60))
+        .heartbeat(Duration::from_millis(200));
+    let mut reader = Reader::open(&connector).await;
+    let read = reader.collect(1).await;
+    soon("a beat", async {
+        while bench.proxy.calls(HIDE) == 0 {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Five beats long, and it comes to nothing: SQS would take the beats.
+    bench.proxy.fail_entries(DELETE, 1);
+    bench.proxy.hold(DELETE, Duration::from_secs(1));
+    let before = bench.proxy.entries(HIDE);
+    assert_eq!(reader.settle(&read, &Settlement::Ack).await, [Outcome::Failed]);
+    let during = bench.proxy.entries(HIDE) - before;
+    assert!(
+        during <= 1,
+        "{during} beats, of which one may have been under way"
+    );
+    reader.ack(&read).await;
+    let before = bench.proxy.entries(HIDE);
+    assert!(reader.within(Duration::from_secs(1), 1).await.is_empty());
+    assert_eq!(bench.proxy.entries(HIDE), before);
 }
 
 #[tokio::test]

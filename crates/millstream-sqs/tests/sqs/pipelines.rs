@@ -229,6 +229,7 @@ async fn at_full_batches_there_are_at_most_0_21_calls_a_message() {
     let calls = bench.proxy.all_calls() - published;
     host.drain(Duration::from_secs(10)).await;
     assert_eq!(runs.names().len(), MESSAGES);
+    println!("{:.4} calls a message", calls as f64 / MESSAGES as f64);
     assert!(
         calls as f64 <= 0.21 * MESSAGES as f64,
         "{calls} calls for {MESSAGES} messages"

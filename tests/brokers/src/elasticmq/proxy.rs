@@ -37,6 +37,8 @@ struct Plan {
     failing_delivery: Option<Option<String>>,
     held: Vec<Duration>,
     doubled: usize,
+    /// Calls whose answers are lost.
+    lost: usize,
 }
 
 impl SqsProxy {
@@ -111,6 +113,12 @@ impl SqsProxy {
         self.plan(RECEIVE, |plan| plan.doubled = receives);
     }
 
+    /// The next so many calls of this action are answered with an error by the service's fault, though the broker has
+    /// done what they asked for.
+    pub fn lose_answers(&self, action: &str, calls: usize) {
+        self.plan(action, |plan| plan.lost = calls);
+    }
+
     /// From now on, whoever calls finds the line dead; what the broker still answers to earlier calls is lost.
     pub fn cut(&self) {
         self.state.cut.store(true, Ordering::Release);
@@ -164,7 +172,7 @@ impl State {
         let entries = body.get_mut("Entries").and_then(Value::as_array_mut);
         let mut failed = Vec::new();
         let mut left = None;
-        let held = {
+        let (held, lost) = {
             let mut plans = self.plans.lock();
             let plan = plans.entry(request.action.clone()).or_default();
             plan.calls += 1;
@@ -186,7 +194,10 @@ impl State {
                 }
                 left = Some(entries.len());
             }
-            (!plan.held.is_empty()).then(|| plan.held.remove(0))
+            let lost = plan.lost > 0;
+            plan.lost -= usize::from(lost);
+            let held = (!plan.held.is_empty()).then(|| plan.held.remove(0));
+            (held, lost)
         };
         let answer = if failed.is_empty() {
             self.doubled(&request.action, self.ask(&request)?)?
@@ -209,6 +220,9 @@ impl State {
         };
         if let Some(time) = held {
             std::thread::sleep(time);
+        }
+        if lost {
+            return Ok(whole(BROKEN, BROKEN_BODY.as_bytes()));
         }
         Ok(answer)
     }
@@ -251,6 +265,8 @@ impl State {
 }
 
 const RECEIVE: &str = "ReceiveMessage";
+const BROKEN: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/x-amz-json-1.0";
+const BROKEN_BODY: &str = r#"{"__type":"com.amazonaws.sqs#InternalError","message":"as planned"}"#;
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0";
 
 /// The head of an answer without what goes with its connection, and its body.

@@ -1,9 +1,10 @@
 //! Writes messages to a file: [`FileSink`].
 
+use std::fs::OpenOptions;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
 
 use super::append::Appender;
 use super::kind::Format;
@@ -41,6 +42,29 @@ impl SinkConnector for FileSink {
             format: self.format,
             appender: Some(appender),
         })
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        let error = match OpenOptions::new().append(true).open(&self.path) {
+            Ok(_) => return Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_folder(&self.path) => {
+                return Vec::new();
+            }
+            Err(error) => error,
+        };
+        let finding = Finding::error(
+            format!("cannot write {}: {error}", self.path.display()),
+            "name a file that can be written, in a folder that is there",
+        );
+        vec![finding.at("path")]
+    }
+}
+
+/// Whether the folder is there that a file is to be in.
+pub(super) fn has_folder(path: &Path) -> bool {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.is_dir(),
+        _ => true,
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use millstream_core::rt::{self, Duration};
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, OpenError, Outcome, Read, Settle,
-    Source, SourceError, Ticket,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
+    Read, Settle, Source, SourceError, Ticket,
 };
 
 use super::keeper::{Keeper, position_of};
@@ -18,6 +18,7 @@ use super::ledger::{Ledger, Mark};
 use super::lines::{Lines, LinesError};
 use super::position::Position;
 use super::shared::Shared;
+use super::sink::has_folder;
 
 /// How often a file that is followed is looked at.
 const POLL: Duration = Duration::from_millis(200);
@@ -99,6 +100,15 @@ impl Connector for FileSource {
             draining: false,
         };
         Ok((source, Settling(shared)))
+    }
+
+    async fn check(&self, _: &Facts<'_>) -> Vec<Finding> {
+        match self.open_file() {
+            Ok(_) => Vec::new(),
+            // It is waited for, where it can come.
+            Err(OpenError::Unavailable(_)) if has_folder(&self.path) => Vec::new(),
+            Err(error) => vec![Finding::from(error).at("path")],
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub struct RabbitSettings {
     #[serde(default = "one")]
     pub connections: usize,
     /// The management plugin's HTTP API, `http://user:password@host:15672`: asked whether the queue has a dead-letter
-    /// exchange, which a policy may give it.
+    /// exchange, which a policy may give it, and by `check --connect` for the queue's limits.
     pub management_url: Option<Secret>,
     /// How the queue is declared at every connection. Absent: it must be there. A stream is one whose arguments have
     /// `x-queue-type = "stream"`.

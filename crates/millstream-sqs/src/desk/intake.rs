@@ -1,0 +1,195 @@
+//! What polls bring, until it is read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use millstream_core::rt::Instant;
+use millstream_core::{Chunk, Credit};
+use rustc_hash::FxHashSet;
+
+use super::{Desk, Excuse, Stage, State, tickets};
+use crate::leases::Received;
+use crate::service::BATCH;
+use crate::wire::Arrived;
+
+/// A message delivered more often than this may be what ends the process: the engine runs it alone, and then nothing
+/// else is kept here either, whose count would grow with its own.
+const SUSPECT: u32 = 3;
+
+/// What a read finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Messages,
+    Nothing,
+    Ended,
+}
+
+impl Desk {
+    /// Reserves polls for as much of the credit as is not on its way yet; gives the most that each may bring.
+    pub(crate) fn reserve(self: &Arc<Self>, credit: Credit) -> Vec<Reservation> {
+        let mut reservations = Vec::new();
+        if self.stage() != Stage::Open {
+            return reservations;
+        }
+        let mut state = self.state.lock();
+        let mut wanted = credit.messages.saturating_sub(state.inbox.len() + state.reserved);
+        let weight = state.typical.saturating_mul(BATCH).max(1);
+        while wanted > 0 && state.polls < state.allowed.min(self.pace.pollers) {
+            let idle = state.polls == 0 && state.inbox.is_empty();
+            // What would bring few is left for later, while others bring many; so is what might weigh too much.
+            let heavy = (state.polls + 1).saturating_mul(weight) > credit.bytes;
+            if !idle && (wanted < BATCH || heavy) {
+                break;
+            }
+            let most = wanted.min(BATCH);
+            wanted -= most;
+            state.polls += 1;
+            state.reserved += most;
+            reservations.push(Reservation {
+                desk: Arc::clone(self),
+                most,
+            });
+        }
+        reservations
+    }
+
+    /// Polls less: there is little to be had.
+    pub(crate) fn narrow(&self) {
+        self.state.lock().allowed = 1;
+    }
+
+    /// Takes in what a poll brought.
+    fn deliver(self: &Arc<Self>, most: usize, arrived: Vec<Arrived>, asked: Instant) {
+        let number = arrived.len();
+        let unwanted = {
+            let mut state = self.state.lock();
+            if number >= most {
+                state.allowed = (state.allowed * 2).min(self.pace.pollers);
+            } else if number == 0 {
+                state.allowed = 1;
+            }
+            let mut unwanted = Vec::new();
+            let keep = self.stage() != Stage::Closed && !state.suspicious;
+            for mut arrived in arrived {
+                let sequence = self.sequences.fetch_add(1, Ordering::Relaxed);
+                let id: Arc<str> = arrived.id.into();
+                let (deliveries, failures) = self.returned.look(&id, arrived.receives);
+                arrived.message.origin = self.origin;
+                arrived.message.position = sequence;
+                arrived.message.deliveries = deliveries;
+                arrived.message.failures = failures;
+                state.typical = (state.typical * 7 + arrived.message.size()) / 8;
+                let group: Option<Arc<str>> = arrived.group.filter(|_| self.fifo).map(Arc::from);
+                let received = Received {
+                    receipt: arrived.receipt.into(),
+                    id,
+                    group: group.clone(),
+                    receives: arrived.receives,
+                    deliveries,
+                    message: self.dead.as_ref().map(|_| arrived.message.clone()),
+                };
+                state.leases.add(sequence, received, asked);
+                if keep {
+                    state
+                        .inbox
+                        .push_back((self.ticket(sequence), arrived.message, group));
+                } else {
+                    unwanted.push(sequence);
+                }
+            }
+            unwanted
+        };
+        self.give_back(&unwanted, Excuse::Unread);
+    }
+
+    /// Moves what was received into the chunk as far as the credit goes. Of a group that the engine has some of,
+    /// nothing more is handed out until it has settled those: should one of them come back, what follows it must not
+    /// be before it.
+    pub(crate) fn take(self: &Arc<Self>, credit: Credit, chunk: &mut Chunk) -> Found {
+        let stage = self.stage();
+        let (found, unread) = {
+            let mut state = self.state.lock();
+            let State {
+                inbox,
+                leases,
+                polls,
+                suspicious,
+                ..
+            } = &mut *state;
+            *suspicious = false;
+            let (before, bytes_before) = (chunk.len(), chunk.bytes());
+            let (mut handed, mut expired) = (FxHashSet::default(), FxHashSet::default());
+            let mut blocked = VecDeque::new();
+            while chunk.len() - before < credit.messages
+                && (chunk.len() == before || chunk.bytes() - bytes_before < credit.bytes)
+                && !*suspicious
+            {
+                let Some((ticket, message, group)) = inbox.pop_front() else {
+                    break;
+                };
+                let waits = group.as_ref().is_some_and(|group| {
+                    let is_out = leases.is_out(group) && !handed.contains(group);
+                    (stage == Stage::Open && is_out) || expired.contains(group)
+                });
+                if waits || !leases.hand_out(ticket.sequence) {
+                    // What has expired is about to be lost, and what follows it in its group with it.
+                    if !waits {
+                        expired.extend(group.clone());
+                    }
+                    blocked.push_back((ticket, message, group));
+                    continue;
+                }
+                handed.extend(group);
+                *suspicious = message.deliveries > SUSPECT;
+                chunk.push(ticket, message);
+            }
+            blocked.append(inbox);
+            *inbox = blocked;
+            let found = if chunk.len() > before {
+                Found::Messages
+            } else if stage != Stage::Open && *polls == 0 {
+                Found::Ended
+            } else {
+                Found::Nothing
+            };
+            let unread = if *suspicious { tickets(inbox) } else { Vec::new() };
+            (found, unread)
+        };
+        self.give_back(&unread, Excuse::Unread);
+        found
+    }
+}
+
+/// Credit that a poll may use up. Dropped, it is free again, whatever became of the poll.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    desk: Arc<Desk>,
+    most: usize,
+}
+
+impl Reservation {
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// The poll, which asked for it then, brought this.
+    pub(crate) fn redeem(self, arrived: Vec<Arrived>, asked: Instant) {
+        self.desk.deliver(self.most, arrived, asked);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        {
+            let mut state = self.desk.state.lock();
+            state.polls -= 1;
+            state.reserved -= self.most;
+        }
+        self.desk.changed.notify_waiters();
+    }
+}
