@@ -195,6 +195,7 @@ impl Callbacks {
                 let commits = self.shared.uncommitted();
                 if let Err(error) = commit(consumer, &commits) {
                     warn!(%error, "what was settled last of revoked partitions comes again");
+                    self.shared.commit_failed(&commits);
                     self.engine.commit_failed();
                 }
             }

@@ -150,8 +150,8 @@ impl<T> Offsets<T> {
     }
 
     /// What was handed out under this offset, if it is not settled.
-    pub(crate) fn out(&mut self, offset: u64) -> Option<&T> {
-        self.slot(offset)?.out.as_ref()
+    pub(crate) fn out(&mut self, offset: u64) -> Option<&mut T> {
+        self.slot(offset)?.out.as_mut()
     }
 
     /// What may be committed: everything before it is settled. None before there is anything to say.

@@ -177,13 +177,16 @@ impl Hub {
         if envelope.settled {
             return;
         }
-        let settlement = if self.capabilities.delay || self.capabilities.holds_places {
+        let can = &self.capabilities;
+        let puts_off = self.retry_sink.is_some() && !self.spec.ordering.is_ordered();
+        if puts_off && !can.delay {
+            return self.retries.add(envelope, Letter::Later(rt::after(after)));
+        }
+        let settlement = if can.delay || can.holds_places {
             Settlement::Retry {
                 after,
                 failures: envelope.message.failures,
             }
-        } else if self.retry_sink.is_some() && !self.spec.ordering.is_ordered() {
-            return self.retries.add(envelope, Letter::Later(rt::after(after)));
         } else {
             Settlement::Release
         };

@@ -295,6 +295,9 @@ impl Ready {
         if sooner {
             self.parked_sooner.notify_one();
         }
+        if !followers.is_empty() {
+            self.lane_room.notify_one();
+        }
         followers
     }
 
@@ -363,11 +366,15 @@ impl Ready {
         if !state.has_plenty() {
             self.hungry.notify_one();
         }
+        if !removed.is_empty() {
+            self.lane_room.notify_one();
+        }
         removed
     }
 
     /// Takes out what is parked, each with what waits behind it: its key stays in order by leaving together.
     pub(crate) fn remove_parked(&self) -> Vec<(Instant, Envelope, VecDeque<Envelope>)> {
+        self.lane_room.notify_one();
         let mut state = self.state.lock();
         let parked = std::mem::take(&mut state.parked);
         parked

@@ -50,7 +50,11 @@ impl Shared {
                         answer(settle, Outcome::Sent);
                         continue;
                     };
-                    let due = due_of(&settle.settlement);
+                    let mut due = None;
+                    if let Settlement::Retry { after, failures } = settle.settlement {
+                        message.failures = failures;
+                        due = (!after.is_zero()).then(|| rt::after(after));
+                    }
                     if assignment.gate.is_open() && due.is_none() {
                         again.push((ticket, message.clone()));
                     } else {
@@ -93,13 +97,5 @@ impl Shared {
         if free || suspicious || halted {
             self.signal.raise();
         }
-    }
-}
-
-/// When a message that is given back may come again, if not at once.
-fn due_of(settlement: &Settlement) -> Option<rt::Instant> {
-    match settlement {
-        Settlement::Retry { after, .. } if !after.is_zero() => Some(rt::after(*after)),
-        _ => None,
     }
 }
