@@ -3,6 +3,7 @@
 //! A message that may not waits here by its offset alone, as the member's memory has it anyway.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use millstream_core::rt;
 
@@ -10,6 +11,9 @@ use crate::ends::Ends;
 
 /// How much waits before nothing more is fetched: messages, and bytes.
 const MOST: (usize, usize) = (500, 1 << 20);
+/// As much where it waits no longer than this.
+const MOST_SOON: (usize, usize) = (8_000, 4 << 20);
+const SOON: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -55,6 +59,11 @@ impl Gate {
     /// How many wait.
     pub(crate) fn held(&self) -> usize {
         self.waits.len()
+    }
+
+    /// How many bytes that is.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes
     }
 
     fn remove(&mut self, offset: u64) {
@@ -112,9 +121,11 @@ impl Gate {
         self.closed
     }
 
-    /// Whether that has changed.
-    pub(crate) fn turn(&mut self) -> bool {
-        let (messages, bytes) = MOST;
+    /// Whether that has changed. What will go on soon is not paused, as that would throw away what was fetched.
+    pub(crate) fn turn(&mut self, now: rt::Instant) -> bool {
+        let due = self.waits.first_key_value().and_then(|(_, (due, _))| *due);
+        let soon = !self.closed && due.is_some_and(|due| due <= now + SOON);
+        let (messages, bytes) = if soon { MOST_SOON } else { MOST };
         let part = if self.closed { 2 } else { 1 };
         let full = self.waits.len() >= messages / part || self.bytes >= bytes / part;
         let close = full || self.halted.is_some();
@@ -124,8 +135,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::ends::Note;
 
@@ -164,7 +173,7 @@ mod tests {
         gate.halt(9);
         gate.halt(7);
         assert_eq!((gate.let_through(rt::now()), gate.halted()), (None, Some(7)));
-        assert!(gate.turn() && gate.is_closed());
+        assert!(gate.turn(rt::now()) && gate.is_closed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -186,17 +195,17 @@ mod tests {
         let mut gate = noted(Note::default(), true);
         let (messages, bytes) = MOST;
         for offset in 0..messages as u64 {
-            assert!(!gate.turn());
+            assert!(!gate.turn(rt::now()));
             gate.hold(offset, None, 1);
         }
-        assert!(gate.turn() && gate.is_closed());
+        assert!(gate.turn(rt::now()) && gate.is_closed());
         for offset in 0..messages as u64 / 2 {
-            assert!(!gate.turn());
+            assert!(!gate.turn(rt::now()));
             gate.remove(offset);
         }
         gate.remove(499);
-        assert!(gate.turn() && !gate.is_closed());
+        assert!(gate.turn(rt::now()) && !gate.is_closed());
         gate.hold(1_000, None, bytes);
-        assert!(gate.turn() && gate.is_closed());
+        assert!(gate.turn(rt::now()) && gate.is_closed());
     }
 }

@@ -36,6 +36,8 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// How far the poll thread reads ahead of the engine.
 const AHEAD: (usize, usize) = (8_000, 4 << 20);
+/// How many messages are read all the same while none can be handed out.
+const FEW: usize = 100;
 
 /// The most messages that go to the engine at once.
 const READ: usize = 1_000;
@@ -157,14 +159,25 @@ impl Shared {
         self.state.lock().phase
     }
 
-    /// How many more messages may be read ahead.
+    /// How many more messages may be read ahead. A few may where what there is waits for something: what comes may be of
+    /// a partition that does not.
     pub(crate) fn room(&self) -> usize {
         let state = self.state.lock();
-        let (messages, bytes) = AHEAD;
-        if state.phase != Phase::Running || state.buffered >= bytes {
+        if state.phase != Phase::Running {
             return 0;
         }
-        messages.saturating_sub(state.buffer.len())
+        let (mut messages, mut bytes) = (state.buffer.len(), state.buffered);
+        for assignment in state.assignments.values() {
+            messages += assignment.gate.held();
+            bytes += assignment.gate.held_bytes();
+        }
+        let room = if bytes < AHEAD.1 {
+            AHEAD.0.saturating_sub(messages)
+        } else {
+            0
+        };
+        let few = if state.buffer.is_empty() { FEW } else { 0 };
+        room.max(few)
     }
 
     /// Messages read ahead and not handed out.

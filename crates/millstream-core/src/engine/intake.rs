@@ -17,8 +17,10 @@ use crate::spec::Ordering;
 
 /// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// How long intake waits for room in a lane before it has the source hold back its place, and for how long at least.
+/// How long intake waits for room in a lane before it has the source hold back its place.
 const LONG_LANE_PATIENCE: Duration = Duration::from_millis(10);
+/// For how long it does at least.
+const HELD_PLACE_DELAY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Intake {
     hub: Arc<Hub>,
@@ -196,7 +198,7 @@ impl Intake {
         // Back when about half of what waits will have run.
         let (mut least, most) = LONG_LANE_DELAY;
         if hub.capabilities.holds_places {
-            least = LONG_LANE_PATIENCE;
+            least = HELD_PLACE_DELAY;
         }
         let delay = hub
             .pace()

@@ -321,6 +321,21 @@ async fn intake_goes_on_after_a_full_queue_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn intake_goes_on_after_a_full_lane_was_lost() {
+    let (log, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.limits.per_key = non_zero(5);
+    });
+    for _ in 0..20 {
+        rig.queue.publish(keyed("hot", "sleep=1000"));
+    }
+    until(|| log.len() == 1).await;
+    rig.queue.break_connection();
+    rig.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn p5_a_panic_while_decoding_gives_up_its_message_alone() {
     struct Fragile;
     impl millstream_core::Decode for Fragile {

@@ -41,7 +41,7 @@ impl Shared {
                     buffer.push_back((Ticket::new(assignment.generation, *origin, offset), message));
                 }
             }
-            if assignment.gate.turn() {
+            if assignment.gate.turn(now) {
                 let list = if assignment.gate.is_closed() {
                     &mut turned.closed
                 } else {
