@@ -6,28 +6,29 @@ mod runs;
 
 use millstream_brokers::{ElasticMq, Kafka};
 
-use crate::runs::{DEPARTURES, Runs};
-
-/// ElasticMQ is slow.
-const FEW: u64 = 5_000;
+use crate::runs::{DEPARTURES, Runs, scaled};
 
 fn ends_as_on_the_embedded_queue(file: &'static str, environment: (&'static str, String), all: u64) {
     let credentials = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, "x".to_owned()));
     let runs = Runs::new(file, credentials.into_iter().chain([environment]), all);
-    runs.kill_again_and_again();
+    runs.kill_again_and_again(scaled(2, 5));
     let embedded = Runs::new("flights", [], all).finish();
     assert!(embedded.contains(&format!(" dead-lettered, of {all} departures")));
     assert_eq!(runs.finish(), embedded);
 }
 
 #[test]
-fn killed_five_times_it_ends_with_the_same_table_on_kafka() {
+fn killed_and_run_again_it_ends_with_the_same_table_on_kafka() {
     let broker = Kafka::builder()
         .setting("auto.create.topics.enable", "true")
         .setting("num.partitions", "4")
         .start()
         .unwrap_or_else(|error| panic!("{error}"));
-    ends_as_on_the_embedded_queue("kafka", ("KAFKA_BROKERS", broker.brokers()), DEPARTURES);
+    ends_as_on_the_embedded_queue(
+        "kafka",
+        ("KAFKA_BROKERS", broker.brokers()),
+        scaled(30_000, DEPARTURES),
+    );
 }
 
 #[test]
@@ -37,5 +38,6 @@ fn so_it_does_on_sqs() {
     let fifo = [("FifoQueue", "true"), ("VisibilityTimeout", "10")];
     broker.create_queue("flights.fifo", &fifo).unwrap();
     broker.create_queue("flights-dead", &[]).unwrap();
-    ends_as_on_the_embedded_queue("sqs", ("SQS_URL", broker.url()), FEW);
+    // ElasticMQ is slow.
+    ends_as_on_the_embedded_queue("sqs", ("SQS_URL", broker.url()), scaled(1_000, 5_000));
 }

@@ -8,7 +8,15 @@ use millstream::rt;
 use millstream::sqlite::rusqlite::{Connection, OpenFlags};
 
 pub(crate) const DEPARTURES: u64 = 336_776;
-const KILLS: usize = 5;
+
+/// One of these, by the scale of the run.
+pub(crate) fn scaled<T>(small: T, full: T) -> T {
+    if std::env::var("MILLSTREAM_SCALE").is_ok_and(|scale| scale == "full") {
+        full
+    } else {
+        small
+    }
+}
 
 /// One run of the example after the other, in a directory of their own.
 pub(crate) struct Runs {
@@ -67,13 +75,13 @@ impl Runs {
     }
 
     /// Kills it at moments of chance, and has it run on from there.
-    pub(crate) fn kill_again_and_again(&self) {
+    pub(crate) fn kill_again_and_again(&self, kills: usize) {
         let seed = std::env::var("MILLSTREAM_SEED")
             .ok()
             .and_then(|seed| seed.parse().ok())
             .unwrap_or_else(|| fastrand::u64(..));
         let mut chance = fastrand::Rng::with_seed(seed);
-        let mut moments: Vec<u64> = (0..KILLS).map(|_| chance.u64(0..2 * self.all * 9 / 10)).collect();
+        let mut moments: Vec<u64> = (0..kills).map(|_| chance.u64(0..2 * self.all * 9 / 10)).collect();
         moments.sort_unstable();
         let mut reached = Vec::new();
         for moment in moments {
@@ -94,7 +102,7 @@ impl Runs {
             reached.push(at);
         }
         println!(
-            "{}: seed {seed}, {KILLS} kills at {reached:?} of {} steps",
+            "{}: seed {seed}, {kills} kills at {reached:?} of {} steps",
             self.file,
             2 * self.all
         );
