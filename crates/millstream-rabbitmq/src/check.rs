@@ -19,6 +19,7 @@ use crate::trouble::{self, Trouble, code};
 /// How long a broker lets a consumer keep a delivery, unless it is told otherwise.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// After how many deliveries RabbitMQ 4 gives a message of a quorum queue up, unless it is told otherwise.
+#[cfg(feature = "management")]
 const DELIVERY_LIMIT: i64 = 20;
 
 /// What is known of a queue beyond that it is there.
