@@ -106,6 +106,8 @@ struct Assignment {
     /// What the generation was when it was assigned.
     assigned: u32,
     generation: u32,
+    /// The generation before its log was cut last, and where it was.
+    cut: Option<(u32, u64)>,
     offsets: Offsets<Message>,
     /// What was last sent to be committed.
     committed: Option<(u64, String)>,
@@ -240,6 +242,7 @@ impl Shared {
             place,
             assigned: generation,
             generation,
+            cut: None,
             offsets: Offsets::new(offset, done),
             committed: offset.map(|offset| (offset, text.to_owned())),
             stuck: false,
