@@ -10,19 +10,29 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::member::Callbacks;
+use crate::metadata;
 use crate::shared::Commit;
 
-/// Commits these, and waits for the answer.
-pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> Result<(), KafkaError> {
-    if commits.is_empty() {
-        return Ok(());
+/// Commits these, waits for the answer, and says what came of it: whether the group has all of them.
+pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: Vec<Commit>) -> bool {
+    let callbacks = consumer.context();
+    let (committed, failed) = sort(commits, |commits| send(consumer, commits));
+    callbacks.shared.committed(&committed);
+    if failed.is_empty() {
+        return true;
     }
+    callbacks.shared.commit_failed(&failed);
+    callbacks.engine.commit_failed();
+    false
+}
+
+fn send(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::with_capacity(commits.len());
     for commit in commits {
         let mut partition = list.add_partition(&commit.place.topic, commit.place.partition);
@@ -30,6 +40,73 @@ pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> 
         partition.set_metadata(&commit.metadata);
     }
     consumer.commit(&list, CommitMode::Sync)
+}
+
+/// Has these sent together, and each by itself if some of them are not taken; those that were, and those that were not.
+fn sort(
+    commits: Vec<Commit>,
+    send: impl Fn(&[Commit]) -> Result<(), KafkaError>,
+) -> (Vec<Commit>, Vec<Commit>) {
+    if commits.is_empty() {
+        return (commits, Vec::new());
+    }
+    match send(&commits) {
+        Ok(()) => return (commits, Vec::new()),
+        Err(error) if is_of_one(&error) => {}
+        Err(error) => {
+            warn!(%error, "a commit failed; what was settled is committed with the next");
+            return (Vec::new(), commits);
+        }
+    }
+    let (mut committed, mut failed) = (Vec::new(), Vec::new());
+    let mut commits = commits.into_iter();
+    for mut commit in commits.by_ref() {
+        let mut sent = send(std::slice::from_ref(&commit));
+        if code(&sent) == Some(RDKafkaErrorCode::OffsetMetadataTooLarge) {
+            warn!(
+                partition = commit.place.name(),
+                "the broker does not take all that is settled beyond the offset, and it may come again: its \
+                 offset.metadata.max.bytes is below 4096"
+            );
+            commit.metadata = metadata::shorten(commit.offset, &commit.metadata);
+            sent = send(std::slice::from_ref(&commit));
+        }
+        let Err(error) = sent else {
+            committed.push(commit);
+            continue;
+        };
+        warn!(
+            partition = commit.place.name(),
+            %error, "a commit failed; what was settled is committed with the next"
+        );
+        failed.push(commit);
+        if !is_of_one(&error) {
+            break;
+        }
+    }
+    failed.extend(commits);
+    (committed, failed)
+}
+
+fn code(sent: &Result<(), KafkaError>) -> Option<RDKafkaErrorCode> {
+    sent.as_ref().err()?.rdkafka_error_code()
+}
+
+/// Whether an error is that of a partition, so that others may be committed all the same. Any other takes as long to
+/// come again for each.
+fn is_of_one(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        InvalidCommitOffsetSize, OffsetMetadataTooLarge, TopicAuthorizationFailed, UnknownTopicOrPartition,
+    };
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            InvalidCommitOffsetSize
+                | OffsetMetadataTooLarge
+                | TopicAuthorizationFailed
+                | UnknownTopicOrPartition
+        )
+    )
 }
 
 /// Whether a commit is under way, and how the last one went.
@@ -142,19 +219,96 @@ fn answer(who: &mut Vec<oneshot::Sender<bool>>, how: bool) {
 fn run(consumer: &BaseConsumer<Callbacks>, orders: &Receiver<Vec<Commit>>) {
     let callbacks = consumer.context();
     for commits in orders {
-        let state = match commit(consumer, &commits) {
-            Ok(()) => {
-                callbacks.shared.committed(&commits);
-                State::Done
-            }
-            Err(error) => {
-                warn!(%error, "a commit failed; what was settled is committed with the next");
-                callbacks.shared.commit_failed(&commits);
-                callbacks.engine.commit_failed();
-                State::Failed
-            }
+        let state = match commit(consumer, commits) {
+            true => State::Done,
+            false => State::Failed,
         };
         callbacks.under_way.end(state);
         callbacks.shared.signal.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use millstream_core::EngineHandle;
+
+    use super::*;
+    use crate::ends::Note;
+    use crate::shared::{Place, Rules, Shared};
+
+    /// A commit for each of these partitions, with more to say than its offset.
+    fn commits(partitions: &[i32]) -> Vec<Commit> {
+        let shared = Shared::new(Rules {
+            window: 100,
+            halts: false,
+            tells_all: false,
+        });
+        let (engine, _) = EngineHandle::detached();
+        for partition in partitions {
+            let place = Place {
+                topic: "orders".into(),
+                partition: *partition,
+            };
+            let done = [7..9, 12..13];
+            let text = metadata::encode(5, &Note::default(), &done);
+            shared.assign(engine.origin(&place.name()), place, Some((5, &text)), None, false);
+        }
+        let mut commits = shared.uncommitted();
+        commits.sort_by_key(|commit| commit.place.partition);
+        commits
+    }
+
+    fn partitions(commits: &[Commit]) -> Vec<i32> {
+        commits.iter().map(|commit| commit.place.partition).collect()
+    }
+
+    fn refused(code: RDKafkaErrorCode) -> Result<(), KafkaError> {
+        Err(KafkaError::ConsumerCommit(code))
+    }
+
+    /// A topic that may no longer be committed for must not have those beside it repeated.
+    #[test]
+    fn a_partition_that_cannot_be_committed_fails_alone() {
+        let (committed, failed) = sort(commits(&[0, 1, 2]), |commits| {
+            if partitions(commits).contains(&1) {
+                return refused(RDKafkaErrorCode::TopicAuthorizationFailed);
+            }
+            Ok(())
+        });
+        assert_eq!(
+            (partitions(&committed), partitions(&failed)),
+            (vec![0, 2], vec![1])
+        );
+    }
+
+    #[test]
+    fn what_fails_the_group_is_not_tried_for_each_partition() {
+        let sent = RefCell::new(Vec::new());
+        let (committed, failed) = sort(commits(&[0, 1, 2]), |commits| {
+            sent.borrow_mut().push(partitions(commits));
+            match commits.len() {
+                3 => refused(RDKafkaErrorCode::UnknownTopicOrPartition),
+                _ => refused(RDKafkaErrorCode::IllegalGeneration),
+            }
+        });
+        assert_eq!((committed.len(), partitions(&failed)), (0, vec![0, 1, 2]));
+        assert_eq!(sent.into_inner(), [vec![0, 1, 2], vec![0]]);
+    }
+
+    /// P7 P2: the offset and the note matter more than what may come again.
+    #[test]
+    fn what_is_too_long_for_the_broker_is_committed_with_the_note_alone() {
+        let long = commits(&[0, 1])[0].metadata.len();
+        let (committed, failed) = sort(commits(&[0, 1]), |commits| {
+            if commits.iter().any(|commit| commit.metadata.len() >= long) {
+                return refused(RDKafkaErrorCode::OffsetMetadataTooLarge);
+            }
+            Ok(())
+        });
+        assert_eq!((committed.len(), failed.len()), (2, 0));
+        let (note, done) = metadata::decode(5, &committed[0].metadata);
+        assert_eq!((note.ends, done), (1, Vec::new()));
     }
 }

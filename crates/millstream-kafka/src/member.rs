@@ -192,11 +192,8 @@ impl Callbacks {
             None => {
                 self.under_way.settle(ANSWER);
                 self.shared.give_up(&origins);
-                let commits = self.shared.uncommitted();
-                if let Err(error) = commit(consumer, &commits) {
-                    warn!(%error, "what was settled last of revoked partitions comes again");
-                    self.shared.commit_failed(&commits);
-                    self.engine.commit_failed();
+                if !commit(consumer, self.shared.uncommitted()) {
+                    warn!("what was settled last of revoked partitions comes again");
                 }
             }
         }
