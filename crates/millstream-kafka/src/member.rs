@@ -25,7 +25,7 @@ use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
 use crate::copies::{Assigned, Copies};
 use crate::retry::welcome;
-use crate::shared::{Phase, Place, Return, Shared};
+use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
 use crate::transactions::work::Work;
@@ -412,12 +412,10 @@ impl Member {
         let read = self.copies.len();
         if read > 0 || shared.may_take_in() {
             let taken = shared.take(self.copies.drain().map(|(from, mut message)| {
-                let back = if from.delays {
-                    welcome(&callbacks.engine, &mut message)
-                } else {
-                    Return::default()
-                };
-                (from, message, back)
+                let back = from
+                    .wait
+                    .map(|wait| welcome(&callbacks.engine, &mut message, wait));
+                (from, message, back.unwrap_or_default())
             }));
             for place in &taken.stuck {
                 warn!(
@@ -463,11 +461,10 @@ impl Member {
                     let Some(assignment) = callbacks.shared.assigned(origin) else {
                         continue;
                     };
-                    let delays = callbacks.tiers.owns(&place.topic);
                     let from = Assigned {
                         origin,
                         assignment,
-                        delays,
+                        wait: callbacks.tiers.wait(&place.topic),
                     };
                     self.last = Some(Last {
                         place,
