@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use millstream_core::rt;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::member::Callbacks;
 use crate::metadata;
-use crate::shared::Commit;
+use crate::shared::{Commit, Shared};
 
 /// Commits these, waits for the answer, and says what came of it: whether the group has all of them.
 pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: Vec<Commit>) -> bool {
@@ -109,11 +109,13 @@ fn is_of_one(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether a commit is under way, and how the last one went.
+/// Whether a commit is under way, how the last one went, and the way to the thread that makes them.
 #[derive(Debug, Default)]
 pub(crate) struct UnderWay {
     state: Mutex<State>,
     ended: Condvar,
+    /// None before the thread has begun, and once it is to end.
+    orders: Mutex<Option<SyncSender<Vec<Commit>>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,11 +127,45 @@ enum State {
 }
 
 impl UnderWay {
-    /// Waits until none is, but not for longer than this.
-    pub(crate) fn settle(&self, most: Duration) {
+    /// Waits until none is, but not for longer than until then. Whether none is.
+    pub(crate) fn settle(&self, by: rt::Instant) -> bool {
         let mut state = self.state.lock();
-        if *state == State::Sent {
-            self.ended.wait_for(&mut state, most);
+        while *state == State::Sent {
+            let left = by.saturating_duration_since(rt::now());
+            if self.ended.wait_for(&mut state, left).timed_out() {
+                break;
+            }
+        }
+        *state != State::Sent
+    }
+
+    /// Has these committed, while no other commit is under way, and waits for that, but not for longer than until then.
+    /// Whether they were. They are given back where there is no thread for it.
+    pub(crate) fn commit(
+        &self,
+        shared: &Shared,
+        commits: Vec<Commit>,
+        by: rt::Instant,
+    ) -> Result<bool, Vec<Commit>> {
+        if commits.is_empty() {
+            return Ok(true);
+        }
+        if self.orders.lock().is_none() {
+            return Err(commits);
+        }
+        self.order(shared, commits);
+        Ok(self.settle(by) && *self.state.lock() == State::Done)
+    }
+
+    fn order(&self, shared: &Shared, commits: Vec<Commit>) {
+        *self.state.lock() = State::Sent;
+        let sent = match &*self.orders.lock() {
+            Some(orders) => orders.try_send(commits),
+            None => Err(TrySendError::Disconnected(commits)),
+        };
+        if let Err(TrySendError::Full(commits) | TrySendError::Disconnected(commits)) = sent {
+            shared.commit_failed(&commits);
+            self.end(State::Failed);
         }
     }
 
@@ -142,7 +178,7 @@ impl UnderWay {
 /// The thread that commits, as the thread that polls has it.
 #[derive(Debug)]
 pub(crate) struct Commits {
-    orders: Option<SyncSender<Vec<Commit>>>,
+    under_way: Arc<UnderWay>,
     thread: Option<JoinHandle<()>>,
     /// Whoever waits for the next commit, and for the one under way.
     next: Vec<oneshot::Sender<bool>>,
@@ -152,11 +188,13 @@ pub(crate) struct Commits {
 impl Commits {
     pub(crate) fn start(consumer: Arc<BaseConsumer<Callbacks>>) -> std::io::Result<Self> {
         let (orders, received) = sync_channel(1);
+        let under_way = Arc::clone(&consumer.context().under_way);
         let thread = std::thread::Builder::new()
             .name("kafka commits".to_owned())
             .spawn(move || run(&consumer, &received))?;
+        *under_way.orders.lock() = Some(orders);
         Ok(Self {
-            orders: Some(orders),
+            under_way,
             thread: Some(thread),
             next: Vec::new(),
             sent: Vec::new(),
@@ -172,7 +210,7 @@ impl Commits {
         due: bool,
     ) -> bool {
         self.next.extend(asked);
-        let state = *callbacks.under_way.state.lock();
+        let state = *self.under_way.state.lock();
         if state == State::Sent {
             return false;
         }
@@ -185,27 +223,25 @@ impl Commits {
             answer(&mut self.next, true);
             return true;
         }
-        *callbacks.under_way.state.lock() = State::Sent;
         self.sent.append(&mut self.next);
-        let sent = match &self.orders {
-            Some(orders) => orders.try_send(commits),
-            None => Err(TrySendError::Disconnected(commits)),
-        };
-        if let Err(TrySendError::Full(commits) | TrySendError::Disconnected(commits)) = sent {
-            callbacks.shared.commit_failed(&commits);
-            callbacks.under_way.end(State::Failed);
-        }
+        self.under_way.order(&callbacks.shared, commits);
         true
     }
 
     /// Ends the thread, once the commit under way has been answered.
     pub(crate) fn end(&mut self) {
-        self.orders = None;
+        *self.under_way.orders.lock() = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             warn!("the thread that commits died");
         }
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -231,20 +267,25 @@ fn run(consumer: &BaseConsumer<Callbacks>, orders: &Receiver<Vec<Commit>>) {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::time::Duration;
 
     use millstream_core::EngineHandle;
 
     use super::*;
     use crate::ends::Note;
-    use crate::shared::{Place, Rules, Shared};
+    use crate::shared::{Place, Rules};
 
-    /// A commit for each of these partitions, with more to say than its offset.
-    fn commits(partitions: &[i32]) -> Vec<Commit> {
-        let shared = Shared::new(Rules {
+    fn shared() -> Shared {
+        Shared::new(Rules {
             window: 100,
             halts: false,
             tells_all: false,
-        });
+        })
+    }
+
+    /// A commit for each of these partitions, with more to say than its offset.
+    fn commits(partitions: &[i32]) -> Vec<Commit> {
+        let shared = shared();
         let (engine, _) = EngineHandle::detached();
         for partition in partitions {
             let place = Place {
@@ -310,5 +351,20 @@ mod tests {
         assert_eq!((committed.len(), failed.len()), (2, 0));
         let (note, done) = metadata::decode(5, &committed[0].metadata);
         assert_eq!((note.ends, done), (1, Vec::new()));
+    }
+
+    /// The group takes a member for dead that waits for its coordinator within a poll.
+    #[test]
+    fn a_commit_that_is_not_answered_is_waited_for_until_its_time_alone() {
+        let under_way = UnderWay::default();
+        let by = rt::now() + Duration::from_millis(10);
+        let left = under_way.commit(&shared(), commits(&[0]), by).unwrap_err();
+        let (orders, received) = sync_channel(1);
+        *under_way.orders.lock() = Some(orders);
+        assert!(!under_way.commit(&shared(), left, by).unwrap());
+        assert!(!under_way.settle(by), "it is still under way");
+        assert_eq!(partitions(&received.recv().unwrap()), [0]);
+        under_way.end(State::Done);
+        assert!(under_way.settle(by));
     }
 }

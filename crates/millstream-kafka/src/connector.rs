@@ -241,14 +241,14 @@ impl Connector for KafkaConnector {
         };
         let shared = Arc::new(Shared::new(rules));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
-        let patience = millis(&config, "max.poll.interval.ms", POLL_INTERVAL);
+        let interval = millis(&config, "max.poll.interval.ms", POLL_INTERVAL);
         // What stood still in an earlier life is read again.
         engine.halted(&[]);
         let callbacks = Callbacks::new(
             Arc::clone(&shared),
             engine,
             Handle::current(),
-            patience / 2,
+            interval,
             self.tiers.clone(),
             work.clone(),
         );
