@@ -200,6 +200,7 @@ impl Callbacks {
                 self.shared.give_up(&origins);
                 self.finish(work, by.min(rt::now() + ANSWER));
             }
+            Some(work) if work.failed().is_some() => self.shared.leave(&origins),
             // The last was made before the consumer closes.
             Some(_) => {}
             None => {

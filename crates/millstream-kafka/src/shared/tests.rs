@@ -336,3 +336,32 @@ fn what_a_transaction_has_written_while_the_log_was_cut_is_settled() {
     shared.written(&inputs);
     assert_eq!(offsets(&read(&shared)), [5]);
 }
+
+/// P2: its process lives, so none of its messages has ended that.
+#[test]
+fn a_source_whose_transactions_end_is_no_unclean_end_to_the_next_in_its_process() {
+    let left = Arc::new(Left::default());
+    let shared = transactional().after(Arc::clone(&left));
+    let assigned = assign(&shared, 80);
+    shared.take(run(assigned, 80..82));
+    let (offset, text) = transact(&shared, &[]).remove(0);
+    assert_eq!(metadata::decode(offset, &text).0.ends, 1);
+    shared.turn();
+    let (ticket, _) = buffered(&shared).remove(0);
+    // It is fenced when it writes.
+    let commits = shared.uncommitted_with(&[ticket], shared.rebalances()).unwrap();
+    shared.commit_failed(&commits);
+    shared.leave(&[OriginId::default()]);
+    let deliveries = || {
+        let next = transactional().after(Arc::clone(&left));
+        let place = Place {
+            topic: "orders".into(),
+            partition: 0,
+        };
+        next.assign(OriginId::default(), place, Some((offset, &text)), None, false);
+        next.take(run(next.assigned(OriginId::default()).unwrap(), 80..81));
+        read(&next)[0].1.deliveries
+    };
+    assert_eq!(deliveries(), 1);
+    assert_eq!(deliveries(), 2, "another that ends without a word is one");
+}
