@@ -47,6 +47,9 @@ pub fn chance() -> f64 {
     fastrand::f64()
 }
 
+/// How long is waited for a task that was aborted.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// The tasks of one owner, each under a name; dropped with it, they are aborted.
 #[derive(Debug)]
 pub struct Tasks<N, T> {
@@ -126,14 +129,77 @@ impl<N: Copy, T: Send + 'static> Tasks<N, T> {
         }
     }
 
-    /// Aborts all of them and waits until they are gone, but not for one that blocks its thread.
-    pub async fn stop(&mut self) {
+    /// Aborts all of them and waits until they are gone, but not for one that blocks its thread; for those that `which`
+    /// picks until then, since they may have to, to take leave of others.
+    pub async fn stop(&mut self, which: impl Fn(N) -> bool, by: Instant) {
         self.set.abort_all();
-        let patience = sleep(Duration::from_millis(100));
-        tokio::select! {
-            biased;
-            () = async { while self.set.join_next().await.is_some() {} } => {}
-            () = patience => self.set.detach_all(),
+        let patience = after(PATIENCE);
+        let mut until = by.max(patience);
+        loop {
+            let waits = self
+                .names
+                .values()
+                .any(|(name, abort)| which(*name) && !abort.is_finished());
+            if !waits {
+                until = patience;
+            }
+            tokio::select! {
+                biased;
+                gone = self.set.join_next() => if gone.is_none() {
+                    return;
+                },
+                () = sleep_until(until) => {
+                    self.set.detach_all();
+                    return;
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Blocks its thread when it is dropped, until it is told not to, and says that it has gone.
+    struct Leave(Receiver<()>, Sender<()>);
+
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            self.0.recv_timeout(Duration::from_secs(10)).ok();
+            self.1.send(()).ok();
+        }
+    }
+
+    /// P6: who takes leave of a broker is given the time that is left; who blocks its thread for no reason is not.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_task_that_takes_leave_is_waited_for_and_others_are_not() {
+        let mut tasks = Tasks::default();
+        let mut begin = |name: &'static str| {
+            let (tell, told) = channel();
+            let (say, said) = channel();
+            let leave = Leave(told, say);
+            tasks.spawn(name, async move {
+                let _leave = leave;
+                std::future::pending::<()>().await;
+            });
+            (tell, said)
+        };
+        let (link, left) = begin("link");
+        let (worker, gone) = begin("worker");
+        // Longer than any other is waited for.
+        let leaving = spawn(async move {
+            sleep(PATIENCE * 2).await;
+            link.send(()).ok();
+        });
+        tasks
+            .stop(|name| name == "link", after(Duration::from_secs(8)))
+            .await;
+        assert!(left.try_recv().is_ok(), "the link has left");
+        assert!(gone.try_recv().is_err(), "nobody waits for the worker");
+        worker.send(()).ok();
+        leaving.await.unwrap();
     }
 }

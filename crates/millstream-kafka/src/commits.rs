@@ -6,23 +6,33 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use millstream_core::rt;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::member::Callbacks;
-use crate::shared::Commit;
+use crate::metadata;
+use crate::shared::{Commit, Shared};
 
-/// Commits these, and waits for the answer.
-pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> Result<(), KafkaError> {
-    if commits.is_empty() {
-        return Ok(());
+/// Commits these, waits for the answer, and says what came of it: whether the group has all of them.
+pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: Vec<Commit>) -> bool {
+    let callbacks = consumer.context();
+    let (committed, failed) = sort(commits, |commits| send(consumer, commits));
+    callbacks.shared.committed(&committed);
+    if failed.is_empty() {
+        return true;
     }
+    callbacks.shared.commit_failed(&failed);
+    callbacks.engine.commit_failed();
+    false
+}
+
+fn send(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::with_capacity(commits.len());
     for commit in commits {
         let mut partition = list.add_partition(&commit.place.topic, commit.place.partition);
@@ -32,11 +42,80 @@ pub(crate) fn commit(consumer: &BaseConsumer<Callbacks>, commits: &[Commit]) -> 
     consumer.commit(&list, CommitMode::Sync)
 }
 
-/// Whether a commit is under way, and how the last one went.
+/// Has these sent together, and each by itself if some of them are not taken; those that were, and those that were not.
+fn sort(
+    commits: Vec<Commit>,
+    send: impl Fn(&[Commit]) -> Result<(), KafkaError>,
+) -> (Vec<Commit>, Vec<Commit>) {
+    if commits.is_empty() {
+        return (commits, Vec::new());
+    }
+    match send(&commits) {
+        Ok(()) => return (commits, Vec::new()),
+        Err(error) if is_of_one(&error) => {}
+        Err(error) => {
+            warn!(%error, "a commit failed; what was settled is committed with the next");
+            return (Vec::new(), commits);
+        }
+    }
+    let (mut committed, mut failed) = (Vec::new(), Vec::new());
+    let mut commits = commits.into_iter();
+    for mut commit in commits.by_ref() {
+        let mut sent = send(std::slice::from_ref(&commit));
+        if code(&sent) == Some(RDKafkaErrorCode::OffsetMetadataTooLarge) {
+            warn!(
+                partition = commit.place.name(),
+                "the broker does not take all that is settled beyond the offset, and it may come again: its \
+                 offset.metadata.max.bytes is below 4096"
+            );
+            commit.metadata = metadata::shorten(commit.offset, &commit.metadata);
+            sent = send(std::slice::from_ref(&commit));
+        }
+        let Err(error) = sent else {
+            committed.push(commit);
+            continue;
+        };
+        warn!(
+            partition = commit.place.name(),
+            %error, "a commit failed; what was settled is committed with the next"
+        );
+        failed.push(commit);
+        if !is_of_one(&error) {
+            break;
+        }
+    }
+    failed.extend(commits);
+    (committed, failed)
+}
+
+fn code(sent: &Result<(), KafkaError>) -> Option<RDKafkaErrorCode> {
+    sent.as_ref().err()?.rdkafka_error_code()
+}
+
+/// Whether an error is that of a partition, so that others may be committed all the same. Any other takes as long to
+/// come again for each.
+fn is_of_one(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        InvalidCommitOffsetSize, OffsetMetadataTooLarge, TopicAuthorizationFailed, UnknownTopicOrPartition,
+    };
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            InvalidCommitOffsetSize
+                | OffsetMetadataTooLarge
+                | TopicAuthorizationFailed
+                | UnknownTopicOrPartition
+        )
+    )
+}
+
+/// Whether a commit is under way, how the last one went, and the way to the thread that makes them.
 #[derive(Debug, Default)]
 pub(crate) struct UnderWay {
     state: Mutex<State>,
     ended: Condvar,
+    /// None before the thread has begun, and once it is to end.
+    orders: Mutex<Option<SyncSender<Vec<Commit>>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,11 +127,45 @@ enum State {
 }
 
 impl UnderWay {
-    /// Waits until none is, but not for longer than this.
-    pub(crate) fn settle(&self, most: Duration) {
+    /// Waits until none is, but not for longer than until then. Whether none is.
+    pub(crate) fn settle(&self, by: rt::Instant) -> bool {
         let mut state = self.state.lock();
-        if *state == State::Sent {
-            self.ended.wait_for(&mut state, most);
+        while *state == State::Sent {
+            let left = by.saturating_duration_since(rt::now());
+            if self.ended.wait_for(&mut state, left).timed_out() {
+                break;
+            }
+        }
+        *state != State::Sent
+    }
+
+    /// Has these committed, while no other commit is under way, and waits for that, but not for longer than until then.
+    /// Whether they were. They are given back where there is no thread for it.
+    pub(crate) fn commit(
+        &self,
+        shared: &Shared,
+        commits: Vec<Commit>,
+        by: rt::Instant,
+    ) -> Result<bool, Vec<Commit>> {
+        if commits.is_empty() {
+            return Ok(true);
+        }
+        if self.orders.lock().is_none() {
+            return Err(commits);
+        }
+        self.order(shared, commits);
+        Ok(self.settle(by) && *self.state.lock() == State::Done)
+    }
+
+    fn order(&self, shared: &Shared, commits: Vec<Commit>) {
+        *self.state.lock() = State::Sent;
+        let sent = match &*self.orders.lock() {
+            Some(orders) => orders.try_send(commits),
+            None => Err(TrySendError::Disconnected(commits)),
+        };
+        if let Err(TrySendError::Full(commits) | TrySendError::Disconnected(commits)) = sent {
+            shared.commit_failed(&commits);
+            self.end(State::Failed);
         }
     }
 
@@ -65,7 +178,7 @@ impl UnderWay {
 /// The thread that commits, as the thread that polls has it.
 #[derive(Debug)]
 pub(crate) struct Commits {
-    orders: Option<SyncSender<Vec<Commit>>>,
+    under_way: Arc<UnderWay>,
     thread: Option<JoinHandle<()>>,
     /// Whoever waits for the next commit, and for the one under way.
     next: Vec<oneshot::Sender<bool>>,
@@ -75,11 +188,13 @@ pub(crate) struct Commits {
 impl Commits {
     pub(crate) fn start(consumer: Arc<BaseConsumer<Callbacks>>) -> std::io::Result<Self> {
         let (orders, received) = sync_channel(1);
+        let under_way = Arc::clone(&consumer.context().under_way);
         let thread = std::thread::Builder::new()
             .name("kafka commits".to_owned())
             .spawn(move || run(&consumer, &received))?;
+        *under_way.orders.lock() = Some(orders);
         Ok(Self {
-            orders: Some(orders),
+            under_way,
             thread: Some(thread),
             next: Vec::new(),
             sent: Vec::new(),
@@ -95,7 +210,7 @@ impl Commits {
         due: bool,
     ) -> bool {
         self.next.extend(asked);
-        let state = *callbacks.under_way.state.lock();
+        let state = *self.under_way.state.lock();
         if state == State::Sent {
             return false;
         }
@@ -108,27 +223,25 @@ impl Commits {
             answer(&mut self.next, true);
             return true;
         }
-        *callbacks.under_way.state.lock() = State::Sent;
         self.sent.append(&mut self.next);
-        let sent = match &self.orders {
-            Some(orders) => orders.try_send(commits),
-            None => Err(TrySendError::Disconnected(commits)),
-        };
-        if let Err(TrySendError::Full(commits) | TrySendError::Disconnected(commits)) = sent {
-            callbacks.shared.commit_failed(&commits);
-            callbacks.under_way.end(State::Failed);
-        }
+        self.under_way.order(&callbacks.shared, commits);
         true
     }
 
     /// Ends the thread, once the commit under way has been answered.
     pub(crate) fn end(&mut self) {
-        self.orders = None;
+        *self.under_way.orders.lock() = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             warn!("the thread that commits died");
         }
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -142,19 +255,116 @@ fn answer(who: &mut Vec<oneshot::Sender<bool>>, how: bool) {
 fn run(consumer: &BaseConsumer<Callbacks>, orders: &Receiver<Vec<Commit>>) {
     let callbacks = consumer.context();
     for commits in orders {
-        let state = match commit(consumer, &commits) {
-            Ok(()) => {
-                callbacks.shared.committed(&commits);
-                State::Done
-            }
-            Err(error) => {
-                warn!(%error, "a commit failed; what was settled is committed with the next");
-                callbacks.shared.commit_failed(&commits);
-                callbacks.engine.commit_failed();
-                State::Failed
-            }
+        let state = match commit(consumer, commits) {
+            true => State::Done,
+            false => State::Failed,
         };
         callbacks.under_way.end(state);
         callbacks.shared.signal.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use millstream_core::EngineHandle;
+
+    use super::*;
+    use crate::ends::Note;
+    use crate::shared::{Place, Rules};
+
+    fn shared() -> Shared {
+        Shared::new(Rules {
+            window: 100,
+            halts: false,
+            tells_all: false,
+        })
+    }
+
+    /// A commit for each of these partitions, with more to say than its offset.
+    fn commits(partitions: &[i32]) -> Vec<Commit> {
+        let shared = shared();
+        let (engine, _) = EngineHandle::detached();
+        for partition in partitions {
+            let place = Place {
+                topic: "orders".into(),
+                partition: *partition,
+            };
+            let done = [7..9, 12..13];
+            let text = metadata::encode(5, &Note::default(), &done);
+            shared.assign(engine.origin(&place.name()), place, Some((5, &text)), None, false);
+        }
+        let mut commits = shared.uncommitted();
+        commits.sort_by_key(|commit| commit.place.partition);
+        commits
+    }
+
+    fn partitions(commits: &[Commit]) -> Vec<i32> {
+        commits.iter().map(|commit| commit.place.partition).collect()
+    }
+
+    fn refused(code: RDKafkaErrorCode) -> Result<(), KafkaError> {
+        Err(KafkaError::ConsumerCommit(code))
+    }
+
+    /// A topic that may no longer be committed for must not have those beside it repeated.
+    #[test]
+    fn a_partition_that_cannot_be_committed_fails_alone() {
+        let (committed, failed) = sort(commits(&[0, 1, 2]), |commits| {
+            if partitions(commits).contains(&1) {
+                return refused(RDKafkaErrorCode::TopicAuthorizationFailed);
+            }
+            Ok(())
+        });
+        assert_eq!(
+            (partitions(&committed), partitions(&failed)),
+            (vec![0, 2], vec![1])
+        );
+    }
+
+    #[test]
+    fn what_fails_the_group_is_not_tried_for_each_partition() {
+        let sent = RefCell::new(Vec::new());
+        let (committed, failed) = sort(commits(&[0, 1, 2]), |commits| {
+            sent.borrow_mut().push(partitions(commits));
+            match commits.len() {
+                3 => refused(RDKafkaErrorCode::UnknownTopicOrPartition),
+                _ => refused(RDKafkaErrorCode::IllegalGeneration),
+            }
+        });
+        assert_eq!((committed.len(), partitions(&failed)), (0, vec![0, 1, 2]));
+        assert_eq!(sent.into_inner(), [vec![0, 1, 2], vec![0]]);
+    }
+
+    /// P7 P2: the offset and the note matter more than what may come again.
+    #[test]
+    fn what_is_too_long_for_the_broker_is_committed_with_the_note_alone() {
+        let long = commits(&[0, 1])[0].metadata.len();
+        let (committed, failed) = sort(commits(&[0, 1]), |commits| {
+            if commits.iter().any(|commit| commit.metadata.len() >= long) {
+                return refused(RDKafkaErrorCode::OffsetMetadataTooLarge);
+            }
+            Ok(())
+        });
+        assert_eq!((committed.len(), failed.len()), (2, 0));
+        let (note, done) = metadata::decode(5, &committed[0].metadata);
+        assert_eq!((note.ends, done), (1, Vec::new()));
+    }
+
+    /// The group takes a member for dead that waits for its coordinator within a poll.
+    #[test]
+    fn a_commit_that_is_not_answered_is_waited_for_until_its_time_alone() {
+        let under_way = UnderWay::default();
+        let by = rt::now() + Duration::from_millis(10);
+        let left = under_way.commit(&shared(), commits(&[0]), by).unwrap_err();
+        let (orders, received) = sync_channel(1);
+        *under_way.orders.lock() = Some(orders);
+        assert!(!under_way.commit(&shared(), left, by).unwrap());
+        assert!(!under_way.settle(by), "it is still under way");
+        assert_eq!(partitions(&received.recv().unwrap()), [0]);
+        under_way.end(State::Done);
+        assert!(under_way.settle(by));
     }
 }

@@ -239,16 +239,17 @@ impl Connector for KafkaConnector {
             halts: engine.rejects_to_source(),
             tells_all: work.is_some(),
         };
-        let shared = Arc::new(Shared::new(rules));
+        let left = self.transactions.as_ref().map(|own| Arc::clone(&own.left));
+        let shared = Arc::new(Shared::new(rules).after(left.unwrap_or_default()));
         // The group gives up on a member that has not polled for this long, and callbacks run within a poll.
-        let patience = millis(&config, "max.poll.interval.ms", POLL_INTERVAL);
+        let interval = millis(&config, "max.poll.interval.ms", POLL_INTERVAL);
         // What stood still in an earlier life is read again.
         engine.halted(&[]);
         let callbacks = Callbacks::new(
             Arc::clone(&shared),
             engine,
             Handle::current(),
-            patience / 2,
+            interval,
             self.tiers.clone(),
             work.clone(),
         );

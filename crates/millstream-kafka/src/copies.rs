@@ -18,8 +18,8 @@ const SHARED: usize = 4096;
 pub(crate) struct Assigned {
     pub(crate) origin: OriginId,
     pub(crate) assignment: u32,
-    /// Its messages wait for their time.
-    pub(crate) delays: bool,
+    /// How long its messages wait for their time, if they do.
+    pub(crate) wait: Option<Duration>,
 }
 
 /// Copies messages one after the other.

@@ -142,6 +142,21 @@ impl Ends {
         }
     }
 
+    /// The log was cut, and goes on at this offset: what was there ended nobody's process.
+    pub(crate) fn cut(&mut self, offset: u64) {
+        let until = self.note.until.map(|until| until.min(offset));
+        let alone = self.note.alone.filter(|(alone, _)| *alone < offset);
+        if (until, alone) != (self.note.until, self.note.alone) {
+            self.inherited &= alone.is_some();
+            self.note = Note {
+                until,
+                alone,
+                ..self.note
+            };
+            self.version += 1;
+        }
+    }
+
     /// The suspect at this offset is next; how often it will have been handed out then.
     pub(crate) fn next(&mut self, offset: u64) -> u32 {
         let times = match self.note.alone {
@@ -220,6 +235,19 @@ mod tests {
         assert_eq!(ends.last_note(), Note::default());
         ends.kept(ends.version());
         assert!(ends.allows_all());
+    }
+
+    #[test]
+    fn what_comes_where_the_log_was_cut_was_never_at_fault() {
+        let mut ends = after(&first());
+        ends.cut(2_000);
+        assert!(ends.is_noted(), "it says nothing of that");
+        ends.cut(600);
+        assert!(!ends.is_noted());
+        assert_eq!((ends.deliveries(599), ends.deliveries(600)), (2, 1));
+        ends.cut(100);
+        ends.settled_before(100);
+        assert_eq!(ends.last_note(), Note::default());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
 use crate::copies::{Assigned, Copies};
 use crate::retry::welcome;
-use crate::shared::{Phase, Place, Return, Shared};
+use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
 use crate::transactions::work::Work;
@@ -36,7 +36,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The longest that it sleeps without having been woken.
 const IDLE: Duration = Duration::from_millis(20);
 
-/// How long it waits for the group's committed offsets, and for an answer while it looks for brokers.
+/// The longest that it waits for the group's committed offsets, for all ends of logs, and for a last transaction; and for
+/// an answer while it looks for brokers or for one such end.
 const ANSWER: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -48,9 +49,9 @@ pub(crate) struct Callbacks {
     pub(crate) shared: Arc<Shared>,
     pub(crate) engine: EngineHandle,
     pub(crate) runtime: Handle,
-    /// How long what runs may go on when its partition is taken.
-    pub(crate) revoke_within: Duration,
-    pub(crate) under_way: UnderWay,
+    /// How long a callback may take in all, and what runs may go on within when its partition is taken.
+    patience: Duration,
+    pub(crate) under_way: Arc<UnderWay>,
     pub(crate) tiers: Tiers,
     /// Where commits are transactions.
     work: Option<Arc<Work>>,
@@ -60,11 +61,12 @@ pub(crate) struct Callbacks {
 }
 
 impl Callbacks {
+    /// `interval` is how long the group lets a member be without a poll, which callbacks run within.
     pub(crate) fn new(
         shared: Arc<Shared>,
         engine: EngineHandle,
         runtime: Handle,
-        revoke_within: Duration,
+        interval: Duration,
         tiers: Tiers,
         work: Option<Arc<Work>>,
     ) -> Self {
@@ -72,8 +74,8 @@ impl Callbacks {
             shared,
             engine,
             runtime,
-            revoke_within,
-            under_way: UnderWay::default(),
+            patience: interval * 3 / 4,
+            under_way: Arc::default(),
             tiers,
             work,
             assigned: AtomicBool::new(false),
@@ -86,8 +88,11 @@ impl Callbacks {
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let by = rt::now() + self.patience;
         // Read once for what is kept beside the offsets; librdkafka begins where it finds the group itself.
-        let committed = self.committed(consumer, partitions);
+        let committed = self.committed(consumer, partitions, by);
+        // For all of them together: without it, it is only assumed that the log goes on.
+        let look_by = by.min(rt::now() + ANSWER);
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
             let committed = found
@@ -100,8 +105,12 @@ impl Callbacks {
             );
             // Where its last member ended well there is no need to know.
             let end = committed.filter(|(_, text)| !text.is_empty()).and_then(|_| {
+                let most = look_by.saturating_duration_since(rt::now()).min(LOOK);
+                if most.is_zero() {
+                    return None;
+                }
                 let (_, end) = consumer
-                    .fetch_watermarks(&place.topic, place.partition, LOOK)
+                    .fetch_watermarks(&place.topic, place.partition, most)
                     .ok()?;
                 u64::try_from(end).ok()
             });
@@ -125,10 +134,11 @@ impl Callbacks {
         &self,
         consumer: &BaseConsumer<Self>,
         partitions: &TopicPartitionList,
+        by: rt::Instant,
     ) -> TopicPartitionList {
-        let until = rt::now() + self.revoke_within;
         loop {
-            let read = consumer.committed_offsets(partitions.clone(), ANSWER);
+            let most = by.saturating_duration_since(rt::now()).min(ANSWER);
+            let read = consumer.committed_offsets(partitions.clone(), most);
             let read = read.and_then(|read| {
                 read.elements().iter().try_for_each(|one| one.error())?;
                 Ok(read)
@@ -141,7 +151,7 @@ impl Callbacks {
                 }
                 (Err(error), Some(work)) => {
                     warn!(%error, "cannot read what the group has committed");
-                    if rt::now() >= until || self.shared.phase() == Phase::Closing {
+                    if rt::now() >= by || self.shared.phase() == Phase::Closing {
                         work.fail(format!("cannot read what the group has committed: {error}"));
                         return TopicPartitionList::new();
                     }
@@ -151,12 +161,12 @@ impl Callbacks {
     }
 
     /// Waits for the transaction that has all that is settled now.
-    fn finish(&self, work: &Work) {
+    fn finish(&self, work: &Work, by: rt::Instant) {
         let (answer, answered) = oneshot::channel();
         work.ask(vec![answer], false);
         let answered = self
             .runtime
-            .block_on(async { tokio::time::timeout(ANSWER, answered).await });
+            .block_on(async { tokio::time::timeout_at(by, answered).await });
         if !matches!(answered, Ok(Ok(true))) {
             warn!("what was settled last of revoked partitions comes again");
             self.engine.commit_failed();
@@ -166,6 +176,8 @@ impl Callbacks {
     /// Flushes what touches these partitions, commits, and makes late settlements stale: in that order, and before it
     /// returns, since a revocation that is put off undoes the assignment that comes next.
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let begun = rt::now();
+        let by = begun + self.patience;
         let places = places(partitions);
         let origins: Vec<_> = places.iter().map(|place| self.origin(place)).collect();
         let scopes = self.shared.stop(&origins);
@@ -180,23 +192,31 @@ impl Callbacks {
             return;
         }
         if self.shared.phase() < Phase::Closing {
-            self.flush(&scopes);
+            // The rest is for the commits.
+            self.flush(&scopes, begun + self.patience * 2 / 3);
         }
         match &self.work {
             Some(work) if work.is_open() => {
                 self.shared.give_up(&origins);
-                self.finish(work);
+                self.finish(work, by.min(rt::now() + ANSWER));
             }
+            Some(work) if work.failed().is_some() => self.shared.leave(&origins),
             // The last was made before the consumer closes.
             Some(_) => {}
             None => {
-                self.under_way.settle(ANSWER);
-                self.shared.give_up(&origins);
-                let commits = self.shared.uncommitted();
-                if let Err(error) = commit(consumer, &commits) {
-                    warn!(%error, "what was settled last of revoked partitions comes again");
-                    self.shared.commit_failed(&commits);
+                let settled = self.under_way.settle(by);
+                if !settled {
                     self.engine.commit_failed();
+                }
+                self.shared.give_up(&origins);
+                let committed = settled && {
+                    let commits = self.shared.uncommitted();
+                    let committed = self.under_way.commit(&self.shared, commits, by);
+                    // When the consumer closes, its thread for commits is gone, and so is the need to poll.
+                    committed.unwrap_or_else(|commits| commit(consumer, commits))
+                };
+                if !committed {
+                    warn!("what was settled last of revoked partitions may come again");
                 }
             }
         }
@@ -204,9 +224,8 @@ impl Callbacks {
         self.rebalanced(Event::Revoked);
     }
 
-    fn flush(&self, scopes: &[Scope]) {
+    fn flush(&self, scopes: &[Scope], by: rt::Instant) {
         let all = async {
-            let by = rt::now() + self.revoke_within;
             let drained = join_all(scopes.iter().map(|scope| self.engine.revoke(*scope, by))).await;
             let cancelled: usize = drained.iter().map(|drained| drained.cancelled).sum();
             let dropped: usize = drained.iter().map(|drained| drained.dropped).sum();
@@ -415,12 +434,10 @@ impl Member {
         let read = self.copies.len();
         if read > 0 || shared.may_take_in() {
             let taken = shared.take(self.copies.drain().map(|(from, mut message)| {
-                let back = if from.delays {
-                    welcome(&callbacks.engine, &mut message)
-                } else {
-                    Return::default()
-                };
-                (from, message, back)
+                let back = from
+                    .wait
+                    .map(|wait| welcome(&callbacks.engine, &mut message, wait));
+                (from, message, back.unwrap_or_default())
             }));
             for place in &taken.stuck {
                 warn!(
@@ -466,11 +483,10 @@ impl Member {
                     let Some(assignment) = callbacks.shared.assigned(origin) else {
                         continue;
                     };
-                    let delays = callbacks.tiers.owns(&place.topic);
                     let from = Assigned {
                         origin,
                         assignment,
-                        delays,
+                        wait: callbacks.tiers.wait(&place.topic),
                     };
                     self.last = Some(Last {
                         place,

@@ -94,6 +94,11 @@ pub(crate) fn decode(offset: u64, text: &str) -> (Note, Vec<Range<u64>>) {
     (note, ranges)
 }
 
+/// The note alone of a text, for brokers that take less.
+pub(crate) fn shorten(offset: u64, text: &str) -> String {
+    encode(offset, &decode(offset, text).0, &[])
+}
+
 fn pull_note<'a>(offset: u64, bytes: &mut impl Iterator<Item = &'a u8>) -> Option<Note> {
     let ends = u32::try_from(pull(bytes)?).ok()?;
     let distance = |bytes: &mut _| match pull(bytes)? {

@@ -17,8 +17,6 @@ pub(crate) struct Offsets<T> {
     /// What may be committed while the window is empty: one past the last that was handed out; what had been committed
     /// before the first is.
     end: Option<u64>,
-    /// Whether anything was handed out, so that `end` is a position of ours.
-    begun: bool,
     /// Settled by an earlier assignment, and not seen again so far; ascending.
     done: VecDeque<Range<u64>>,
     /// What it takes at most to say which of the window are settled, whichever come to be; and of `done`.
@@ -39,8 +37,8 @@ pub(crate) enum Arrival {
     New,
     /// An earlier assignment has settled it.
     Done,
-    /// Not beyond what came before: the partition's log was cut or made anew, and this assignment says nothing about
-    /// it any more.
+    /// Before what came last, or what was committed: the partition's log was cut or made anew, and what is known of it
+    /// from this offset on is no longer so.
     Backwards,
 }
 
@@ -50,7 +48,6 @@ impl<T> Offsets<T> {
         let mut offsets = Self {
             window: VecDeque::new(),
             end: committed,
-            begun: false,
             done: done.into(),
             cost: (0, 0),
         };
@@ -93,12 +90,31 @@ impl<T> Offsets<T> {
         self.window.push_back(Slot { offset, out });
     }
 
+    /// The log was cut or made anew, and goes on at this offset: forgets all that was known of it from there on. What
+    /// is before it stays, since nothing else would come for it.
+    pub(crate) fn cut(&mut self, offset: u64) {
+        while let Some(gone) = self.window.pop_back_if(|slot| slot.offset >= offset) {
+            if let Some(last) = self.window.back() {
+                self.cost.0 -= cost(gone.offset - last.offset);
+            }
+        }
+        self.end = Some(offset);
+        self.done.clear();
+        self.reckon_done();
+    }
+
+    /// What was handed out and is not settled, in ascending order.
+    pub(crate) fn handed_out(&self) -> impl Iterator<Item = (u64, &T)> {
+        self.window
+            .iter()
+            .filter_map(|slot| Some((slot.offset, slot.out.as_ref()?)))
+    }
+
     /// Takes note of what the broker gave.
     pub(crate) fn arrive(&mut self, offset: u64, value: impl FnOnce() -> T) -> Arrival {
-        if self.begun && self.end.is_some_and(|end| offset < end) {
+        if self.end.is_some_and(|end| offset < end) {
             return Arrival::Backwards;
         }
-        self.begun = true;
         self.end = Some(offset + 1);
         if self.done.front().is_some_and(|range| range.end <= offset) {
             while self.done.front().is_some_and(|range| range.end <= offset) {
@@ -235,12 +251,43 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_that_does_not_follow_ends_the_assignment() {
-        let mut offsets = Offsets::new(Some(10), Vec::new());
-        // The first may be anywhere: what was committed may be gone from the log.
+    fn an_offset_that_does_not_follow_says_that_the_log_was_cut() {
+        let mut offsets = Offsets::new(Some(3), Vec::new());
+        // What was committed may be gone from the log.
         assert_eq!(offsets.arrive(4, || ()), Arrival::New);
         assert_eq!(offsets.arrive(4, || ()), Arrival::Backwards);
         assert_eq!(offsets.arrive(3, || ()), Arrival::Backwards);
+    }
+
+    /// P1: what was settled in the old log says nothing of what is in the new one.
+    #[test]
+    fn what_was_settled_in_a_log_that_was_cut_since_is_forgotten() {
+        let mut offsets = Offsets::new(Some(1_000), std::iter::once(1_005..1_100).collect());
+        assert_eq!(offsets.arrive(0, || ()), Arrival::Backwards);
+        offsets.cut(0);
+        assert!((0..1_200).all(|offset| offsets.arrive(offset, || ()) == Arrival::New));
+        assert_eq!(offsets.settled(), []);
+    }
+
+    /// P7: what is before the cut is still in the log, and nothing comes for it.
+    #[test]
+    fn a_cut_leaves_what_is_before_it() {
+        let mut offsets = Offsets::new(None, Vec::new());
+        (90..150).for_each(|offset| _ = offsets.arrive(offset, || ()));
+        (90..150)
+            .filter(|offset| ![95, 97, 120].contains(offset))
+            .for_each(|offset| offsets.settle(offset));
+        assert_eq!(offsets.arrive(100, || ()), Arrival::Backwards);
+        offsets.cut(100);
+        assert!(offsets.handed_out().map(|(offset, ())| offset).eq([95, 97]));
+        assert_eq!(offsets.arrive(100, || ()), Arrival::New);
+        [100, 97].iter().for_each(|offset| offsets.settle(*offset));
+        assert_eq!(offsets.mark(), Some(95));
+        offsets.settle(95);
+        assert_eq!(
+            (offsets.mark(), offsets.len(), offsets.cost),
+            (Some(101), 0, (0, 0))
+        );
     }
 
     #[test]

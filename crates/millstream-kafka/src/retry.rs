@@ -147,8 +147,9 @@ fn partition_of(place: &str) -> Option<i32> {
     partition.parse().ok()
 }
 
-/// Makes a message of a retry topic what it was, and says what it waits for.
-pub(crate) fn welcome(engine: &EngineHandle, message: &mut Message) -> Return {
+/// Makes a message of a retry topic what it was, and says what it waits for: never longer than messages of its topic do,
+/// since whoever wrote it may have had another clock, and all that comes after it waits for it.
+pub(crate) fn welcome(engine: &EngineHandle, message: &mut Message, wait: Duration) -> Return {
     let mut number = |name| message.headers.remove(name)?.parse::<u64>().ok();
     let (due, timestamp) = (number(DUE), number(TIMESTAMP));
     let home = message.headers.remove(ORIGIN);
@@ -157,9 +158,8 @@ pub(crate) fn welcome(engine: &EngineHandle, message: &mut Message) -> Return {
     }
     Return {
         due: due.map(|due| {
-            rt::after(Duration::from_millis(
-                due.saturating_sub(millis(SystemTime::now())),
-            ))
+            let left = Duration::from_millis(due.saturating_sub(millis(SystemTime::now())));
+            rt::after(left.min(wait))
         }),
         home: home.as_deref().and_then(|home| {
             let (place, position) = home.rsplit_once('@')?;
@@ -187,17 +187,33 @@ mod tests {
             headers: written.headers,
             ..Message::new("a")
         };
-        let back = welcome(&engine, &mut read);
+        let back = welcome(&engine, &mut read, Duration::from_secs(60));
         assert_eq!(back.home, Some((engine.origin("orders[3]"), 42)));
         assert!(back.due.unwrap() > rt::after(Duration::from_secs(50)));
         assert_eq!(read.headers, message.headers);
         assert_eq!(read.timestamp, UNIX_EPOCH.checked_add(Duration::from_millis(7)));
     }
 
+    /// P5: it would hold all that comes after it for as long.
+    #[tokio::test(start_paused = true)]
+    async fn no_message_waits_longer_than_its_topic_has_messages_wait() {
+        let (engine, _) = EngineHandle::detached();
+        let wait = Duration::from_secs(5);
+        for due in [u64::MAX, millis(SystemTime::now() + Duration::from_secs(86_400))] {
+            let mut message = Message::new("a").with_header(DUE, &due.to_string());
+            let back = welcome(&engine, &mut message, wait);
+            assert_eq!(back.due, Some(rt::now() + wait));
+        }
+    }
+
     #[test]
     fn what_somebody_else_wrote_there_is_due_at_once() {
         let (engine, _) = EngineHandle::detached();
-        let back = welcome(&engine, &mut Message::new("a").with_header(ORIGIN, "nowhere"));
+        let back = welcome(
+            &engine,
+            &mut Message::new("a").with_header(ORIGIN, "nowhere"),
+            Duration::MAX,
+        );
         assert_eq!((back.due, back.home), (None, None));
         assert_eq!(partition_of("orders[3]"), Some(3));
         assert_eq!(partition_of("orders"), None);

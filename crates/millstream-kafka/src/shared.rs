@@ -25,11 +25,13 @@ use crate::statistics::End;
 
 mod arrivals;
 mod commits;
+mod left;
 mod settling;
 pub(crate) mod transactional;
 mod turns;
 
 pub(crate) use commits::Commit;
+pub(crate) use left::Left;
 
 /// Generations of this process: no two assignments have the same.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     rules: Rules,
     /// How often partitions have come and gone. It changes with the state locked.
     rebalances: AtomicU64,
+    left: Arc<Left>,
 }
 
 /// What goes for every partition.
@@ -108,9 +111,13 @@ struct Assignment {
     /// What the generation was when it was assigned.
     assigned: u32,
     generation: u32,
+    /// The generation before its log was cut last, and where it was.
+    cut: Option<(u32, u64)>,
     offsets: Offsets<Message>,
     /// What was last sent to be committed.
     committed: Option<(u64, String)>,
+    /// What the group is known to have.
+    kept: Option<(u64, String)>,
     /// It has too many offsets in memory: nothing is fetched from it.
     stuck: bool,
     /// Where the partition ends, once statistics have said so.
@@ -121,7 +128,7 @@ struct Assignment {
 }
 
 /// A partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
@@ -150,6 +157,7 @@ impl Shared {
             ended: Condvar::new(),
             rules,
             rebalances: AtomicU64::new(0),
+            left: Arc::default(),
         }
     }
 
@@ -240,6 +248,8 @@ impl Shared {
     ) {
         let (offset, text) = committed.map_or((None, ""), |(offset, text)| (Some(offset), text));
         let (note, done) = offset.map_or_else(Default::default, |offset| metadata::decode(offset, text));
+        let left = offset.and_then(|offset| self.left.take(&place, offset, text));
+        let note = left.unwrap_or(note);
         let gate = Gate::new(Ends::new(note, offset, end), delays);
         let suspicious = gate.ends.suspects();
         if suspicious {
@@ -253,8 +263,10 @@ impl Shared {
             place,
             assigned: generation,
             generation,
+            cut: None,
             offsets: Offsets::new(offset, done),
             committed: offset.map(|offset| (offset, text.to_owned())),
+            kept: offset.map(|offset| (offset, text.to_owned())),
             stuck: false,
             gate,
             end: None,

@@ -86,10 +86,14 @@ impl Tiers {
 
     /// Whether a topic is one of this group's, of this policy or another.
     pub(crate) fn owns(&self, topic: &str) -> bool {
-        topic
-            .strip_prefix(&*self.group)
-            .and_then(|rest| rest.strip_prefix(".retry."))
-            .is_some_and(|rest| STEPS.iter().any(|step| label(*step) == rest))
+        self.wait(topic).is_some()
+    }
+
+    /// How long messages wait in a topic of this group's, of this policy or another; none if it is not one.
+    pub(crate) fn wait(&self, topic: &str) -> Option<Duration> {
+        let rest = topic.strip_prefix(&*self.group)?.strip_prefix(".retry.")?;
+        let step = STEPS.iter().find(|step| label(**step) == rest)?;
+        Some(Duration::from_millis(*step))
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {

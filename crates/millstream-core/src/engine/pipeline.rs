@@ -90,9 +90,10 @@ impl Supervisor {
             Some(_) => Order::now(),
             None => (*self.orders.borrow_and_update()).unwrap_or_else(Order::now),
         };
-        let report = self.drain(order).await;
+        let (report, deadline) = self.drain(order).await;
         info!(pipeline = self.hub.name(), "{report}");
-        self.tasks.stop().await;
+        // The source may have to tell its broker that it leaves.
+        self.tasks.stop(|child| child == Child::Link, deadline).await;
         End { report, gave_up }
     }
 
@@ -210,8 +211,8 @@ impl Supervisor {
     }
 
     /// Ends the pipeline: what runs may end until the cut, what has not by then goes back, and by the deadline it is
-    /// over.
-    async fn drain(&mut self, mut order: Order) -> DrainReport {
+    /// over. What became of it, and when that deadline is.
+    async fn drain(&mut self, mut order: Order) -> (DrainReport, Instant) {
         let hub = Arc::clone(&self.hub);
         let beginning = Beginning::of(&hub);
         hub.gate.change(|gate| gate.draining = true);
@@ -264,7 +265,7 @@ impl Supervisor {
             }
         }
         hub.ready.close();
-        beginning.report(&hub)
+        (beginning.report(&hub), order.deadline)
     }
 }
 

@@ -10,14 +10,14 @@ use super::{Assignment, GENERATION, Place, Return, Shared, State, withdraw};
 use crate::copies::Assigned;
 use crate::ends::{Ends, Note};
 use crate::gate::Gate;
-use crate::offsets::{Arrival, Offsets};
+use crate::offsets::Arrival;
 
 /// What came of handing over a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// These hold too many offsets in memory now.
     pub(crate) stuck: Vec<Place>,
-    /// These assignments ended because their logs were made anew.
+    /// Nothing of these stands any more, because their logs were cut or made anew.
     pub(crate) lost: Vec<Scope>,
 }
 
@@ -26,6 +26,7 @@ struct Ahead<'a> {
     buffer: &'a mut VecDeque<(Ticket, Message)>,
     buffered: &'a mut usize,
     suspect: &'a mut Option<(OriginId, u32, u64)>,
+    halts_changed: &'a mut bool,
     lost: &'a mut Vec<Scope>,
 }
 
@@ -47,17 +48,15 @@ impl Ahead<'_> {
         if arrival == Arrival::Backwards {
             warn!(
                 partition = assignment.place.name(),
-                offset, "the log was cut or made anew: what was read of it is read again"
+                offset, "the log was cut or made anew: what was read of it is forgotten from here on"
             );
             self.lost.push(Scope::Origin(origin, assignment.generation));
             withdraw(self.buffer, self.buffered, origin);
             if self.suspect.is_some_and(|(from, ..)| from == origin) {
                 *self.suspect = None;
             }
-            assignment.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-            assignment.offsets = Offsets::new(None, Vec::new());
-            let ends = Ends::new(Note::default(), None, None);
-            assignment.gate = Gate::new(ends, assignment.gate.delays());
+            *self.halts_changed |= assignment.gate.halted().is_some();
+            assignment.cut(offset);
             message.deliveries = 1;
             arrival = assignment.offsets.arrive(offset, || message.clone());
         }
@@ -75,6 +74,27 @@ impl Ahead<'_> {
 }
 
 impl Assignment {
+    /// Goes on with a log that was cut, or made anew, at this offset. What is unsettled before it is handed out again,
+    /// ahead of what follows: the broker would not give it again.
+    fn cut(&mut self, offset: u64) {
+        self.cut = Some((self.generation, offset));
+        self.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        self.offsets.cut(offset);
+        let fresh = Gate::new(Ends::new(Note::default(), None, None), self.gate.delays());
+        let old = std::mem::replace(&mut self.gate, fresh);
+        if let Some(halted) = old.halted().filter(|halted| *halted < offset) {
+            self.gate.halt(halted);
+        }
+        self.gate.ends = old.ends;
+        self.gate.ends.cut(offset);
+        if let Some(mark) = self.offsets.mark() {
+            self.gate.ends.settled_before(mark);
+        }
+        for (offset, message) in self.offsets.handed_out() {
+            self.gate.hold(offset, None, message.size());
+        }
+    }
+
     /// Whether there is room for the first that waits outside.
     pub(super) fn may_go_on(&self) -> bool {
         let next = self.outside.front();
@@ -96,12 +116,14 @@ impl Shared {
             buffered,
             assignments,
             suspect,
+            halts_changed,
             ..
         } = &mut *state;
         let mut ahead = Ahead {
             buffer,
             buffered,
             suspect,
+            halts_changed,
             lost: &mut taken.lost,
         };
         for (from, message, back) in messages {

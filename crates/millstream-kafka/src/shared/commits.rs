@@ -87,6 +87,7 @@ impl Shared {
                 .find(|commit| commit.generation == assignment.generation);
             if let Some(commit) = commit {
                 assignment.gate.ends.kept(commit.version);
+                assignment.kept = Some((commit.offset, commit.metadata.clone()));
             }
         }
         // Something may have waited for its note.

@@ -46,6 +46,13 @@ fn buffered(shared: &Shared) -> Vec<(Ticket, Message)> {
     shared.state.lock().buffer.drain(..).collect()
 }
 
+fn acked(ticket: Ticket) -> Settle {
+    Settle {
+        ticket,
+        settlement: Settlement::Ack,
+    }
+}
+
 /// P1 P7: it would pass for what follows the committed offset, and let a commit go past what lies between.
 #[test]
 fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
@@ -231,4 +238,130 @@ fn what_was_handed_out_before_a_rebalance_is_not_committed_after_it() {
     shared.unassign(&[OriginId::default()]);
     assign(&shared, 0);
     assert!(shared.uncommitted_with(&[], before).is_none());
+}
+
+/// P1 P7 P3: nothing would come for it from the broker, and a commit would pass it.
+#[test]
+fn what_is_unsettled_before_a_cut_of_the_log_comes_again_ahead_of_what_follows() {
+    let shared = shared();
+    let assigned = assign(&shared, 90);
+    shared.take(run(assigned, 90..150));
+    let before = read(&shared);
+    let settled = before
+        .iter()
+        .filter(|(ticket, _)| ![95, 97, 120].contains(&ticket.sequence));
+    let settled: Vec<_> = settled.map(|(ticket, _)| acked(*ticket)).collect();
+    shared.settle(&settled, |_, outcome| assert_eq!(outcome, Outcome::Sent));
+    let taken = shared.take(run(assigned, 100..103));
+    assert_eq!(taken.lost.len(), 1);
+    let after = read(&shared);
+    assert_eq!(offsets(&after), [95, 97, 100, 101, 102]);
+    // What runs of the old generation says nothing of the new one.
+    shared.settle(&[acked(before[5].0)], |_, outcome| {
+        assert_eq!(outcome, Outcome::Stale);
+    });
+    let last: Vec<_> = after[1..].iter().map(|(ticket, _)| acked(*ticket)).collect();
+    shared.settle(&last, |_, _| {});
+    assert_eq!(
+        shared.state.lock().assignments[&OriginId::default()]
+            .offsets
+            .mark(),
+        Some(95)
+    );
+    shared.settle(&[acked(after[0].0)], |_, _| {});
+    let marks: Vec<_> = shared.uncommitted().iter().map(|commit| commit.offset).collect();
+    assert_eq!(marks, [103]);
+}
+
+/// It stands still at what is still there; where that is gone, it goes on.
+#[test]
+fn a_partition_whose_log_is_cut_stands_still_only_at_what_is_left() {
+    for (cut, stands) in [(8, true), (3, false)] {
+        let shared = shared();
+        let assigned = assign(&shared, 0);
+        shared.take(run(assigned, 0..10));
+        assert_eq!(read(&shared).len(), 10);
+        let mut state = shared.state.lock();
+        state
+            .assignments
+            .get_mut(&OriginId::default())
+            .unwrap()
+            .gate
+            .halt(5);
+        drop(state);
+        shared.take(run(assigned, cut..cut + 1));
+        let halted = shared.halted().unwrap();
+        assert_eq!(halted.len(), usize::from(stands));
+        assert_eq!(read(&shared).is_empty(), stands);
+    }
+}
+
+/// P1: the group has kept what was settled beyond its offset in a log that has been made anew since.
+#[test]
+fn what_was_settled_in_an_older_log_is_not_taken_for_what_is_in_the_new_one() {
+    let shared = shared();
+    let origin = OriginId::default();
+    let place = Place {
+        topic: "orders".into(),
+        partition: 0,
+    };
+    let note = Note {
+        ends: 2,
+        until: Some(1_100),
+        alone: None,
+    };
+    let text = metadata::encode(1_000, &note, std::slice::from_ref(&(1_005..1_100)));
+    shared.assign(origin, place, Some((1_000, &text)), None, false);
+    shared.take(run(shared.assigned(origin).unwrap(), 990..1_020));
+    let all = read(&shared);
+    assert!(offsets(&all).into_iter().eq(990..1_020));
+    assert!(
+        all.iter().all(|(_, message)| message.deliveries == 1),
+        "nobody has had these"
+    );
+}
+
+/// Once: its outputs are committed, and it is handed out again from memory.
+#[test]
+fn what_a_transaction_has_written_while_the_log_was_cut_is_settled() {
+    let shared = transactional();
+    let assigned = assign(&shared, 0);
+    shared.take(run(assigned, 0..10));
+    transact(&shared, &[]);
+    shared.turn();
+    let inputs: Vec<_> = buffered(&shared).iter().map(|(ticket, _)| *ticket).collect();
+    let commits = shared.uncommitted_with(&inputs, shared.rebalances()).unwrap();
+    shared.take(run(assigned, 5..6));
+    shared.committed(&commits);
+    shared.written(&inputs);
+    assert_eq!(offsets(&read(&shared)), [5]);
+}
+
+/// P2: its process lives, so none of its messages has ended that.
+#[test]
+fn a_source_whose_transactions_end_is_no_unclean_end_to_the_next_in_its_process() {
+    let left = Arc::new(Left::default());
+    let shared = transactional().after(Arc::clone(&left));
+    let assigned = assign(&shared, 80);
+    shared.take(run(assigned, 80..82));
+    let (offset, text) = transact(&shared, &[]).remove(0);
+    assert_eq!(metadata::decode(offset, &text).0.ends, 1);
+    shared.turn();
+    let (ticket, _) = buffered(&shared).remove(0);
+    // It is fenced when it writes.
+    let commits = shared.uncommitted_with(&[ticket], shared.rebalances()).unwrap();
+    shared.commit_failed(&commits);
+    shared.leave(&[OriginId::default()]);
+    let deliveries = || {
+        let next = transactional().after(Arc::clone(&left));
+        let place = Place {
+            topic: "orders".into(),
+            partition: 0,
+        };
+        next.assign(OriginId::default(), place, Some((offset, &text)), None, false);
+        next.take(run(next.assigned(OriginId::default()).unwrap(), 80..81));
+        read(&next)[0].1.deliveries
+    };
+    assert_eq!(deliveries(), 1);
+    assert_eq!(deliveries(), 2, "another that ends without a word is one");
 }

@@ -29,6 +29,14 @@ fn standing(assignment: Option<&mut Assignment>, ticket: &Ticket) -> Standing {
     }
 }
 
+impl Assignment {
+    /// Whether this delivery is of what it has: also one from before its log was cut, of what was not.
+    fn has_had(&self, ticket: &Ticket) -> bool {
+        let before = |(generation, offset)| generation == ticket.generation && ticket.sequence < offset;
+        self.generation == ticket.generation || self.cut.is_some_and(before)
+    }
+}
+
 impl Shared {
     /// What there is of this delivery.
     pub(crate) fn standing(&self, ticket: &Ticket) -> Standing {
@@ -58,7 +66,7 @@ impl Shared {
         let mut state = self.state.lock();
         for ticket in inputs {
             if let Some(assignment) = state.assignments.get_mut(&ticket.origin)
-                && assignment.generation == ticket.generation
+                && assignment.has_had(ticket)
             {
                 assignment.offsets.settle(ticket.sequence);
             }

@@ -43,6 +43,7 @@ use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 
 use crate::properties::{InvalidProperty, check_sink};
+use crate::shared::Left;
 use work::Work;
 
 /// What a source shares with the sinks that write within its transactions.
@@ -53,6 +54,8 @@ pub(crate) struct Transactions {
     properties: Mutex<BTreeMap<String, String>>,
     /// The open source's.
     work: Mutex<Option<Arc<Work>>>,
+    /// By the source that was open before.
+    pub(crate) left: Arc<Left>,
 }
 
 impl Transactions {
@@ -61,6 +64,7 @@ impl Transactions {
             id: id.to_owned(),
             properties: Mutex::default(),
             work: Mutex::default(),
+            left: Arc::default(),
         }
     }
 
