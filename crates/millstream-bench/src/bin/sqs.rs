@@ -3,7 +3,7 @@
 //! with the attributes that the pipeline asks for (the count of receives, the group, the time, and what is sent along
 //! as headers), and once without any, which is less for the broker to do.
 //!
-//! `cargo run --release -p millstream-bench --features sqs --bin sqs [MESSAGES] [RUNS]`
+//! `cargo run --release -p millstream-bench --bin sqs [MESSAGES] [RUNS]`
 //!
 //! Each run consumes a queue that was filled before, in turn with the others: what disturbs the machine disturbs all. A
 //! first round counts for nothing, for the broker's sake.
