@@ -78,6 +78,7 @@ impl Subject for OnKafka {
                 counts_ends: true,
                 halts: true,
                 longest_delay: Some(Duration::from_millis(500)),
+                holds_places: true,
                 ..Capabilities::default()
             },
             keys: true,

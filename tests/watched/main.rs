@@ -214,7 +214,7 @@ fn p8_prometheus_scrapes_all_that_the_page_tells_of_and_finds_no_fault_with_it()
         ("sum(millstream_batch_size_messages_sum)", 2.0 * lines),
         ("sum(millstream_time_to_settlement_seconds_count)", 2.0 * lines),
         ("sum(millstream_in_flight_messages)", 0.0),
-        ("millstream_source_depth_messages", 0.0),
+        ("sum(millstream_source_depth_messages)", 0.0),
         ("sum(millstream_condition{condition=\"running\"})", 3.0),
         ("millstream_partitions{state=\"fetched\"}", f64::from(PARTITIONS)),
         ("sum(millstream_partition_lag_messages)", 0.0),

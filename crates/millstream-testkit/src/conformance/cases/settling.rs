@@ -320,7 +320,10 @@ pub(super) async fn retry_delay(trial: Trial) {
         publish(&retry_sink(&connector), &[later]).await;
         reader.ack(&[delivery]).await;
     }
-    reader.assert_nothing("its time has not come").await;
+    // Where it took long to get there, its time may have come.
+    if began.elapsed() + A_WHILE < DELAY {
+        reader.assert_nothing("its time has not come").await;
+    }
     let again = reader.one().await;
     // Stores count in whole milliseconds.
     assert!(
