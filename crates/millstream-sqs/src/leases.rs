@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use millstream_core::Message;
 use millstream_core::rt::{self, Instant};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// For how long after it was received SQS keeps a delivery hidden at most, whatever it is asked.
 pub(crate) const LONGEST: Duration = Duration::from_secs(12 * 3_600);
@@ -198,13 +198,21 @@ impl Leases {
             .filter(|lease| !lease.settling && !lease.beating);
         let is_due = waiting.any(|lease| lease.beat <= now);
         let until = if is_due { now + self.heartbeat / 4 } else { now };
+        // A group's together: none of it is to be seen again before what it follows.
+        let groups: FxHashSet<_> = self
+            .leases
+            .values()
+            .filter(|lease| !lease.settling && !lease.beating && lease.beat <= until)
+            .filter_map(|lease| lease.group.clone())
+            .collect();
         for (sequence, lease) in &mut self.leases {
             if lease.settling {
                 continue;
             }
+            let along = lease.group.as_ref().is_some_and(|group| groups.contains(group));
             if lease.expires <= now {
                 due.expired.push(*sequence);
-            } else if lease.beat <= until && !lease.beating {
+            } else if (lease.beat <= until || along) && !lease.beating {
                 let left = LONGEST.saturating_sub(now - lease.received);
                 // In whole seconds, and no more than there are.
                 let time = self.visibility.min(Duration::from_secs(left.as_secs()));
@@ -349,6 +357,15 @@ mod tests {
             assert_eq!(leases.due().expired, [0], "asked for {asked} s ago");
             assert!(!leases.hand_out(0));
         }
+    }
+
+    /// P3: should the process end, an earlier message of a group must be seen again no later than a later one.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_of_one_group_is_put_off_together() {
+        let mut leases = leases(0..2, Some("g"));
+        leases.extended(1, rt::now() + HEARTBEAT / 2, VISIBILITY);
+        rt::sleep(HEARTBEAT).await;
+        assert_eq!(beats(&leases.due()), [(0, VISIBILITY), (1, VISIBILITY)]);
     }
 
     #[tokio::test(start_paused = true)]
