@@ -123,7 +123,7 @@ impl Figures {
         let Progress { done, cancelled, .. } = self.progress()?;
         let connection = self.connection()?;
         let mut rows = connection.prepare(
-            "SELECT carrier, departures, late, minutes FROM carriers ORDER BY minutes * 1.0 / departures DESC",
+            "SELECT carrier, departures, late, minutes FROM carriers ORDER BY minutes * 1.0 / departures DESC, carrier",
         )?;
         let mut table = format!(
             "{:<28}{:>12}{:>14}{:>16}\n",
