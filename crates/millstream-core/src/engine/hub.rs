@@ -82,6 +82,7 @@ pub(super) struct RareLines {
     pub(super) settled_early: Rare,
     pub(super) stale: Rare,
     pub(super) settle_failed: Rare,
+    pub(super) split: Rare,
 }
 
 impl Hub {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod batching;
+mod bisecting;
 mod breaking;
 mod draining;
 mod halting;

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 17] = [
+pub(super) const COUNTERS: [Count; 18] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -76,6 +76,11 @@ pub(super) const COUNTERS: [Count; 17] = [
         "millstream_breaker_opened_total",
         "Times that the breaker opened.",
         |counts| counts.breaker_opened,
+    ),
+    (
+        "millstream_batches_split_total",
+        "Batches, and parts of them, that failed as a whole and were run again in parts.",
+        |counts| counts.batches_split,
     ),
     (
         "millstream_settled_early_total",
