@@ -57,8 +57,8 @@ impl<T> Closed<T> {
     ) -> Result<Vec<Self>, Self> {
         let split = self
             .split
-            .get_or_insert_with(|| Arc::new(Split::of(self.envelopes.len())))
-            .clone();
+            .get_or_insert_with(|| Arc::new(Split::of(self.envelopes.len())));
+        let split = Arc::clone(split);
         let hopeless = split.failed();
         if self.len() == 1 {
             return Err(self);

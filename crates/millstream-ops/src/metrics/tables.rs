@@ -105,7 +105,7 @@ pub(super) const COUNTERS: [Count; 18] = [
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 11] = [
+pub(super) const GAUGES: [Gauge; 12] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
@@ -155,6 +155,11 @@ pub(super) const GAUGES: [Gauge; 11] = [
         "millstream_running_messages",
         "Messages taken by workers.",
         |seen| seen.status.running as f64,
+    ),
+    (
+        "millstream_concurrency",
+        "Messages that may be processed at a time now.",
+        |seen| seen.status.concurrency as f64,
     ),
     ("millstream_lanes", "Keys that have a message at work.", |seen| {
         seen.status.lanes as f64
