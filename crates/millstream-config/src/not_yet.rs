@@ -1,32 +1,23 @@
 //! What the reference has and this build does not honour yet.
 //!
 //! One entry for each: to honour it, delete the entry and add the key to its table. Until then the schema has
-//! it, a value that asks for what the build does anyway is taken, and any other is an error.
+//! it, and any value is an error.
 
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use crate::fields::set;
 use crate::report::Report;
-use crate::table::Node;
 
 /// Connectors of the reference; one that is not registered is not unknown.
 pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq", "kafka", "sqs"];
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 3] = [
-    Entry {
-        table: "pipelines.*.processor",
-        key: "concurrency",
-        refused: Refused::Table,
-        schema: "",
-        remedy: "write a fixed number, as in `concurrency = 16`",
-    },
+const ENTRIES: [Entry; 2] = [
     Entry {
         table: "pipelines.*.retry",
         key: "max_age",
-        refused: Refused::Always,
         schema: r#"{"type": "string", "examples": ["1h"],
             "description": "Older than this, no further attempt; absent: no limit."}"#,
         remedy: "remove it, and bound retries by `attempts`",
@@ -34,7 +25,6 @@ const ENTRIES: [Entry; 3] = [
     Entry {
         table: "pipelines.*.rate_limit",
         key: "key",
-        refused: Refused::Always,
         schema: r#"{"type": "string", "examples": ["header:tenant"],
             "description": "One limit for each value of this header; absent: one limit for the pipeline."}"#,
         remedy: "remove it: one limit holds for the whole pipeline",
@@ -45,20 +35,12 @@ struct Entry {
     /// Where it is; `*` for any name.
     table: &'static str,
     key: &'static str,
-    refused: Refused,
-    /// Its JSON Schema, unless the table has the key already, for the values that are honoured.
+    /// Its JSON Schema.
     schema: &'static str,
     remedy: &'static str,
 }
 
-enum Refused {
-    /// Whatever it says.
-    Always,
-    /// A table.
-    Table,
-}
-
-/// Takes every such key out of the file; what is not honoured is an error.
+/// Takes every such key out of the file, each with an error.
 pub(crate) fn refuse(report: &mut Report<'_>, root: &mut DeTable<'_>) {
     for entry in &ENTRIES {
         let steps: Vec<_> = entry.table.split('.').collect();
@@ -68,10 +50,8 @@ pub(crate) fn refuse(report: &mut Report<'_>, root: &mut DeTable<'_>) {
 
 fn walk(report: &mut Report<'_>, entry: &Entry, steps: &[&str], table: &mut DeTable<'_>) {
     let Some((step, rest)) = steps.split_first() else {
-        if let Some(value) = table.get(entry.key)
-            && entry.settle(report, value)
-        {
-            table.remove(entry.key);
+        if let Some(value) = table.remove(entry.key) {
+            report.error(value.span(), message(&format!("`{}`", entry.key)), entry.remedy);
         }
         return;
     };
@@ -85,18 +65,6 @@ fn walk(report: &mut Report<'_>, entry: &Entry, steps: &[&str], table: &mut DeTa
 }
 
 impl Entry {
-    /// Whether the matter ends here, honoured or refused.
-    fn settle(&self, report: &mut Report<'_>, value: &Node<'_>) -> bool {
-        let key = self.key;
-        let named = match self.refused {
-            Refused::Always => format!("`{key}`"),
-            Refused::Table if value.get_ref().is_table() => format!("`{key} = {{ min, max }}`"),
-            Refused::Table => return false,
-        };
-        report.error(value.span(), message(&named), self.remedy);
-        true
-    }
-
     fn is_in(&self, path: &str) -> bool {
         let (pattern, path) = (self.table.split('.'), path.split('.'));
         pattern.clone().count() == path.clone().count()
@@ -121,10 +89,7 @@ pub(crate) fn keys_in(path: &str) -> impl Iterator<Item = &'static str> {
 
 /// Adds their schemas to the properties of this table.
 pub(crate) fn document(table: &str, properties: &mut serde_json::Map<String, Value>) {
-    for entry in ENTRIES
-        .iter()
-        .filter(|entry| entry.table == table && !entry.schema.is_empty())
-    {
+    for entry in ENTRIES.iter().filter(|entry| entry.table == table) {
         let mut schema: Value = serde_json::from_str(entry.schema).unwrap_or_default();
         if let Some(description) = schema.get("description").and_then(Value::as_str) {
             let description = format!("{description} This build does not honour it yet.").into();
@@ -140,7 +105,7 @@ mod tests {
 
     #[test]
     fn every_entry_has_a_schema_that_parses() {
-        for entry in ENTRIES.iter().filter(|entry| !entry.schema.is_empty()) {
+        for entry in &ENTRIES {
             let schema: Value = serde_json::from_str(entry.schema).unwrap();
             assert!(schema["description"].is_string(), "{}", entry.key);
         }

@@ -2,10 +2,13 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
+//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`], [`breaker`] and [`adaptive`] stand beside it; [`hub`] is what they
 //! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
+mod adaptive;
+#[cfg(test)]
+mod adaptive_simulation;
 mod batch_worker;
 mod batcher;
 mod bisect;
@@ -15,6 +18,7 @@ mod drain;
 mod envelope;
 mod fate;
 mod gate;
+mod gradient;
 mod guard;
 mod histogram;
 mod hub;

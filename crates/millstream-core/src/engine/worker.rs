@@ -14,6 +14,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
+use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::envelope::{Alone, Envelope, LaneId};
 use super::fate::{Fault, Next};
@@ -74,6 +75,7 @@ impl<P: Processor> Worker<P> {
             .await
         {
             let started = rt::now();
+            let busy = hub.adaptive.begin();
             let probing = hub.probing();
             loop {
                 running.envelope = round.rest.pop_front();
@@ -118,6 +120,7 @@ impl<P: Processor> Worker<P> {
                 round.end(&mut running.envelope, ran, route, &stage);
             }
             round.ran(started.elapsed());
+            drop(busy);
             round.hand_over();
             tokio::task::consume_budget().await;
         }
@@ -291,6 +294,8 @@ struct Round<'a, T> {
     left: Vec<Left>,
     dropped: Vec<Envelope>,
     runs: usize,
+    /// Of those, the ones that failed in a way worth another attempt.
+    faults: usize,
     /// How long each of those runs was pending that was.
     waited: Vec<Duration>,
     processed: usize,
@@ -313,6 +318,7 @@ impl<'a, T> Round<'a, T> {
             left: Vec::new(),
             dropped: Vec::new(),
             runs: 0,
+            faults: 0,
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
@@ -336,6 +342,7 @@ impl<'a, T> Round<'a, T> {
             Ran::Ended(Err(fault)) => {
                 self.failed(fault.kind());
                 self.failed += usize::from(!fault.is_reject());
+                self.faults += usize::from(!fault.is_reject());
                 let next = self.hub.next(envelope, fault);
                 let lane = envelope.lane;
                 match running
@@ -410,13 +417,26 @@ impl<'a, T> Round<'a, T> {
     /// The take has ended, and took so long. What a run was pending is its own; the rest is shared by all alike.
     fn ran(&mut self, took: Duration) {
         let runs = std::mem::take(&mut self.runs);
+        let failures = std::mem::take(&mut self.faults);
         self.hub.ran(runs, took);
         let Some(others) = runs.checked_sub(self.waited.len()).filter(|_| runs > 0) else {
             return self.waited.clear();
         };
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
-        let times = &self.hub.processor.took;
+        let hub = self.hub;
+        if hub.adaptive.is_on() {
+            let pending = &self.waited;
+            let taken = Taken {
+                runs,
+                failures,
+                pending,
+                share,
+            };
+            hub.adaptive
+                .took(rt::now(), &taken, |workers| hub.resize(workers));
+        }
+        let times = &hub.processor.took;
         if others > 0 {
             times.record_time(share, others);
         }
