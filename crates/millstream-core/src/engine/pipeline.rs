@@ -64,6 +64,8 @@ pub(crate) struct Supervisor {
     orders: watch::Receiver<Option<Order>>,
     tasks: Tasks<Child, Exit>,
     restarts: VecDeque<Instant>,
+    /// The seats by whether a worker has them.
+    seated: Vec<bool>,
 }
 
 impl Supervisor {
@@ -74,6 +76,7 @@ impl Supervisor {
             orders,
             tasks: Tasks::default(),
             restarts: VecDeque::new(),
+            seated: Vec::new(),
         }
     }
 
@@ -115,9 +118,7 @@ impl Supervisor {
             opened = link::open(&hub) => opened?,
             _ = self.orders.wait_for(Option::is_some) => return Ok(()),
         };
-        for seat in 0..hub.seats.len() {
-            self.spawn(Child::Worker(seat), None);
-        }
+        self.fill_seats();
         for index in 0..self.machine.batchers.len() {
             for worker in 0..self
                 .machine
@@ -134,6 +135,19 @@ impl Supervisor {
         self.spawn(Child::Link, Some(opened));
         info!(pipeline = hub.name(), "running");
         Ok(())
+    }
+
+    /// Starts a worker in each seat that may take and has none.
+    fn fill_seats(&mut self) {
+        for seat in 0..self.hub.ready.seats() {
+            if !self.seated.get(seat).is_some_and(|seated| *seated) {
+                self.seated.resize(self.seated.len().max(seat + 1), false);
+                if let Some(seated) = self.seated.get_mut(seat) {
+                    *seated = true;
+                }
+                self.spawn(Child::Worker(seat), None);
+            }
+        }
     }
 
     fn spawn(&mut self, child: Child, opened: Option<Opened>) {
@@ -170,16 +184,29 @@ impl Supervisor {
             let exited = tokio::select! {
                 biased;
                 _ = self.orders.wait_for(Option::is_some) => return Ok(()),
-                exited = self.tasks.next() => exited,
+                () = self.hub.resized.notified() => None,
+                exited = self.tasks.next() => Some(exited),
             };
-            self.replace(exited)?;
+            match exited {
+                Some(exited) => self.replace(exited)?,
+                None => self.fill_seats(),
+            }
         }
     }
 
     /// Starts again what has died, unless that has happened too often.
     fn replace(&mut self, (child, exit): (Child, Result<Exit, rt::Died>)) -> Result<(), String> {
         let cause = match exit {
-            Ok(Exit::Ended) => return Ok(()),
+            Ok(Exit::Ended) => {
+                // Its seat may be wanted again by now.
+                if let Child::Worker(seat) = child
+                    && let Some(seated) = self.seated.get_mut(seat)
+                {
+                    *seated = false;
+                    self.fill_seats();
+                }
+                return Ok(());
+            }
             Ok(Exit::Link(LinkEnd::Refused(why))) => return Err(why),
             Ok(Exit::Link(LinkEnd::Failed(error))) => error.to_string(),
             Err(rt::Died::Panicked(panic)) => format!("panicked: {}", text_of(&*panic)),
@@ -245,6 +272,7 @@ impl Supervisor {
                         warn!(pipeline = hub.name(), cause = %why, "no further restarts while draining");
                     }
                 }
+                () = hub.resized.notified() => self.fill_seats(),
                 Ok(()) = self.orders.changed() => {
                     if let Some(sooner) = *self.orders.borrow_and_update() {
                         order = Order { cut: order.cut.min(sooner.cut), deadline: order.deadline.min(sooner.deadline) };

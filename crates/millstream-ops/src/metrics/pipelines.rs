@@ -302,6 +302,7 @@ mod tests {
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
+            batches_split: 1023,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -319,6 +320,7 @@ mod tests {
             waiting: 0,
             parked: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,
@@ -356,6 +358,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 22);
+        assert_eq!(exported, 23);
     }
 }
