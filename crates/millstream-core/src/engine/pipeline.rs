@@ -1,6 +1,5 @@
 //! One pipeline under its supervisor: it starts the tasks, restarts what dies, and drains.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,9 +8,10 @@ use tracing::{error, info, warn};
 
 use super::batcher::AnyBatcher;
 use super::drain::{Beginning, DrainReport, Order};
-use super::hub::Hub;
+use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};
-use super::{outbox, text_of, timers};
+use super::restarts::Restarts;
+use super::{outbox, text_of, timers, watchdog};
 use crate::connector::{BoxFuture, Opened};
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
@@ -33,13 +33,14 @@ impl fmt::Debug for Machine {
 
 /// A task of a pipeline. Each is restarted alone; the link to the broker is source and acknowledger together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Child {
+pub(super) enum Child {
     Link,
     Worker(usize),
     BatchWorker(usize, usize),
     DeadLetters,
     Retries,
     Timers,
+    Watchdog,
 }
 
 /// How a task ended, when it ended by itself.
@@ -63,7 +64,7 @@ pub(crate) struct Supervisor {
     machine: Machine,
     orders: watch::Receiver<Option<Order>>,
     tasks: Tasks<Child, Exit>,
-    restarts: VecDeque<Instant>,
+    restarts: Restarts,
 }
 
 impl Supervisor {
@@ -73,7 +74,7 @@ impl Supervisor {
             machine,
             orders,
             tasks: Tasks::default(),
-            restarts: VecDeque::new(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -131,6 +132,7 @@ impl Supervisor {
         self.spawn(Child::DeadLetters, None);
         self.spawn(Child::Retries, None);
         self.spawn(Child::Timers, None);
+        self.spawn(Child::Watchdog, None);
         self.spawn(Child::Link, Some(opened));
         info!(pipeline = hub.name(), "running");
         Ok(())
@@ -160,6 +162,7 @@ impl Supervisor {
                 None => return,
             },
             Child::Timers => ending(Box::pin(timers::run(hub))),
+            Child::Watchdog => ending(Box::pin(watchdog::run(hub))),
         };
         self.tasks.spawn(child, task);
     }
@@ -170,13 +173,17 @@ impl Supervisor {
             let exited = tokio::select! {
                 biased;
                 _ = self.orders.wait_for(Option::is_some) => return Ok(()),
-                exited = self.tasks.next() => exited,
+                exited = self.tasks.next() => Ok(exited),
+                child = self.restarts.due() => Err(child),
             };
-            self.replace(exited)?;
+            match exited {
+                Ok(exited) => self.replace(exited)?,
+                Err(due) => self.spawn(due, None),
+            }
         }
     }
 
-    /// Starts again what has died, unless that has happened too often.
+    /// Has what has died started again after a while, unless that has happened too often. A drain waits for nothing.
     fn replace(&mut self, (child, exit): (Child, Result<Exit, rt::Died>)) -> Result<(), String> {
         let cause = match exit {
             Ok(Exit::Ended) => return Ok(()),
@@ -186,27 +193,27 @@ impl Supervisor {
             Err(rt::Died::Killed) => "was killed".to_owned(),
         };
         let spec = self.hub.spec.supervisor;
-        let now = rt::now();
-        self.restarts.push_back(now);
-        while self
-            .restarts
-            .front()
-            .is_some_and(|&at| now.duration_since(at) > spec.within)
-        {
-            self.restarts.pop_front();
-        }
-        if self.restarts.len() > spec.max_restarts as usize {
+        let Some(wait) = self.restarts.next(&spec, child) else {
             return Err(format!(
                 "{child:?} {cause}: more than {} restarts within {:?}",
                 spec.max_restarts, spec.within
             ));
-        }
+        };
         self.hub.counters.restarts.add(1);
-        warn!(pipeline = self.hub.name(), ?child, %cause, "restarting");
+        let draining = self.hub.is_draining();
+        let wait = if draining { rt::Duration::ZERO } else { wait };
+        warn!(pipeline = self.hub.name(), ?child, %cause, ?wait, "restarting");
         if child == Child::Link {
             self.hub.lose_all();
         }
-        self.spawn(child, None);
+        if wait.is_zero() {
+            self.spawn(child, None);
+            return Ok(());
+        }
+        if child == Child::Link {
+            self.hub.degraded(SOURCE, Some(&cause));
+        }
+        self.restarts.wait(child, rt::after(wait));
         Ok(())
     }
 
@@ -217,6 +224,9 @@ impl Supervisor {
         let beginning = Beginning::of(&hub);
         hub.gate.change(|gate| gate.draining = true);
         hub.begin_drain();
+        for child in self.restarts.take() {
+            self.spawn(child, None);
+        }
         let mut cut = false;
         let no_source = self.tasks.is_empty();
         loop {
@@ -265,6 +275,9 @@ impl Supervisor {
             }
         }
         hub.ready.close();
+        if hub.places.messages() > 0 && !watchdog::holds(&hub) {
+            watchdog::leak(&hub, hub.places.messages());
+        }
         (beginning.report(&hub), order.deadline)
     }
 }

@@ -135,7 +135,7 @@ impl<P: Processor> Worker<P> {
         round: &mut Round<'_, P::Output>,
         cancellation: &CancellationToken,
     ) -> Ran<P::Output> {
-        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+        let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
         let hub = &*self.hub;
@@ -155,7 +155,7 @@ impl<P: Processor> Worker<P> {
         }
 
         let seat = hub.seats.get(self.seat);
-        let occupied = Occupied::new(seat, *ticket);
+        let occupied = Occupied::new(seat, envelope);
         if hub.is_cut() || hub.is_lost(ticket) {
             cancellation.cancel();
             return Ran::Cancelled;
@@ -240,9 +240,9 @@ impl Drop for Running<'_> {
 struct Occupied<'a>(Option<&'a Seat>);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: Option<&'a Seat>, ticket: crate::Ticket) -> Self {
+    fn new(seat: Option<&'a Seat>, envelope: &Envelope) -> Self {
         if let Some(seat) = seat {
-            seat.occupy(ticket);
+            seat.occupy(envelope);
         }
         Self(seat)
     }

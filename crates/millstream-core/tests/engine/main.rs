@@ -15,3 +15,4 @@ mod settling;
 mod supervision;
 mod support;
 mod suspects;
+mod watching;
