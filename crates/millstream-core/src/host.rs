@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -347,6 +348,12 @@ impl Pipeline {
         self.hub().gate.change(|gate| gate.paused = false);
     }
 
+    /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
+    /// that are too many end with their message.
+    pub fn resize(&self, concurrency: NonZeroUsize) {
+        self.hub().resize(concurrency.get());
+    }
+
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
     /// up (P6). The pipeline has ended then; [`start`](Self::start) starts it again.
     ///
@@ -446,6 +453,7 @@ impl Pipeline {
             waiting: load.waiting,
             parked: load.parked,
             running: load.running,
+            concurrency: hub.ready.seats(),
             lanes: load.lanes,
             batchers: hub
                 .batchers()
@@ -488,6 +496,8 @@ pub struct Status {
     pub parked: usize,
     /// Messages taken by workers.
     pub running: usize,
+    /// Messages that may be processed at a time now; none once it has ended.
+    pub concurrency: usize,
     /// Keys that have a message at work.
     pub lanes: usize,
     /// Messages that each batcher holds, by its name.

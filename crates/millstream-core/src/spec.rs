@@ -166,6 +166,9 @@ pub struct BatcherSpec {
     pub timeout: Duration,
     /// How many batches are handled at a time.
     pub concurrency: NonZeroUsize,
+    /// Whether a batch that fails as a whole is run again in halves until the message at fault stands alone. A handler
+    /// that takes its items out forgoes it.
+    pub bisect: bool,
     /// The sink, for a step of the flow that ends in one.
     pub sink: Option<SharedSinkConnector>,
 }
@@ -178,6 +181,7 @@ impl Default for BatcherSpec {
             max_age: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             concurrency: NonZeroUsize::MIN,
+            bisect: false,
             sink: None,
         }
     }

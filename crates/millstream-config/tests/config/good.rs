@@ -154,7 +154,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         timeout = "4s"
 
         [pipelines.orders.batchers]
-        db = { size = 5, bytes = "1KB", max_age = "6ms", timeout = "7s", concurrency = 8 }
+        db = { size = 5, bytes = "1KB", max_age = "6ms", timeout = "7s", concurrency = 8, bisect = true }
         out = { sink = { type = "print" } }
         "#,
     );

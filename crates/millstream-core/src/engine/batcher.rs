@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::bisect::Split;
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
@@ -115,6 +116,14 @@ impl fmt::Debug for dyn AnyBatcher {
             .field("held", &self.held())
             .finish()
     }
+}
+
+/// What of a batch that has run comes again.
+pub(crate) enum Again<T> {
+    Never,
+    At(Instant, Closed<T>),
+    /// As these, before anything else.
+    InParts(Vec<Closed<T>>),
 }
 
 pub(crate) struct Batcher<T> {
@@ -240,15 +249,15 @@ impl<T: Send + 'static> Batcher<T> {
         }
     }
 
-    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again then.
-    pub(crate) fn done(
-        &self,
-        hub: &Hub,
-        worker: usize,
-        gone: usize,
-        orders: &[u64],
-        again: Option<(Instant, Closed<T>)>,
-    ) {
+    /// The parts of a split batch that wait in this worker's shard, taken out.
+    pub(crate) fn parts_of(&self, worker: usize, split: &Arc<Split>) -> Vec<Closed<T>> {
+        let mut state = self.state.lock();
+        let shard = state.shards.get_mut(self.shard_of(worker));
+        shard.map_or_else(Vec::new, |shard| shard.parts_of(split))
+    }
+
+    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again.
+    pub(crate) fn done(&self, hub: &Hub, worker: usize, gone: usize, orders: &[u64], again: Again<T>) {
         let shard_index = self.shard_of(worker);
         let late = {
             let mut state = self.state.lock();
@@ -258,19 +267,27 @@ impl<T: Send + 'static> Batcher<T> {
             state.leave(orders);
             let late = match again {
                 // It ran across the cut: what would come again goes back.
-                Some((_, batch)) if state.cut => Some(batch),
-                Some((due, batch)) => {
+                Again::At(_, batch) if state.cut => vec![batch],
+                Again::InParts(parts) if state.cut => parts,
+                again => {
                     if let Some(shard) = state.shards.get_mut(shard_index) {
-                        shard.park(due, batch);
+                        match again {
+                            Again::Never => {}
+                            Again::At(due, batch) => shard.park(due, batch),
+                            Again::InParts(parts) => shard.put_first(parts),
+                        }
                     }
-                    None
+                    Vec::new()
                 }
-                None => None,
             };
-            if let Some(batch) = &late {
+            for batch in &late {
                 state.leave(&batch.orders());
             }
-            self.account(hub, &mut state, gone + late.as_ref().map_or(0, Closed::len));
+            self.account(
+                hub,
+                &mut state,
+                gone + late.iter().map(Closed::len).sum::<usize>(),
+            );
             late
         };
         // Taken apart first: the items are the user's, and are not dropped under a lock.

@@ -95,6 +95,8 @@ counters! {
     settle_retries,
     /// Dead letters and put-off messages that their sink did not take and that were tried again.
     outbox_retries,
+    /// Batches, and parts of them, that failed as a whole and were run again in parts.
+    batches_split,
     /// Suspects that ran alone.
     suspects,
     /// Times that the breaker opened.

@@ -111,6 +111,11 @@ impl Hub {
         Next::Park(rt::now() + wait)
     }
 
+    /// Whether one more failure would be its last.
+    pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
+        envelope.message.failures.saturating_add(1) >= self.spec.retry.attempts.get()
+    }
+
     /// No further attempt: the message goes where the policy says.
     pub(crate) fn give_up(&self, envelope: Envelope, stage: &Arc<str>, reason: Reason, error: String) {
         self.counters.reasons.add(reason as usize, 1);

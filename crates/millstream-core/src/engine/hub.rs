@@ -21,7 +21,7 @@ use super::places::Places;
 use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
-use super::seat::Seat;
+use super::seat::Seats;
 use super::sentinels::Sentinels;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
@@ -57,7 +57,9 @@ pub(crate) struct Hub {
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) seats: Seats,
+    /// The supervisor waits here for seats to be filled.
+    pub(crate) resized: Notify,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
     /// Acknowledgers shall keep nothing back.
     pub(crate) flush_now: Notify,
@@ -89,6 +91,7 @@ pub(super) struct RareLines {
     pub(super) settled_early: Rare,
     pub(super) stale: Rare,
     pub(super) settle_failed: Rare,
+    pub(super) split: Rare,
 }
 
 impl Hub {
@@ -111,9 +114,8 @@ impl Hub {
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
-            seats: (0..spec.processor.concurrency.get())
-                .map(|_| Seat::default())
-                .collect(),
+            seats: Seats::default(),
+            resized: Notify::new(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
             flush_now: Notify::new(),
@@ -235,11 +237,20 @@ impl Hub {
         self.pace.store(next, Ordering::Relaxed);
     }
 
+    // === workers
+
+    /// From now on so many messages are processed at a time, at least one. New workers are started at once; those that
+    /// are too many end as soon as they ask for more, so nothing that runs is broken off.
+    pub(crate) fn resize(&self, workers: usize) {
+        self.ready.resize(workers.max(1));
+        self.resized.notify_one();
+    }
+
     // === cancelling
 
     /// Cancels what workers run now of these. Says how many.
     pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
-        self.seats.iter().filter(|seat| seat.cancel(&which)).count()
+        self.seats.cancel(which)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

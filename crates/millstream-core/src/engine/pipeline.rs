@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -32,7 +33,7 @@ impl fmt::Debug for Machine {
 }
 
 /// A task of a pipeline. Each is restarted alone; the link to the broker is source and acknowledger together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Child {
     Link,
     Worker(usize),
@@ -50,6 +51,15 @@ enum Exit {
     Link(LinkEnd),
 }
 
+/// What a supervisor acts on.
+enum Event {
+    Exited((Child, Result<Exit, rt::Died>)),
+    /// A restart has waited long enough.
+    Due(Child),
+    /// There are to be more workers, or fewer.
+    Resized,
+}
+
 /// How a pipeline ended.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
@@ -65,6 +75,8 @@ pub(crate) struct Supervisor {
     orders: watch::Receiver<Option<Order>>,
     tasks: Tasks<Child, Exit>,
     restarts: Restarts,
+    /// The workers and batch workers that there are, also those that wait for their restart.
+    seated: FxHashSet<Child>,
 }
 
 impl Supervisor {
@@ -75,6 +87,7 @@ impl Supervisor {
             orders,
             tasks: Tasks::default(),
             restarts: Restarts::default(),
+            seated: FxHashSet::default(),
         }
     }
 
@@ -116,19 +129,7 @@ impl Supervisor {
             opened = link::open(&hub) => opened?,
             _ = self.orders.wait_for(Option::is_some) => return Ok(()),
         };
-        for seat in 0..hub.seats.len() {
-            self.spawn(Child::Worker(seat), None);
-        }
-        for index in 0..self.machine.batchers.len() {
-            for worker in 0..self
-                .machine
-                .batchers
-                .get(index)
-                .map_or(0, |batcher| batcher.concurrency())
-            {
-                self.spawn(Child::BatchWorker(index, worker), None);
-            }
-        }
+        self.fill_seats();
         self.spawn(Child::DeadLetters, None);
         self.spawn(Child::Retries, None);
         self.spawn(Child::Timers, None);
@@ -136,6 +137,21 @@ impl Supervisor {
         self.spawn(Child::Link, Some(opened));
         info!(pipeline = hub.name(), "running");
         Ok(())
+    }
+
+    /// Starts a worker in each seat that may take and has none, and the batch workers that are wanted.
+    fn fill_seats(&mut self) {
+        let workers = (0..self.hub.ready.seats()).map(Child::Worker);
+        let batchers = self.machine.batchers.iter().enumerate();
+        let batch_workers = batchers.flat_map(|(index, batcher)| {
+            (0..batcher.concurrency()).map(move |worker| Child::BatchWorker(index, worker))
+        });
+        let wanted: Vec<_> = workers.chain(batch_workers).collect();
+        for child in wanted {
+            if self.seated.insert(child) {
+                self.spawn(child, None);
+            }
+        }
     }
 
     fn spawn(&mut self, child: Child, opened: Option<Opened>) {
@@ -170,15 +186,17 @@ impl Supervisor {
     /// Keeps the tasks running until the pipeline is ordered to drain.
     async fn serve(&mut self) -> Result<(), String> {
         loop {
-            let exited = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 _ = self.orders.wait_for(Option::is_some) => return Ok(()),
-                exited = self.tasks.next() => Ok(exited),
-                child = self.restarts.due() => Err(child),
+                () = self.hub.resized.notified() => Event::Resized,
+                exited = self.tasks.next() => Event::Exited(exited),
+                child = self.restarts.due() => Event::Due(child),
             };
-            match exited {
-                Ok(exited) => self.replace(exited)?,
-                Err(due) => self.spawn(due, None),
+            match event {
+                Event::Exited(exited) => self.replace(exited)?,
+                Event::Due(child) => self.spawn(child, None),
+                Event::Resized => self.fill_seats(),
             }
         }
     }
@@ -186,7 +204,13 @@ impl Supervisor {
     /// Has what has died started again after a while, unless that has happened too often. A drain waits for nothing.
     fn replace(&mut self, (child, exit): (Child, Result<Exit, rt::Died>)) -> Result<(), String> {
         let cause = match exit {
-            Ok(Exit::Ended) => return Ok(()),
+            Ok(Exit::Ended) => {
+                // Its seat may be wanted again by now.
+                if self.seated.remove(&child) {
+                    self.fill_seats();
+                }
+                return Ok(());
+            }
             Ok(Exit::Link(LinkEnd::Refused(why))) => return Err(why),
             Ok(Exit::Link(LinkEnd::Failed(error))) => error.to_string(),
             Err(rt::Died::Panicked(panic)) => format!("panicked: {}", text_of(&*panic)),
@@ -255,6 +279,7 @@ impl Supervisor {
                         warn!(pipeline = hub.name(), cause = %why, "no further restarts while draining");
                     }
                 }
+                () = hub.resized.notified() => self.fill_seats(),
                 Ok(()) = self.orders.changed() => {
                     if let Some(sooner) = *self.orders.borrow_and_update() {
                         order = Order { cut: order.cut.min(sooner.cut), deadline: order.deadline.min(sooner.deadline) };

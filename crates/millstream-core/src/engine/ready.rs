@@ -50,14 +50,14 @@ struct State {
     parkings: u64,
     /// Taken and not yet finished.
     running: usize,
+    /// Seats that may take, from the first; none once it is closed.
+    seats: usize,
+    /// Workers that live.
     workers: usize,
     /// Workers that wait for something to take.
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
-    /// Messages that may run of which there need not be more.
-    enough: usize,
-    closed: bool,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -116,11 +116,10 @@ impl Load {
 }
 
 impl Ready {
-    /// An empty queue for so many workers.
+    /// An empty queue from which so many workers may take.
     pub(crate) fn new(workers: usize, sentinels: Arc<Sentinels>) -> Self {
         let state = State {
-            enough: ENOUGH * workers,
-            workers,
+            seats: workers,
             ..State::default()
         };
         Self {
@@ -131,6 +130,30 @@ impl Ready {
             hungry: Notify::new(),
             lane_room: Notify::new(),
         }
+    }
+
+    /// So many workers may take from now on, unless it is closed.
+    pub(crate) fn resize(&self, workers: usize) {
+        {
+            let mut state = self.state.lock();
+            if state.seats > 0 {
+                state.seats = workers;
+            }
+        }
+        // Those that are too many end; and intake may have to read more.
+        self.wake_takers();
+        self.hungry.notify_one();
+    }
+
+    /// How many workers may take; none once it is closed.
+    pub(crate) fn seats(&self) -> usize {
+        self.state.lock().seats
+    }
+
+    /// A worker begins: it counts until the guard is dropped.
+    pub(crate) fn begin(&self) -> AtWork<'_> {
+        self.state.lock().workers += 1;
+        AtWork(self)
     }
 
     /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
@@ -184,13 +207,14 @@ impl Ready {
         self.wake(&state, spare);
     }
 
-    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
+    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once nobody in this seat may take.
     ///
     /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
     /// [`wake_takers`](Self::wake_takers) says that its answer may have. While more than `spare` remain, another
     /// worker is woken.
     pub(crate) async fn take(
         &self,
+        seat: usize,
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
         spare: impl Fn() -> usize,
@@ -200,7 +224,9 @@ impl Ready {
             let mut notified = std::pin::pin!(self.takers.notified());
             {
                 let mut state = self.state.lock();
-                if state.closed {
+                if seat >= state.seats {
+                    // It may have been woken for something that another has to take now.
+                    self.wake(&state, 0);
                     return false;
                 }
                 let ready = state.ready();
@@ -430,7 +456,7 @@ impl Ready {
 
     /// Ends every worker once it asks for more.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        self.state.lock().seats = 0;
         self.wake_takers();
     }
 }
@@ -443,7 +469,7 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= self.enough && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
@@ -513,6 +539,16 @@ impl State {
             envelope,
         }));
         sooner
+    }
+}
+
+/// Counts a worker for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a>(&'a Ready);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().workers -= 1;
     }
 }
 

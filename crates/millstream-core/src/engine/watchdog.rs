@@ -177,13 +177,10 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
 
 /// What workers have been running for a while.
 fn running(hub: &Hub) -> impl Iterator<Item = Named> {
-    hub.seats.iter().filter_map(|seat| {
-        let running = seat.running()?;
-        Some(Named {
-            ticket: running.ticket,
-            position: running.position,
-            key: hub.ready.key(running.lane),
-        })
+    hub.seats.running().into_iter().map(|running| Named {
+        ticket: running.ticket,
+        position: running.position,
+        key: hub.ready.key(running.lane),
     })
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod batching;
+mod bisecting;
 mod breaking;
 mod draining;
 mod halting;
@@ -11,6 +12,7 @@ mod measuring;
 mod order;
 mod processing;
 mod redelivery;
+mod resizing;
 mod settling;
 mod supervision;
 mod support;

@@ -313,6 +313,7 @@ mod tests {
             restarts: 1021,
             commit_failures: 1022,
             stalls: 1023,
+            batches_split: 1024,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -330,6 +331,7 @@ mod tests {
             waiting: 0,
             parked: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,
@@ -369,6 +371,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 23);
+        assert_eq!(exported, 24);
     }
 }
