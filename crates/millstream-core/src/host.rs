@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, Supervisor};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
@@ -430,12 +430,14 @@ impl Pipeline {
         };
         let gate = hub.gate.state();
         let degraded = hub.degradations();
+        let faults = hub.faults();
         let condition = match end {
             Some(End {
                 gave_up: Some(why), ..
             }) => Condition::GaveUp(why),
             Some(_) => Condition::Ended,
             None if gate.draining => Condition::Draining,
+            None if !faults.is_empty() => Condition::Degraded([faults, degraded].concat().join("; ")),
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
             None if !hub.places.has_source() => Condition::Starting,
@@ -460,6 +462,7 @@ impl Pipeline {
                 .collect(),
             depth: hub.depth(),
             halted: hub.halts(),
+            stalled: hub.stalled.lock().clone(),
             breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
         }
     }
@@ -506,6 +509,8 @@ pub struct Status {
     /// Places of the source, such as partitions, that stand still at a message that was given up:
     /// [`DeadLetter::Halt`](crate::DeadLetter::Halt).
     pub halted: usize,
+    /// What moves no more although it should: [`SupervisorSpec::stall_after`](crate::SupervisorSpec::stall_after).
+    pub stalled: Option<Stall>,
 }
 
 /// A pipeline's condition.

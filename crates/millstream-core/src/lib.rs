@@ -33,7 +33,7 @@ pub use connector::{
     SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
 };
 pub use decode::Decode;
-pub use engine::{BreakerState, Counts, DrainReport};
+pub use engine::{BreakerState, Counts, DrainReport, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};

@@ -109,6 +109,8 @@ counters! {
     commit_failures,
     /// Tasks restarted by the supervisor.
     restarts,
+    /// Times that nothing moved for a while although there was work.
+    stalls,
     {
         /// Messages whose processor run succeeded.
         processed,

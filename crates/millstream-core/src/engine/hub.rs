@@ -22,8 +22,10 @@ use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seats;
+use super::sentinels::Sentinels;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
+use super::stall::Stall;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -40,6 +42,7 @@ use crate::ticket::Ticket;
 pub(crate) struct Hub {
     pub(crate) spec: PipelineSpec,
     pub(crate) capabilities: Capabilities,
+    pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
@@ -74,6 +77,10 @@ pub(crate) struct Hub {
     /// Places that stand still.
     halts: AtomicUsize,
     pub(super) losses: Losses,
+    /// What moves no more although it should, since the watchdog has said so.
+    pub(crate) stalled: Mutex<Option<Stall>>,
+    /// Intake holds messages that have places and are not in the queue.
+    pub(crate) admitting: AtomicBool,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
 }
@@ -89,10 +96,14 @@ pub(super) struct RareLines {
 
 impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
+        let sentinels = Sentinels::new(Arc::clone(&spec.name));
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.concurrency.get()),
-            places: Places::new(spec.limits),
+            ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
+            places: Places::new(spec.limits, Arc::clone(&sentinels)),
+            sentinels,
+            stalled: Mutex::new(None),
+            admitting: AtomicBool::new(false),
             settling: Settling::default(),
             dead_letters: Outbox::new("dead letter"),
             retries: Outbox::new("retry"),
@@ -347,6 +358,7 @@ impl Hub {
                 .into_iter()
                 .zip(self.counters.rebalances.get())
                 .collect(),
+            sentinels: self.sentinels.counts(),
             partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
@@ -380,6 +392,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether this part cannot do its work now.
+    pub(crate) fn is_degraded(&self, part: &str) -> bool {
+        self.degraded.lock().contains_key(part)
+    }
+
+    /// What is wrong whatever else the pipeline was told to do: nothing moves that should, or a promise was broken.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let stalled = self.stalled.lock().as_ref().map(Stall::to_string);
+        stalled.into_iter().chain(self.sentinels.cause()).collect()
     }
 
     /// Why the pipeline cannot do all its work, if so.

@@ -29,19 +29,25 @@ mod rare;
 mod rate;
 mod ready;
 mod receipts;
+mod restarts;
 mod retry;
 mod returning;
 mod seat;
+mod sentinels;
 mod settling;
 mod shard;
 mod stage;
+mod stall;
 mod timers;
+mod watchdog;
 mod worker;
 
 pub(crate) use breaker::Breaker;
 pub use breaker::BreakerState;
 pub use counters::Counts;
 pub use drain::DrainReport;
+pub use sentinels::Sentinel;
+pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;

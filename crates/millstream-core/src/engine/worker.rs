@@ -134,7 +134,7 @@ impl<P: Processor> Worker<P> {
         seat: &Seat,
         cancellation: &CancellationToken,
     ) -> Ran<P::Output> {
-        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+        let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
         let hub = &*self.hub;
@@ -153,7 +153,7 @@ impl<P: Processor> Worker<P> {
             return Ran::Ended(flatten(result));
         }
 
-        let occupied = Occupied::new(seat, *ticket);
+        let occupied = Occupied::new(seat, envelope);
         if hub.is_cut() || hub.is_lost(ticket) {
             cancellation.cancel();
             return Ran::Cancelled;
@@ -238,8 +238,8 @@ impl Drop for Running<'_> {
 struct Occupied<'a>(&'a Seat);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: &'a Seat, ticket: crate::Ticket) -> Self {
-        seat.occupy(ticket);
+    fn new(seat: &'a Seat, envelope: &Envelope) -> Self {
+        seat.occupy(envelope);
         Self(seat)
     }
 }

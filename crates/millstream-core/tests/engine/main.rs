@@ -17,3 +17,4 @@ mod settling;
 mod supervision;
 mod support;
 mod suspects;
+mod watching;

@@ -218,6 +218,16 @@ fn endings(page: &mut Page, seen: &[Seen<'_>]) {
 }
 
 fn states(page: &mut Page, seen: &[Seen<'_>]) {
+    page.counter(
+        "millstream_sentinels_total",
+        "Times that a promise was found broken, by the sentinel that found it: a defect.",
+        seen.iter().flat_map(|seen| {
+            seen.measures.sentinels.iter().map(|(sentinel, times)| {
+                let labels = [("pipeline", seen.name), ("sentinel", sentinel.as_str())];
+                Series::new(labels, *times)
+            })
+        }),
+    );
     page.gauge(
         "millstream_condition",
         "The pipeline's condition: 1 for the one that it is in.",
@@ -302,7 +312,8 @@ mod tests {
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
-            batches_split: 1023,
+            stalls: 1023,
+            batches_split: 1024,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -326,6 +337,7 @@ mod tests {
             breaker: None,
             depth: None,
             halted: 0,
+            stalled: None,
         };
         let measures = Measures {
             processor: StageMeasures {
@@ -337,6 +349,7 @@ mod tests {
             batchers: Vec::new(),
             given_up: Vec::new(),
             rebalances: Vec::new(),
+            sentinels: Vec::new(),
             partitions: None,
             settled_after: nothing(),
             oldest: None,
@@ -358,6 +371,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 23);
+        assert_eq!(exported, 24);
     }
 }

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 18] = [
+pub(super) const COUNTERS: [Count; 19] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -102,14 +102,24 @@ pub(super) const COUNTERS: [Count; 18] = [
         "Tasks restarted by the supervisor.",
         |counts| counts.restarts,
     ),
+    (
+        "millstream_stalls_total",
+        "Times that nothing moved for a while although there was work.",
+        |counts| counts.stalls,
+    ),
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 12] = [
+pub(super) const GAUGES: [Gauge; 13] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
         |seen| seen.status.halted as f64,
+    ),
+    (
+        "millstream_stalled",
+        "1 while nothing moves although there is work, else 0.",
+        |seen| f64::from(u8::from(seen.status.stalled.is_some())),
     ),
     (
         "millstream_demand_messages",
