@@ -9,6 +9,7 @@ use std::task::Poll;
 use rustc_hash::FxHashSet;
 
 use super::batcher::Batcher;
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
 use super::guard::caught;
@@ -84,6 +85,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
             closed_by: by,
             failures: Vec::new(),
             cancellation: cancellation.clone(),
+            breakers: Some(Arc::clone(&hub.breakers)),
         },
         envelopes,
     };
@@ -97,14 +99,14 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
                     biased;
                     result = &mut future => result.into(),
                     () = cancellation.cancelled() => Ran::Cancelled,
-                    () = rt::sleep(timeout) => {
-                        cancellation.cancel();
-                        Ran::TimedOut(timeout)
-                    }
+                    () = rt::sleep(timeout) => Ran::TimedOut(timeout),
                 }
             }
         }
     };
+    if matches!(ran, Ran::TimedOut(_)) {
+        cancellation.cancel();
+    }
     running.end(&ran);
 }
 
@@ -146,9 +148,19 @@ impl<T: Send + 'static> Running<'_, T> {
         envelopes.iter().map(|envelope| envelope.order).collect()
     }
 
+    /// So many messages ended with the batch, for the breaker.
+    fn runs(&self, succeeded: usize, failed: usize) -> Runs {
+        let slow = self.hub.breakers.is_slow(self.started.elapsed());
+        Runs {
+            succeeded,
+            failed,
+            slow: if slow { succeeded + failed } else { 0 },
+        }
+    }
+
     /// Every message of the batch is done.
     fn succeed(&self, envelopes: &[Envelope]) {
-        self.hub.record(envelopes.len(), 0);
+        self.hub.record(self.runs(envelopes.len(), 0));
         self.batcher.batches.stage.succeeded.add(envelopes.len());
         self.batcher.done(
             self.hub,
@@ -200,7 +212,8 @@ impl<T: Send + 'static> Running<'_, T> {
             };
             verdict.decide(envelope, item, fault);
         }
-        verdict.carry_out(self.batcher, self.worker);
+        let runs = self.runs(verdict.succeeded, verdict.failed);
+        verdict.carry_out(self.batcher, self.worker, runs);
     }
 }
 
@@ -268,7 +281,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             self.settles.extend(envelope.settle(Settlement::Ack));
             return;
         };
-        self.failed += usize::from(!fault.is_reject());
+        self.failed += usize::from(fault.feeds_breaker());
         if let Some(failures) = self.failures.get_mut(fault.kind() as usize) {
             *failures += 1;
         }
@@ -308,11 +321,11 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize) {
+    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize, runs: Runs) {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
-        hub.record(self.succeeded, self.failed);
+        hub.record(runs);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
         let again = self.due.map(|due| (due, self.again));
         batcher.done(hub, worker, self.gone.len(), &self.gone, again);

@@ -2,13 +2,14 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
+//! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breakers`] stand beside it; [`hub`] is what they
 //! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
 mod batch_worker;
 mod batcher;
 mod breaker;
+mod breakers;
 mod counters;
 mod drain;
 mod envelope;
@@ -35,10 +36,12 @@ mod settling;
 mod shard;
 mod stage;
 mod timers;
+mod window;
 mod worker;
 
-pub(crate) use breaker::Breaker;
-pub use breaker::BreakerState;
+pub(crate) use breaker::Runs;
+pub use breaker::{BreakerState, OpenedBy};
+pub(crate) use breakers::{Breakers, Named};
 pub use counters::Counts;
 pub use drain::DrainReport;
 

@@ -4,6 +4,7 @@
 
 mod batching;
 mod breaking;
+mod dependencies;
 mod draining;
 mod halting;
 mod isolation;
