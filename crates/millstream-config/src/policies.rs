@@ -1,4 +1,6 @@
-//! The policies of a pipeline: retry, rate limit, breaker, supervisor.
+//! The policies of a pipeline: retry, rate limit, breakers, supervisor.
+
+use std::collections::BTreeMap;
 
 use std::time::Duration;
 
@@ -105,14 +107,56 @@ pub(crate) fn breaker(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Opti
     if !pipeline.has("breaker") {
         return Some(None);
     }
-    let (written, _) = part::<BreakerTable>(report, pipeline, "breaker")?;
-    Some(Some(BreakerSpec {
+    let table = pipeline.take_table(report, "breaker")?;
+    Some(Some(breaker_table(report, table)?))
+}
+
+/// The breakers of what handlers call, by name.
+pub(crate) fn dependencies(
+    report: &mut Report<'_>,
+    pipeline: &mut Table<'_>,
+) -> Option<BTreeMap<String, BreakerSpec>> {
+    let mut specs = BTreeMap::new();
+    if !pipeline.has("dependencies") {
+        return Some(specs);
+    }
+    let mut tables = pipeline.take_table(report, "dependencies")?;
+    let mut names: Vec<_> = tables
+        .entries
+        .keys()
+        .map(|key| key.get_ref().to_string())
+        .collect();
+    names.sort_unstable();
+    let mut complete = true;
+    for name in names {
+        let table = tables.take_table(report, &name);
+        match table.and_then(|table| breaker_table(report, table)) {
+            Some(spec) => drop(specs.insert(name, spec)),
+            None => complete = false,
+        }
+    }
+    complete.then_some(specs)
+}
+
+fn breaker_table(report: &mut Report<'_>, mut table: Table<'_>) -> Option<BreakerSpec> {
+    let written: BreakerTable = decode(report, &mut table, &Fields::of::<BreakerTable>(), &[])?;
+    if written.slow_after.is_none() && table.has("slow_rate") {
+        report.error(
+            table.at("slow_rate"),
+            "`slow_rate` has no effect without `slow_after`",
+            "add `slow_after`, as in `slow_after = \"2s\"`, or remove `slow_rate`",
+        );
+        return None;
+    }
+    Some(BreakerSpec {
         failure_rate: written.failure_rate.get(),
+        slow_after: written.slow_after.map(|slow| slow.get()),
+        slow_rate: written.slow_rate.get(),
         window: written.window.get(),
         minimum: written.minimum.get(),
         open_for: written.open_for.get(),
         probes: written.probes.get(),
-    }))
+    })
 }
 
 /// How often to restart what dies.

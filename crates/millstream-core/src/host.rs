@@ -14,7 +14,7 @@ use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, S
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -354,6 +354,12 @@ impl Pipeline {
         self.hub().resize(concurrency.get());
     }
 
+    /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
+    /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
+    pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
+        self.hub().breakers.set(own, dependencies);
+    }
+
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
     /// up (P6). The pipeline has ended then; [`start`](Self::start) starts it again.
     ///
@@ -463,7 +469,7 @@ impl Pipeline {
             depth: hub.depth(),
             halted: hub.halts(),
             stalled: hub.stalled.lock().clone(),
-            breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
+            breaker: hub.breakers.own(),
         }
     }
 
@@ -502,7 +508,7 @@ pub struct Status {
     pub lanes: usize,
     /// Messages that each batcher holds, by its name.
     pub batchers: Vec<(String, usize)>,
-    /// The breaker, where there is one.
+    /// The pipeline's own breaker, where it has one; those of dependencies are among the [`Measures`].
     pub breaker: Option<BreakerState>,
     /// Messages that wait at the source, handed out to nobody, where it says so.
     pub depth: Option<u64>,

@@ -38,6 +38,8 @@ pub struct PipelineSpec {
     pub rate_limit: Option<RateLimit>,
     /// When to stop fetching because nothing succeeds.
     pub breaker: Option<BreakerSpec>,
+    /// The breakers of what handlers call by name: [`Context::dependency`](crate::Context::dependency).
+    pub dependencies: BTreeMap<String, BreakerSpec>,
     /// How often to restart what dies.
     pub supervisor: SupervisorSpec,
 }
@@ -57,6 +59,7 @@ impl PipelineSpec {
             dead_letter: DeadLetter::Source,
             rate_limit: None,
             breaker: None,
+            dependencies: BTreeMap::new(),
             supervisor: SupervisorSpec::default(),
         }
     }
@@ -255,18 +258,23 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
 }
 
-/// When to stop fetching because too little succeeds.
+/// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the
+/// calls of a dependency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSpec {
     /// The share of failed runs that opens it, above 0 and up to 1.
     pub failure_rate: f64,
-    /// The time over which the share is taken.
+    /// How long a run takes at least to be slow; absent, none is.
+    pub slow_after: Option<Duration>,
+    /// The share of slow runs that opens it, above 0 and up to 1.
+    pub slow_rate: f64,
+    /// The time over which the shares are taken.
     pub window: Duration,
     /// Runs below which it never opens.
     pub minimum: NonZeroU32,
     /// How long it stays open before it probes.
     pub open_for: Duration,
-    /// Runs that must succeed, one at a time, to close it.
+    /// Runs that must succeed, and not be slow, one at a time, to close it.
     pub probes: NonZeroU32,
 }
 
@@ -274,6 +282,8 @@ impl Default for BreakerSpec {
     fn default() -> Self {
         Self {
             failure_rate: 0.5,
+            slow_after: None,
+            slow_rate: 0.5,
             window: Duration::from_secs(10),
             minimum: const { NonZeroU32::new(20).unwrap() },
             open_for: Duration::from_secs(5),

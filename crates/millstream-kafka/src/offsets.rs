@@ -317,7 +317,10 @@ mod tests {
         assert_eq!(offsets.passed(offsets.mark().unwrap(), &told, none), None);
         assert_eq!(offsets.passed(12, &told, none), Some(11));
         assert_eq!(offsets.passed(12, &told, |offset| offset == 11), None);
-        assert_eq!(offsets.passed(11, std::slice::from_ref(&(12..16)), none), Some(14));
+        assert_eq!(
+            offsets.passed(11, std::slice::from_ref(&(12..16)), none),
+            Some(14)
+        );
     }
 
     #[test]

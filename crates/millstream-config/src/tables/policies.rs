@@ -102,13 +102,19 @@ fn second() -> PositiveDuration {
     PositiveDuration::from_millis(1_000)
 }
 
-/// When to stop fetching because too little succeeds. Open, the source pauses and no attempt is counted.
+/// When to stop fetching because too little succeeds, or too much is slow. Open, the source pauses and no attempt is
+/// counted.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BreakerTable {
     /// The share of failed runs that opens it.
     pub(crate) failure_rate: Ratio,
-    /// The time over which the share is taken.
+    /// How long a run, or a call of the dependency, takes at least to be slow; absent: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow_after: Option<PositiveDuration>,
+    /// The share of slow runs that opens it.
+    pub(crate) slow_rate: Ratio,
+    /// The time over which the shares are taken.
     pub(crate) window: PositiveDuration,
     /// Runs in the window below which it never opens.
     pub(crate) minimum: Count,
@@ -123,6 +129,8 @@ impl Default for BreakerTable {
         let spec = BreakerSpec::default();
         Self {
             failure_rate: Ratio::literal(spec.failure_rate),
+            slow_after: None,
+            slow_rate: Ratio::literal(spec.slow_rate),
             window: duration(spec.window),
             minimum: spec.minimum.into(),
             open_for: duration(spec.open_for),

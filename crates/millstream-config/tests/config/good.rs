@@ -134,7 +134,8 @@ fn every_key_reaches_its_place_in_the_spec() {
         dead_letter = "discard"
         retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false }
         rate_limit = { messages = 7 }
-        breaker = { failure_rate = 1.0, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
+        breaker = { failure_rate = 1.0, slow_after = "3s", slow_rate = 0.25, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
+        dependencies = { db = { slow_after = "250ms" }, "the cache" = {} }
         [pipelines.orders.supervisor]
         max_restarts = 0
         within = "1h"

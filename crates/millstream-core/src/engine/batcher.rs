@@ -225,13 +225,11 @@ impl<T: Send + 'static> Batcher<T> {
             return Turn::Wait(None);
         }
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
-            hub.breaker.as_ref().is_none_or(|breaker| {
-                breaker.is_closed()
-                    || envelopes
-                        .iter()
-                        .any(|envelope| envelope.alone == Some(Alone::Probe))
-                    || breaker.try_probe(rt::now())
-            })
+            hub.breakers.is_closed()
+                || envelopes
+                    .iter()
+                    .any(|envelope| envelope.alone == Some(Alone::Probe))
+                || hub.breakers.try_probe(rt::now())
         });
         if let (Turn::Run(batch), Some(slot)) = (&turn, running.get_mut(worker)) {
             *slot = Some(Run {

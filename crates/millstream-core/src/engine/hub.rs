@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::batcher::AnyBatcher;
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::Runs;
+use super::breakers::Breakers;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -52,8 +53,7 @@ pub(crate) struct Hub {
     pub(crate) retries: Outbox,
     pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
-    pub(crate) breaker: Option<Breaker>,
-    pub(crate) breaker_changed: Notify,
+    pub(crate) breakers: Arc<Breakers>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -97,6 +97,8 @@ pub(super) struct RareLines {
 impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
         let sentinels = Sentinels::new(Arc::clone(&spec.name));
+        let gate = Gate::new();
+        let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
             capabilities: spec.source.capabilities(),
             ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
@@ -108,9 +110,8 @@ impl Hub {
             dead_letters: Outbox::new("dead letter"),
             retries: Outbox::new("retry"),
             retry_sink: spec.source.retry_sink(),
-            gate: Gate::new(),
-            breaker: spec.breaker.map(Breaker::new),
-            breaker_changed: Notify::new(),
+            gate,
+            breakers: Arc::new(breakers),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
@@ -285,51 +286,32 @@ impl Hub {
         self.flush_now.notify_one();
     }
 
-    // === breaker
+    // === breakers
 
     /// How many of so many messages may be taken to run now.
     pub(crate) fn may_take(&self, number: usize) -> usize {
-        match &self.breaker {
-            Some(breaker) if !breaker.is_closed() => usize::from(breaker.try_probe(rt::now())),
-            _ => number,
+        match self.breakers.is_closed() {
+            true => number,
+            false => usize::from(self.breakers.try_probe(rt::now())),
         }
     }
 
     /// Whether what was just taken runs as a probe.
     pub(crate) fn probing(&self) -> Option<Alone> {
-        self.breaker
-            .as_ref()
-            .is_some_and(|breaker| !breaker.is_closed())
-            .then_some(Alone::Probe)
+        (!self.breakers.is_closed()).then_some(Alone::Probe)
     }
 
-    /// Counts runs for the breaker.
-    pub(crate) fn record(&self, succeeded: usize, failed: usize) {
-        let Some(breaker) = &self.breaker else { return };
-        if succeeded + failed == 0 {
-            return;
-        }
-        let was_closed = breaker.is_closed();
-        let [succeeded, failed] = [succeeded, failed].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-        match breaker.record(succeeded, failed, rt::now()) {
-            Some(BreakerState::Open) => {
-                self.counters.breaker_opened.add(1);
-                warn!(
-                    pipeline = self.name(),
-                    "breaker opened: too many runs failed; the source pauses"
-                );
-                self.gate.change(|gate| gate.broken = true);
-                self.breaker_changed.notify_one();
-            }
-            Some(BreakerState::Closed) => {
-                info!(pipeline = self.name(), "breaker closed");
-                self.gate.change(|gate| gate.broken = false);
-            }
-            Some(BreakerState::HalfOpen) | None => {}
-        }
-        if !was_closed {
+    /// Counts runs for the pipeline's breaker.
+    pub(crate) fn record(&self, runs: Runs) {
+        if self.breakers.any() && runs.succeeded + runs.failed > 0 && self.breakers.record(runs) {
             self.wake_all();
         }
+    }
+
+    /// What probed has ended in a way that no breaker counts: another message may.
+    pub(super) fn probe_over(&self) {
+        self.breakers.probe_over();
+        self.wake_all();
     }
 
     /// Something may run now that could not before.
@@ -362,6 +344,7 @@ impl Hub {
             partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
+            breakers: self.breakers.measures(),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
                 messages: 0,
                 bytes: 0,

@@ -85,14 +85,12 @@ impl Intake {
         }
     }
 
-    /// With the breaker half open, one message is wanted when there is none in the engine to probe with.
+    /// With a breaker half open, one message is wanted when there is none in the engine to probe with.
     fn wants_probe(&self) -> bool {
         let hub = &*self.hub;
-        let half_open = hub
-            .breaker
-            .as_ref()
-            .is_some_and(|breaker| breaker.state() == super::BreakerState::HalfOpen);
-        half_open && hub.ready.load().is_empty() && hub.batchers().iter().all(|batcher| batcher.held() == 0)
+        hub.breakers.wants_probe()
+            && hub.ready.load().is_empty()
+            && hub.batchers().iter().all(|batcher| batcher.held() == 0)
     }
 
     /// One read within the credit there is, waiting for some. Cancel safe.

@@ -273,7 +273,11 @@ mod tests {
             let mut message = Message::new("a").with_key("key");
             message.position = position;
             let ticket = Ticket::new(1, OriginId::default(), position);
-            assert!(lanes.admit(&Ordering::Key, Envelope::new(ticket, message), 10).is_ok());
+            assert!(
+                lanes
+                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10)
+                    .is_ok()
+            );
         }
         lanes
     }

@@ -145,7 +145,8 @@ impl EngineCalls for Calls {
 
     fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
         if let Some(hub) = self.0.upgrade() {
-            let known = format_args!("{place}: {offset} was about to be committed and {unsettled} is not settled");
+            let known =
+                format_args!("{place}: {offset} was about to be committed and {unsettled} is not settled");
             hub.sentinels.fire(Sentinel::CommitGap, 1, &known);
         }
     }

@@ -117,6 +117,11 @@ mod tests {
         let counts: Vec<_> = sentinels.counts().into_iter().map(|(_, times)| times).collect();
         assert_eq!(counts, [1, 2, 3, 4, 5]);
         let cause = sentinels.cause().unwrap();
-        assert!(Sentinel::ALL.iter().all(|sentinel| cause.contains(&sentinel.to_string())), "{cause}");
+        assert!(
+            Sentinel::ALL
+                .iter()
+                .all(|sentinel| cause.contains(&sentinel.to_string())),
+            "{cause}"
+        );
     }
 }

@@ -27,7 +27,11 @@ pub struct Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stalled: nothing has moved in `{}` for {:.0?}", self.stage, self.after)?;
+        write!(
+            f,
+            "stalled: nothing has moved in `{}` for {:.0?}",
+            self.stage, self.after
+        )?;
         match &self.at {
             Some(at) => write!(f, ", the oldest message is {at}"),
             None => Ok(()),

@@ -55,7 +55,8 @@ impl Watchdog {
         self.look_for_leaks(hub);
         let now = rt::now();
         let stages = busy(hub, now);
-        self.busy.retain(|(stage, _)| stages.iter().any(|busy| busy.stage == *stage));
+        self.busy
+            .retain(|(stage, _)| stages.iter().any(|busy| busy.stage == *stage));
         if stages.is_empty() {
             return over(hub);
         }
@@ -89,7 +90,11 @@ impl Watchdog {
 
 /// Says that these places leaked.
 pub(super) fn leak(hub: &Hub, places: usize) {
-    let known = format_args!("{:?} in {:?}", hub.places.oldest().map(|at| at.elapsed()), hub.places.scopes());
+    let known = format_args!(
+        "{:?} in {:?}",
+        hub.places.oldest().map(|at| at.elapsed()),
+        hub.places.scopes()
+    );
     hub.sentinels.fire(Sentinel::LeakedPlace, places, &known);
 }
 
@@ -149,7 +154,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
             firsts,
         });
     };
-    let may_run = hub.breaker.as_ref().is_none_or(super::Breaker::is_closed);
+    let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
     let overdue = hub.ready.next_due().is_some_and(|due| due < now);
     let blocked = load.waiting > 0 && load.parked == 0;
@@ -166,7 +171,11 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     }
     for outbox in [&hub.dead_letters, &hub.retries] {
         if outbox.len() > 0 && !hub.is_degraded(outbox.part()) {
-            add(outbox.part(), Duration::ZERO, outbox.first().into_iter().collect());
+            add(
+                outbox.part(),
+                Duration::ZERO,
+                outbox.first().into_iter().collect(),
+            );
         }
     }
     if hub.settling.len() > 0 && !hub.is_degraded(SOURCE) {
@@ -226,7 +235,11 @@ mod tests {
     }
 
     fn hub() -> Hub {
-        Hub::new(PipelineSpec::new("test", Arc::new(MemoryQueue::new()), Flow::process(NoOp)))
+        Hub::new(PipelineSpec::new(
+            "test",
+            Arc::new(MemoryQueue::new()),
+            Flow::process(NoOp),
+        ))
     }
 
     fn leaked(hub: &Hub) -> u64 {

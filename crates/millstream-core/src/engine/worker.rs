@@ -15,6 +15,7 @@ use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Entrance, Entries, Mark};
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope, LaneId};
 use super::fate::{Fault, Next};
 use super::guard::{caught, text_of};
@@ -76,6 +77,10 @@ impl<P: Processor> Worker<P> {
             let started = rt::now();
             let probing = hub.probing();
             loop {
+                // A breaker that opens meanwhile sends back what has not run.
+                if probing.is_none() && !hub.breakers.is_closed() {
+                    break;
+                }
                 running.envelope = round.rest.pop_front();
                 running.settled.store(false, Ordering::Relaxed);
                 let Some(envelope) = &mut running.envelope else {
@@ -108,6 +113,9 @@ impl<P: Processor> Worker<P> {
                 let ran = self
                     .run_one(input, &running, &mut route, &mut round, &seat, &cancellation)
                     .await;
+                if matches!(ran, Ran::Ended(Err(Fault::Timeout(_)))) {
+                    cancellation.cancel();
+                }
                 round.runs += 1;
                 if cancellation.is_cancelled() {
                     cancellation = seat.cancellation();
@@ -177,7 +185,6 @@ impl<P: Processor> Worker<P> {
                 () = &mut cancelled => break Ran::Cancelled,
                 () = &mut alarm => {
                     if rt::now() >= deadline {
-                        cancellation.cancel();
                         break Ran::Ended(Err(Fault::Timeout(timeout)));
                     }
                     if !std::mem::replace(&mut gave_back, true) {
@@ -188,7 +195,9 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
-        round.waited.push(pending_since.elapsed());
+        let waited = pending_since.elapsed();
+        round.slow_now = hub.breakers.is_slow(waited);
+        round.waited.push(waited);
         drop((away, occupied));
         ran
     }
@@ -223,7 +232,10 @@ impl Drop for Running<'_> {
             return;
         };
         self.hub.processor.failed(Failed::Died, 1);
-        self.hub.record(0, 1);
+        self.hub.record(Runs {
+            failed: 1,
+            ..Runs::default()
+        });
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
         let left = leave(self.hub, self.stage, envelope, next);
@@ -296,8 +308,9 @@ struct Round<'a, T> {
     processed: usize,
     failures: Failures,
     /// Processed messages that end here, for the breaker: those that go to a batcher count there.
-    succeeded: usize,
-    failed: usize,
+    ended: Runs,
+    /// What runs now was slow.
+    slow_now: bool,
 }
 
 impl<'a, T> Round<'a, T> {
@@ -316,8 +329,8 @@ impl<'a, T> Round<'a, T> {
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
-            succeeded: 0,
-            failed: 0,
+            ended: Runs::default(),
+            slow_now: false,
         }
     }
 
@@ -328,14 +341,20 @@ impl<'a, T> Round<'a, T> {
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
     fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
         let Some(envelope) = running else { return };
+        let slow = usize::from(std::mem::take(&mut self.slow_now));
         match ran {
             Ran::Ended(Ok(output)) => {
                 self.processed += 1;
+                let done = self.ended.succeeded;
                 self.route(running, output, route, stage);
+                self.ended.slow += slow * (self.ended.succeeded - done);
             }
             Ran::Ended(Err(fault)) => {
                 self.failed(fault.kind());
-                self.failed += usize::from(!fault.is_reject());
+                if fault.feeds_breaker() {
+                    self.ended.failed += 1;
+                    self.ended.slow += slow;
+                }
                 let next = self.hub.next(envelope, fault);
                 let lane = envelope.lane;
                 match running
@@ -377,7 +396,7 @@ impl<'a, T> Round<'a, T> {
         let lane = envelope.lane;
         match end {
             None => {
-                self.succeeded += 1;
+                self.ended.succeeded += 1;
                 self.settles.extend(envelope.settle(Settlement::Ack));
                 *running = None;
             }
@@ -416,6 +435,9 @@ impl<'a, T> Round<'a, T> {
         };
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
+        if self.hub.breakers.is_slow(share) {
+            self.ended.slow = self.ended.succeeded + self.ended.failed;
+        }
         let times = &self.hub.processor.took;
         if others > 0 {
             times.record_time(share, others);
@@ -471,10 +493,7 @@ impl<'a, T> Round<'a, T> {
         }
         hub.processor.succeeded.add(std::mem::take(&mut self.processed));
         hub.processor.failed_all(&mut self.failures);
-        hub.record(
-            std::mem::take(&mut self.succeeded),
-            std::mem::take(&mut self.failed),
-        );
+        hub.record(std::mem::take(&mut self.ended));
     }
 }
 

@@ -5,6 +5,7 @@
 mod batching;
 mod bisecting;
 mod breaking;
+mod dependencies;
 mod draining;
 mod halting;
 mod isolation;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
 use millstream_core::{
     Acknowledger, BatcherSpec, BreakerSpec, Capabilities, Chunk, Condition, Connector, Credit, DeadLetter,
-    Delivered, EngineHandle, Host, Message, OpenError, Outcome, Outgoing, PipelineSpec, Read, Sentinel, Settle,
-    Sink, SinkConnector, SinkError, Source, SourceError,
+    Delivered, EngineHandle, Host, Message, OpenError, Outcome, Outgoing, PipelineSpec, Read, Sentinel,
+    Settle, Sink, SinkConnector, SinkError, Source, SourceError,
 };
 
 use crate::support::{Rig, ScriptedBatches, keyed, scripted, until};
@@ -58,7 +58,8 @@ async fn p8_a_broker_that_does_not_answer_is_a_stall_until_it_does_also_while_pa
     assert_eq!(&*stall.stage, "settlement");
     assert!((MINUTE..2 * MINUTE).contains(&stall.after), "{stall:?}");
     assert!(stall.age >= Some(stall.after));
-    let says = |condition: &Condition| matches!(condition, Condition::Degraded(why) if why.contains("`settlement`"));
+    let says =
+        |condition: &Condition| matches!(condition, Condition::Degraded(why) if why.contains("`settlement`"));
     assert!(says(&status.condition), "{:?}", status.condition);
     pipeline.pause();
     assert!(says(&pipeline.status().condition));
@@ -88,13 +89,21 @@ impl Sink for Silent {
 
 #[tokio::test(start_paused = true)]
 async fn p8_a_dead_letter_sink_that_does_not_answer_is_a_stall_that_names_the_message() {
-    let rig = Rig::start(scripted().1, |spec| spec.dead_letter = DeadLetter::Sink(Arc::new(Silent)));
+    let rig = Rig::start(scripted().1, |spec| {
+        spec.dead_letter = DeadLetter::Sink(Arc::new(Silent));
+    });
     rig.queue.publish(Message::new("ok"));
     rig.queue.publish(keyed("customer", "reject"));
     until(|| rig.pipeline().status().stalled.is_some()).await;
     let stall = rig.pipeline().status().stalled.unwrap();
     assert_eq!(&*stall.stage, "dead letter");
-    assert!(stall.at.as_ref().is_some_and(|at| at.ends_with("@1") || at.ends_with("@2")), "{stall:?}");
+    assert!(
+        stall
+            .at
+            .as_ref()
+            .is_some_and(|at| at.ends_with("@1") || at.ends_with("@2")),
+        "{stall:?}"
+    );
     assert_eq!(stall.key.as_deref(), Some(&b"customer"[..]));
     let text = rig.pipeline().status().condition.to_string();
     assert!(!text.contains("customer"), "a key is the user's data: {text}");
@@ -209,12 +218,23 @@ async fn p4_a_source_that_gives_more_than_it_is_asked_for_fires_the_sentinel() {
     let host = Host::start([spec]).unwrap();
     let pipeline = host.pipeline("test").unwrap();
     until(|| pipeline.status().in_flight > 0).await;
-    let fired: Vec<_> = pipeline.measures().sentinels.into_iter().filter(|(_, times)| *times > 0).collect();
+    let fired: Vec<_> = pipeline
+        .measures()
+        .sentinels
+        .into_iter()
+        .filter(|(_, times)| *times > 0)
+        .collect();
     assert_eq!(fired, [(Sentinel::Overfetch, 3)]);
     let condition = pipeline.status().condition;
-    assert!(matches!(&condition, Condition::Degraded(why) if why.contains("the source gave more")), "{condition}");
+    assert!(
+        matches!(&condition, Condition::Degraded(why) if why.contains("the source gave more")),
+        "{condition}"
+    );
     pipeline.pause();
-    assert!(matches!(pipeline.status().condition, Condition::Degraded(_)), "a pause hides no defect");
+    assert!(
+        matches!(pipeline.status().condition, Condition::Degraded(_)),
+        "a pause hides no defect"
+    );
 }
 
 /// A source that fails at each read, and says when it was opened.
@@ -259,13 +279,25 @@ async fn each_restart_of_what_dies_again_waits_twice_as_long_and_the_pipeline_sa
     let pipeline = host.pipeline("test").unwrap();
     until(|| opened.lock().len() == 2).await;
     until(|| matches!(pipeline.status().condition, Condition::Degraded(_))).await;
-    assert_eq!(pipeline.status().condition.to_string(), "degraded: source: the source died");
+    assert_eq!(
+        pipeline.status().condition.to_string(),
+        "degraded: source: the source died"
+    );
     host.ended().await;
     let opened = opened.lock();
-    let waits: Vec<_> = opened.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    let waits: Vec<_> = opened
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_millis())
+        .collect();
     let wanted = [100, 200, 400, 800];
     assert_eq!(waits.len(), wanted.len());
-    assert!(waits.iter().zip(wanted).all(|(wait, wanted)| wait.abs_diff(wanted) <= 2), "{waits:?}");
+    assert!(
+        waits
+            .iter()
+            .zip(wanted)
+            .all(|(wait, wanted)| wait.abs_diff(wanted) <= 2),
+        "{waits:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

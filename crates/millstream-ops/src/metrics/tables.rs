@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 19] = [
+pub(super) const COUNTERS: [Count; 18] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -54,7 +54,7 @@ pub(super) const COUNTERS: [Count; 19] = [
     ),
     (
         "millstream_uncounted_failures_total",
-        "Failures that counted no attempt because the breaker was not closed.",
+        "Failures that counted no attempt because a breaker was not closed, or was about to open.",
         |counts| counts.uncounted,
     ),
     (
@@ -71,11 +71,6 @@ pub(super) const COUNTERS: [Count; 19] = [
         "millstream_outbox_retries_total",
         "Dead letters and put-off messages that their sink did not take and that were tried again.",
         |counts| counts.outbox_retries,
-    ),
-    (
-        "millstream_breaker_opened_total",
-        "Times that the breaker opened.",
-        |counts| counts.breaker_opened,
     ),
     (
         "millstream_batches_split_total",
