@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::batcher::{Again, Batcher};
 use super::bisect::Split;
-use super::breaker::Breaker;
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
 use super::guard::caught;
@@ -21,6 +21,7 @@ use super::shard::{Closed, Turn};
 use super::stage::{Failures, Stage};
 use crate::batch::Batch;
 use crate::failure::Failure;
+use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Reason, Settle, Settlement};
 
@@ -90,6 +91,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
             closed_by: by,
             failures: Vec::new(),
             cancellation: cancellation.clone(),
+            breakers: Some(Arc::clone(&hub.breakers)),
         },
         envelopes,
     };
@@ -103,14 +105,14 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
                     biased;
                     result = &mut future => result.into(),
                     () = cancellation.cancelled() => Ran::Cancelled,
-                    () = rt::sleep(timeout) => {
-                        cancellation.cancel();
-                        Ran::TimedOut(timeout)
-                    }
+                    () = rt::sleep(timeout) => Ran::TimedOut(timeout),
                 }
             }
         }
     };
+    if matches!(ran, Ran::TimedOut(_)) {
+        cancellation.cancel();
+    }
     running.end(&ran);
 }
 
@@ -153,9 +155,19 @@ impl<T: Send + 'static> Running<'_, T> {
         envelopes.iter().map(|envelope| envelope.order).collect()
     }
 
+    /// So many messages ended with the batch, for the breaker.
+    fn runs(&self, succeeded: usize, failed: usize) -> Runs {
+        let slow = self.hub.breakers.is_slow(self.started.elapsed());
+        Runs {
+            succeeded,
+            failed,
+            slow: if slow { succeeded + failed } else { 0 },
+        }
+    }
+
     /// Every message of the batch is done.
     fn succeed(&self, envelopes: &[Envelope]) {
-        self.hub.record(envelopes.len(), 0);
+        self.hub.record(self.runs(envelopes.len(), 0));
         self.batcher.batches.stage.succeeded.add(envelopes.len());
         self.batcher.done(
             self.hub,
@@ -218,19 +230,23 @@ impl<T: Send + 'static> Running<'_, T> {
             };
             verdict.decide(envelope, item, fault);
         }
-        verdict.carry_out(self.batcher, self.worker);
+        let runs = self.runs(verdict.succeeded, verdict.failed);
+        verdict.carry_out(self.batcher, self.worker, runs);
     }
 }
 
 impl<T: Send + 'static> Running<'_, T> {
-    /// Whether the message at fault is to be found out: not while what all of them need is away, and not where the handler
-    /// took the items out.
+    /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
+    /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
         self.batcher.spec.bisect
             && matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+            && ran
+                .fault()
+                .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
             && (messages > 1 || self.split.is_some())
             && self.batch.items.len() == messages
-            && self.hub.breaker.as_ref().is_none_or(Breaker::is_closed)
+            && self.hub.breakers.is_closed()
     }
 
     /// Has a batch that failed as a whole run again in parts, or gives the messages to decide on. Failures that the
@@ -247,7 +263,7 @@ impl<T: Send + 'static> Running<'_, T> {
         };
         let messages = failed.len();
         let is_last = |batch: &Closed<T>| {
-            ran.fault().is_some_and(|fault| fault.is_reject())
+            ran.fault().is_some_and(|fault| fault.kind() == Failed::Rejected)
                 || batch.envelopes.iter().any(|envelope| hub.is_last(envelope))
         };
         match failed.bisect(is_last, |split| self.batcher.parts_of(self.worker, split)) {
@@ -349,7 +365,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             self.settles.extend(envelope.settle(Settlement::Ack));
             return;
         };
-        self.failed += usize::from(!fault.is_reject());
+        self.failed += usize::from(fault.feeds_breaker());
         if let Some(failures) = self.failures.get_mut(fault.kind() as usize) {
             *failures += 1;
         }
@@ -389,11 +405,11 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize) {
+    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize, runs: Runs) {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
-        hub.record(self.succeeded, self.failed);
+        hub.record(runs);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
         let again = match self.due {
             Some(due) => Again::At(due, self.again),

@@ -19,6 +19,7 @@ use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
+use super::stall::Named;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
@@ -81,6 +82,8 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()>;
     /// How many messages it holds.
     fn held(&self) -> usize;
+    /// Whether something in it should move now, for how long a run may take, and what is first.
+    fn look(&self) -> Look;
     /// Looks again whether a batch may run.
     fn wake(&self);
     /// Closes batches as soon as a worker is free: no more will come to fill them.
@@ -94,6 +97,16 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn flush(&self, scope: Scope);
     /// Forgets messages of the scope that do not run in a batch now.
     fn discard(&self, scope: Scope) -> Vec<Envelope>;
+}
+
+/// A batcher as the watchdog sees it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// A batch runs, or could run.
+    pub(crate) busy: bool,
+    pub(crate) timeout: Duration,
+    /// The first message of each batch that runs or could.
+    pub(crate) firsts: Vec<Named>,
 }
 
 impl fmt::Debug for dyn AnyBatcher {
@@ -140,7 +153,14 @@ pub(crate) struct State<T> {
     draining: bool,
     cut: bool,
     /// What the batch workers run now, to be cancelled.
-    running: Vec<Option<CancellationToken>>,
+    running: Vec<Option<Run>>,
+}
+
+/// A batch that runs.
+#[derive(Clone)]
+struct Run {
+    cancellation: CancellationToken,
+    first: Option<Named>,
 }
 
 impl<T: Send + 'static> Batcher<T> {
@@ -205,23 +225,26 @@ impl<T: Send + 'static> Batcher<T> {
             return Turn::Wait(None);
         }
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
-            hub.breaker.as_ref().is_none_or(|breaker| {
-                breaker.is_closed()
-                    || envelopes
-                        .iter()
-                        .any(|envelope| envelope.alone == Some(Alone::Probe))
-                    || breaker.try_probe(rt::now())
-            })
+            hub.breakers.is_closed()
+                || envelopes
+                    .iter()
+                    .any(|envelope| envelope.alone == Some(Alone::Probe))
+                || hub.breakers.try_probe(rt::now())
         });
-        if let (Turn::Run(_), Some(slot)) = (&turn, running.get_mut(worker)) {
-            *slot = Some(CancellationToken::new());
+        if let (Turn::Run(batch), Some(slot)) = (&turn, running.get_mut(worker)) {
+            *slot = Some(Run {
+                cancellation: CancellationToken::new(),
+                first: batch.envelopes.first().map(Named::of),
+            });
         }
         turn
     }
 
     pub(crate) fn cancellation(&self, worker: usize) -> CancellationToken {
-        let mut token = self.state.lock().running.get(worker).cloned().flatten();
-        token.get_or_insert_default().clone()
+        match self.state.lock().running.get(worker) {
+            Some(Some(run)) => run.cancellation.clone(),
+            _ => CancellationToken::new(),
+        }
     }
 
     /// The parts of a split batch that wait in this worker's shard, taken out.
@@ -422,6 +445,19 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         self.held.load(Ordering::Acquire)
     }
 
+    fn look(&self) -> Look {
+        let state = self.state.lock();
+        let now = rt::now();
+        let running = state.running.iter().flatten().filter_map(|run| run.first.clone());
+        let due = state.shards.iter().filter_map(|shard| shard.due(now));
+        let firsts: Vec<_> = running.chain(due.map(Named::of)).collect();
+        Look {
+            busy: !firsts.is_empty(),
+            timeout: self.spec.timeout,
+            firsts,
+        }
+    }
+
     fn wake(&self) {
         for work in &self.work {
             // Stored for a busy worker, and passed on to each idle one.
@@ -436,10 +472,11 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     }
 
     fn cut(&self) {
-        let running: Vec<_> = {
+        let running: Vec<CancellationToken> = {
             let mut state = self.state.lock();
             state.cut = true;
-            state.running.iter().flatten().cloned().collect()
+            let running = state.running.iter().flatten();
+            running.map(|run| run.cancellation.clone()).collect()
         };
         if let Some(hub) = self.hub.upgrade() {
             hub.release(self.take_out(|_| true));

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 
 use super::adaptive::Adaptive;
 use super::batcher::AnyBatcher;
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::Runs;
+use super::breakers::Breakers;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -24,8 +25,10 @@ use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seats;
+use super::sentinels::Sentinels;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
+use super::stall::Stall;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -42,6 +45,7 @@ use crate::ticket::Ticket;
 pub(crate) struct Hub {
     pub(crate) spec: PipelineSpec,
     pub(crate) capabilities: Capabilities,
+    pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
@@ -51,8 +55,7 @@ pub(crate) struct Hub {
     pub(crate) retries: Outbox,
     pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
-    pub(crate) breaker: Option<Breaker>,
-    pub(crate) breaker_changed: Notify,
+    pub(crate) breakers: Arc<Breakers>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -77,6 +80,10 @@ pub(crate) struct Hub {
     /// Places that stand still.
     halts: AtomicUsize,
     pub(super) losses: Losses,
+    /// What moves no more although it should, since the watchdog has said so.
+    pub(crate) stalled: Mutex<Option<Stall>>,
+    /// Intake holds messages that have places and are not in the queue.
+    pub(crate) admitting: AtomicBool,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
 }
@@ -92,21 +99,26 @@ pub(super) struct RareLines {
 
 impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
+        let sentinels = Sentinels::new(Arc::clone(&spec.name));
+        let gate = Gate::new();
+        let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.least().get()),
+            ready: Ready::new(spec.processor.least().get(), Arc::clone(&sentinels)),
             adaptive: Adaptive::new(
                 spec.processor.adapts_from.map(NonZeroUsize::get),
                 spec.processor.concurrency.get(),
             ),
-            places: Places::new(spec.limits),
+            places: Places::new(spec.limits, Arc::clone(&sentinels)),
+            sentinels,
+            stalled: Mutex::new(None),
+            admitting: AtomicBool::new(false),
             settling: Settling::default(),
             dead_letters: Outbox::new("dead letter"),
             retries: Outbox::new("retry"),
             retry_sink: spec.source.retry_sink(),
-            gate: Gate::new(),
-            breaker: spec.breaker.map(Breaker::new),
-            breaker_changed: Notify::new(),
+            gate,
+            breakers: Arc::new(breakers),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
@@ -286,51 +298,32 @@ impl Hub {
         self.flush_now.notify_one();
     }
 
-    // === breaker
+    // === breakers
 
     /// How many of so many messages may be taken to run now.
     pub(crate) fn may_take(&self, number: usize) -> usize {
-        match &self.breaker {
-            Some(breaker) if !breaker.is_closed() => usize::from(breaker.try_probe(rt::now())),
-            _ => number,
+        match self.breakers.is_closed() {
+            true => number,
+            false => usize::from(self.breakers.try_probe(rt::now())),
         }
     }
 
     /// Whether what was just taken runs as a probe.
     pub(crate) fn probing(&self) -> Option<Alone> {
-        self.breaker
-            .as_ref()
-            .is_some_and(|breaker| !breaker.is_closed())
-            .then_some(Alone::Probe)
+        (!self.breakers.is_closed()).then_some(Alone::Probe)
     }
 
-    /// Counts runs for the breaker.
-    pub(crate) fn record(&self, succeeded: usize, failed: usize) {
-        let Some(breaker) = &self.breaker else { return };
-        if succeeded + failed == 0 {
-            return;
-        }
-        let was_closed = breaker.is_closed();
-        let [succeeded, failed] = [succeeded, failed].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-        match breaker.record(succeeded, failed, rt::now()) {
-            Some(BreakerState::Open) => {
-                self.counters.breaker_opened.add(1);
-                warn!(
-                    pipeline = self.name(),
-                    "breaker opened: too many runs failed; the source pauses"
-                );
-                self.gate.change(|gate| gate.broken = true);
-                self.breaker_changed.notify_one();
-            }
-            Some(BreakerState::Closed) => {
-                info!(pipeline = self.name(), "breaker closed");
-                self.gate.change(|gate| gate.broken = false);
-            }
-            Some(BreakerState::HalfOpen) | None => {}
-        }
-        if !was_closed {
+    /// Counts runs for the pipeline's breaker.
+    pub(crate) fn record(&self, runs: Runs) {
+        if self.breakers.any() && runs.succeeded + runs.failed > 0 && self.breakers.record(runs) {
             self.wake_all();
         }
+    }
+
+    /// What probed has ended in a way that no breaker counts: another message may.
+    pub(super) fn probe_over(&self) {
+        self.breakers.probe_over();
+        self.wake_all();
     }
 
     /// Something may run now that could not before.
@@ -359,9 +352,11 @@ impl Hub {
                 .into_iter()
                 .zip(self.counters.rebalances.get())
                 .collect(),
+            sentinels: self.sentinels.counts(),
             partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
+            breakers: self.breakers.measures(),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
                 messages: 0,
                 bytes: 0,
@@ -392,6 +387,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether this part cannot do its work now.
+    pub(crate) fn is_degraded(&self, part: &str) -> bool {
+        self.degraded.lock().contains_key(part)
+    }
+
+    /// What is wrong whatever else the pipeline was told to do: nothing moves that should, or a promise was broken.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let stalled = self.stalled.lock().as_ref().map(Stall::to_string);
+        stalled.into_iter().chain(self.sentinels.cause()).collect()
     }
 
     /// Why the pipeline cannot do all its work, if so.

@@ -5,17 +5,22 @@
 
 use std::cmp::{Ordering as Cmp, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::sentinels::{Sentinel, Sentinels};
+use super::stall::Named;
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ready {
+    sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// Workers that found nothing to take wait here.
     takers: Notify,
@@ -114,14 +119,18 @@ impl Load {
 
 impl Ready {
     /// An empty queue from which so many workers may take.
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize, sentinels: Arc<Sentinels>) -> Self {
         let state = State {
             seats: workers,
             ..State::default()
         };
         Self {
+            sentinels,
             state: Mutex::new(state),
-            ..Self::default()
+            takers: Notify::new(),
+            parked_sooner: Notify::new(),
+            hungry: Notify::new(),
+            lane_room: Notify::new(),
         }
     }
 
@@ -237,6 +246,12 @@ impl Ready {
                         }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
                         self.wake(&state, spare());
+                        let inverted = state.lanes.inverted();
+                        drop(state);
+                        if let Some((times, position)) = inverted {
+                            let known = format_args!("the first at position {position}");
+                            self.sentinels.fire(Sentinel::KeyInversion, times, &known);
+                        }
                         return true;
                     }
                 }
@@ -374,6 +389,25 @@ impl Ready {
             running: state.running,
             lanes: state.lanes.len(),
         }
+    }
+
+    /// When the next one that is parked is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.state.lock().parked.peek().map(|Reverse(parked)| parked.due)
+    }
+
+    /// What of the queue is first to run, of each lane and of what is unordered, or overdue: for a stall to name.
+    pub(crate) fn firsts(&self) -> Vec<Named> {
+        let state = self.state.lock();
+        let unordered = state.unordered.front().and_then(|chunk| chunk.first());
+        let parked = state.parked.peek().map(|Reverse(parked)| &parked.envelope);
+        let firsts = unordered.into_iter().chain(parked);
+        firsts.chain(state.lanes.firsts()).map(Named::of).collect()
+    }
+
+    /// The key of a message that keeps this lane busy.
+    pub(crate) fn key(&self, lane: LaneId) -> Option<Bytes> {
+        self.state.lock().lanes.key(lane)
     }
 
     /// Takes out every message that is not running and that `leave` picks.

@@ -246,6 +246,18 @@ impl<T> Shard<T> {
         Turn::Wait([due, aged].into_iter().flatten().min())
     }
 
+    /// The first message of a batch that could run now, if there is one.
+    pub(crate) fn due(&self, now: Instant) -> Option<&Envelope> {
+        let parked = self.parked.iter().filter(|parked| parked.due <= now);
+        let parked = parked.map(|parked| &parked.batch).next();
+        let aged = self.open.values().filter(|open| open.deadline <= now);
+        let aged = aged.map(|open| &open.batch).next();
+        let blocked = self.parked.iter().any(|parked| parked.due > now);
+        // What is closed may wait behind what is parked.
+        let closed = self.closed.front().filter(|_| !blocked);
+        parked.or(closed).or(aged)?.envelopes.first()
+    }
+
     fn close_aged(&mut self, now: Instant, draining: bool) {
         while let Some((deadline, key)) = self.ages.front() {
             let current = self.open.get(key).is_some_and(|open| open.deadline == *deadline);

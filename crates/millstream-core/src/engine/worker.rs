@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope, LaneId};
 use super::fate::{Fault, Next};
 use super::guard::{caught, text_of};
@@ -78,6 +79,10 @@ impl<P: Processor> Worker<P> {
             let busy = hub.adaptive.begin();
             let probing = hub.probing();
             loop {
+                // A breaker that opens meanwhile sends back what has not run.
+                if probing.is_none() && !hub.breakers.is_closed() {
+                    break;
+                }
                 running.envelope = round.rest.pop_front();
                 running.settled.store(false, Ordering::Relaxed);
                 let Some(envelope) = &mut running.envelope else {
@@ -110,6 +115,9 @@ impl<P: Processor> Worker<P> {
                 let ran = self
                     .run_one(input, &running, &mut route, &mut round, &seat, &cancellation)
                     .await;
+                if matches!(ran, Ran::Ended(Err(Fault::Timeout(_)))) {
+                    cancellation.cancel();
+                }
                 round.runs += 1;
                 if cancellation.is_cancelled() {
                     cancellation = seat.cancellation();
@@ -137,7 +145,7 @@ impl<P: Processor> Worker<P> {
         seat: &Seat,
         cancellation: &CancellationToken,
     ) -> Ran<P::Output> {
-        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+        let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
         let hub = &*self.hub;
@@ -156,7 +164,7 @@ impl<P: Processor> Worker<P> {
             return Ran::Ended(flatten(result));
         }
 
-        let occupied = Occupied::new(seat, *ticket);
+        let occupied = Occupied::new(seat, envelope);
         if hub.is_cut() || hub.is_lost(ticket) {
             cancellation.cancel();
             return Ran::Cancelled;
@@ -180,7 +188,6 @@ impl<P: Processor> Worker<P> {
                 () = &mut cancelled => break Ran::Cancelled,
                 () = &mut alarm => {
                     if rt::now() >= deadline {
-                        cancellation.cancel();
                         break Ran::Ended(Err(Fault::Timeout(timeout)));
                     }
                     if !std::mem::replace(&mut gave_back, true) {
@@ -191,7 +198,9 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
-        round.waited.push(pending_since.elapsed());
+        let waited = pending_since.elapsed();
+        round.slow_now = hub.breakers.is_slow(waited);
+        round.waited.push(waited);
         drop((away, occupied));
         ran
     }
@@ -226,7 +235,10 @@ impl Drop for Running<'_> {
             return;
         };
         self.hub.processor.failed(Failed::Died, 1);
-        self.hub.record(0, 1);
+        self.hub.record(Runs {
+            failed: 1,
+            ..Runs::default()
+        });
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
         let left = leave(self.hub, self.stage, envelope, next);
@@ -241,8 +253,8 @@ impl Drop for Running<'_> {
 struct Occupied<'a>(&'a Seat);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: &'a Seat, ticket: crate::Ticket) -> Self {
-        seat.occupy(ticket);
+    fn new(seat: &'a Seat, envelope: &Envelope) -> Self {
+        seat.occupy(envelope);
         Self(seat)
     }
 }
@@ -301,8 +313,9 @@ struct Round<'a, T> {
     processed: usize,
     failures: Failures,
     /// Processed messages that end here, for the breaker: those that go to a batcher count there.
-    succeeded: usize,
-    failed: usize,
+    ended: Runs,
+    /// What runs now was slow.
+    slow_now: bool,
 }
 
 impl<'a, T> Round<'a, T> {
@@ -322,8 +335,8 @@ impl<'a, T> Round<'a, T> {
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
-            succeeded: 0,
-            failed: 0,
+            ended: Runs::default(),
+            slow_now: false,
         }
     }
 
@@ -334,15 +347,21 @@ impl<'a, T> Round<'a, T> {
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
     fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
         let Some(envelope) = running else { return };
+        let slow = usize::from(std::mem::take(&mut self.slow_now));
         match ran {
             Ran::Ended(Ok(output)) => {
                 self.processed += 1;
+                let done = self.ended.succeeded;
                 self.route(running, output, route, stage);
+                self.ended.slow += slow * (self.ended.succeeded - done);
             }
             Ran::Ended(Err(fault)) => {
                 self.failed(fault.kind());
-                self.failed += usize::from(!fault.is_reject());
-                self.faults += usize::from(!fault.is_reject());
+                if fault.feeds_breaker() {
+                    self.ended.failed += 1;
+                    self.faults += 1;
+                    self.ended.slow += slow;
+                }
                 let next = self.hub.next(envelope, fault);
                 let lane = envelope.lane;
                 match running
@@ -384,7 +403,7 @@ impl<'a, T> Round<'a, T> {
         let lane = envelope.lane;
         match end {
             None => {
-                self.succeeded += 1;
+                self.ended.succeeded += 1;
                 self.settles.extend(envelope.settle(Settlement::Ack));
                 *running = None;
             }
@@ -425,7 +444,7 @@ impl<'a, T> Round<'a, T> {
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
         let hub = self.hub;
-        if hub.adaptive.is_on() {
+        if hub.adaptive.is_on() && hub.breakers.is_closed() {
             let pending = &self.waited;
             let taken = Taken {
                 runs,
@@ -435,6 +454,9 @@ impl<'a, T> Round<'a, T> {
             };
             hub.adaptive
                 .took(rt::now(), &taken, |workers| hub.resize(workers));
+        }
+        if hub.breakers.is_slow(share) {
+            self.ended.slow = self.ended.succeeded + self.ended.failed;
         }
         let times = &hub.processor.took;
         if others > 0 {
@@ -491,10 +513,7 @@ impl<'a, T> Round<'a, T> {
         }
         hub.processor.succeeded.add(std::mem::take(&mut self.processed));
         hub.processor.failed_all(&mut self.failures);
-        hub.record(
-            std::mem::take(&mut self.succeeded),
-            std::mem::take(&mut self.failed),
-        );
+        hub.record(std::mem::take(&mut self.ended));
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) const COUNTERS: [Count; 18] = [
     ),
     (
         "millstream_uncounted_failures_total",
-        "Failures that counted no attempt because the breaker was not closed.",
+        "Failures that counted no attempt because a breaker was not closed, or was about to open.",
         |counts| counts.uncounted,
     ),
     (
@@ -71,11 +71,6 @@ pub(super) const COUNTERS: [Count; 18] = [
         "millstream_outbox_retries_total",
         "Dead letters and put-off messages that their sink did not take and that were tried again.",
         |counts| counts.outbox_retries,
-    ),
-    (
-        "millstream_breaker_opened_total",
-        "Times that the breaker opened.",
-        |counts| counts.breaker_opened,
     ),
     (
         "millstream_batches_split_total",
@@ -102,14 +97,24 @@ pub(super) const COUNTERS: [Count; 18] = [
         "Tasks restarted by the supervisor.",
         |counts| counts.restarts,
     ),
+    (
+        "millstream_stalls_total",
+        "Times that nothing moved for a while although there was work.",
+        |counts| counts.stalls,
+    ),
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 12] = [
+pub(super) const GAUGES: [Gauge; 13] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
         |seen| seen.status.halted as f64,
+    ),
+    (
+        "millstream_stalled",
+        "1 while nothing moves although there is work, else 0.",
+        |seen| f64::from(u8::from(seen.status.stalled.is_some())),
     ),
     (
         "millstream_demand_messages",
