@@ -34,6 +34,8 @@ mod places;
 mod rare;
 mod rate;
 mod ready;
+#[cfg(test)]
+mod ready_model;
 mod receipts;
 mod restarts;
 mod retry;
