@@ -44,6 +44,8 @@ mod seat;
 mod sentinels;
 mod settling;
 mod shard;
+#[cfg(test)]
+mod shard_model;
 mod stage;
 mod stall;
 mod timers;
