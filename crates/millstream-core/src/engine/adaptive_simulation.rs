@@ -288,7 +288,10 @@ fn simulate(limit: &mut dyn Limit, downstream: Downstream, seconds: f64) -> Outc
     }
 }
 
-fn candidates() -> [(&'static str, fn() -> Box<dyn Limit>); 4] {
+/// A name, and what makes one.
+type Candidate = (&'static str, fn() -> Box<dyn Limit>);
+
+fn candidates() -> [Candidate; 4] {
     [
         ("gradient", || Box::new(Gradient::new(MIN, MAX))),
         ("aimd", || Box::new(Aimd::new(MIN, MAX))),
@@ -313,7 +316,7 @@ fn table() -> Vec<Vec<Outcome>> {
         "| downstream | limit | throughput of the ideal | p99 over its own time | mean overshoot | refused |"
     );
     println!("|---|---|---|---|---|---|");
-    let outcome = |downstream: Downstream, seconds, (name, candidate): (_, fn() -> Box<dyn Limit>)| {
+    let outcome = |downstream: Downstream, seconds, (name, candidate): Candidate| {
         let outcome = simulate(&mut *candidate(), downstream, seconds);
         println!(
             "| {} | {name} | {:.3} | {:.1} | {:.2} | {:.3} |",

@@ -272,9 +272,9 @@ async fn run(steps: Vec<Step>) {
                 assert_eq!(ready.unpark(), model.parked.first().map(|(due, _)| *due));
             }
             Step::Remove(by) => {
-                let removed = ready.remove(|envelope| id(envelope) % by == 0);
+                let removed = ready.remove(|envelope| id(envelope).is_multiple_of(by));
                 let removed: BTreeSet<_> = removed.iter().map(id).collect();
-                assert_eq!(removed, model.remove(|id| id % by == 0));
+                assert_eq!(removed, model.remove(|id| id.is_multiple_of(by)));
             }
             Step::RemoveParked => {
                 let removed: Vec<_> = ready

@@ -202,10 +202,9 @@ impl Both {
                     .unwrap_or_else(|batch| vec![batch]);
                 self.shard.put_first(parts);
             }
-            Ended::Done | Ended::Halved => batch
-                .items
-                .iter()
-                .for_each(|id| drop(self.model.items.remove(id))),
+            Ended::Done | Ended::Halved => batch.items.iter().for_each(|id| {
+                self.model.items.remove(id);
+            }),
             Ended::Parked(by, wait) => {
                 let mut again = Vec::new();
                 for id in &batch.items {
@@ -261,12 +260,16 @@ async fn run(steps: Vec<Step>) {
             Step::Run(ended) => drop(both.run(ended, false)),
             Step::Pass(time) => tokio::time::advance(Duration::from_millis(time)).await,
             Step::Remove(by) => {
-                let removed = both.shard.remove(|ticket| ticket.sequence % by == 0);
+                let removed = both.shard.remove(|ticket| ticket.sequence.is_multiple_of(by));
                 let mut removed: Vec<_> = removed.iter().map(|envelope| envelope.ticket.sequence).collect();
                 removed.sort_unstable();
-                let gone: Vec<_> = both.model.items.extract_if(.., |id, _| id % by == 0).collect();
+                let gone: Vec<_> = both
+                    .model
+                    .items
+                    .extract_if(.., |id, _| id.is_multiple_of(by))
+                    .collect();
                 assert_eq!(removed, gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
-                both.model.bereft |= both.model.parked.keys().any(|id| id % by == 0);
+                both.model.bereft |= both.model.parked.keys().any(|id| id.is_multiple_of(by));
                 both.model.parked.retain(|id, _| id % by != 0);
                 both.model
                     .open
