@@ -12,6 +12,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::check::{Facts, Finding};
+use crate::dedup::Ids;
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::message::{Message, Outgoing};
@@ -47,6 +48,9 @@ pub struct Capabilities {
     pub holds_places: bool,
     /// The store holds the order of a key across processes, also while one of its messages is delayed.
     pub orders_keys: bool,
+    /// Which id its messages have, the same whenever one is handed out: what `deduplicate` goes by unless it says
+    /// otherwise.
+    pub ids: Ids,
 }
 
 /// A broker's reading side: opens a source and its acknowledger, again after each failure.

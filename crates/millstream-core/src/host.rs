@@ -9,11 +9,12 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::dedup::{IdBy, Ids};
 use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
+use crate::spec::{OnGiveUp, Ordering, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -261,6 +262,29 @@ impl Pipeline {
                 return Err(error("redelivery breaks the order: retry in place".to_owned()));
             }
         }
+        if spec
+            .deduplicate
+            .as_ref()
+            .is_some_and(|deduplicate| matches!(deduplicate.by, IdBy::Source))
+            && spec.source.capabilities().ids == Ids::None
+        {
+            return Err(error(
+                "its source gives messages no id: deduplicate by a header or a value in the payload"
+                    .to_owned(),
+            ));
+        }
+        if let Some(sequence) = &spec.sequence {
+            if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
+                return Err(error(
+                    "a sequence is of a key's messages: order by key".to_owned(),
+                ));
+            }
+            if sequence.held >= spec.limits.in_flight {
+                return Err(error(
+                    "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
+                ));
+            }
+        }
         let hub = Arc::new(Hub::new(spec.clone()));
         let machine = spec.flow.build(&hub).map_err(error)?;
         let _ = hub.batchers.set(machine.batchers.clone());
@@ -443,6 +467,7 @@ impl Pipeline {
             ready: load.ready,
             waiting: load.waiting,
             parked: load.parked,
+            held: load.aside + hub.sequence.as_ref().map_or(0, crate::engine::Sequence::held),
             running: load.running,
             lanes: load.lanes,
             batchers: hub
@@ -483,6 +508,8 @@ pub struct Status {
     pub waiting: usize,
     /// Messages between two attempts.
     pub parked: usize,
+    /// Messages that wait for another one: for what comes of one with their id, or for one that is missing before them.
+    pub held: usize,
     /// Messages taken by workers.
     pub running: usize,
     /// Keys that have a message at work.

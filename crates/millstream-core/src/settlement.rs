@@ -78,16 +78,19 @@ pub enum Reason {
     Deliveries,
     /// The handler named a batcher that does not exist.
     Route,
+    /// A message is missing before it in its sequence.
+    Gap,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Decode,
         Self::Rejected,
         Self::Attempts,
         Self::Deliveries,
         Self::Route,
+        Self::Gap,
     ];
 
     /// The word that headers, logs and metrics carry.
@@ -98,6 +101,7 @@ impl Reason {
             Self::Attempts => "attempts",
             Self::Deliveries => "deliveries",
             Self::Route => "route",
+            Self::Gap => "gap",
         }
     }
 }

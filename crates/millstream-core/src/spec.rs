@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::connector::{SharedConnector, SharedSinkConnector};
+use crate::dedup::DeduplicateSpec;
 use crate::flow::SharedFlow;
 use crate::message::Message;
 
@@ -40,6 +41,10 @@ pub struct PipelineSpec {
     pub breaker: Option<BreakerSpec>,
     /// How often to restart what dies.
     pub supervisor: SupervisorSpec,
+    /// How it knows what it has done already.
+    pub deduplicate: Option<DeduplicateSpec>,
+    /// What it makes of messages that are missing from a key's numbers.
+    pub sequence: Option<SequenceSpec>,
 }
 
 impl PipelineSpec {
@@ -58,6 +63,8 @@ impl PipelineSpec {
             rate_limit: None,
             breaker: None,
             supervisor: SupervisorSpec::default(),
+            deduplicate: None,
+            sequence: None,
         }
     }
 }
@@ -306,4 +313,56 @@ pub enum OnGiveUp {
     Stop,
     /// The host drains the others and ends with status 1.
     Exit,
+}
+
+/// What becomes of messages that come behind a gap in the numbers of their key; needs an ordering by key.
+#[derive(Clone)]
+pub struct SequenceSpec {
+    /// Gives a message's number, in digits. One for which it gives none, or no number, passes unchecked.
+    pub by: OrderBy,
+    /// What becomes of what comes behind a gap.
+    pub on_gap: OnGap,
+    /// How many messages may be held, of all keys together; below [`Limits::in_flight`].
+    pub held: NonZeroUsize,
+    /// How long what is missing is waited for.
+    pub wait: Duration,
+}
+
+impl SequenceSpec {
+    /// Holds up to a thousand messages behind gaps, for half a minute.
+    pub const fn new(by: OrderBy) -> Self {
+        Self {
+            by,
+            on_gap: OnGap::Hold,
+            held: Self::HELD,
+            wait: Self::WAIT,
+        }
+    }
+
+    /// How many messages are held where no bound is named.
+    pub const HELD: NonZeroUsize = const { NonZeroUsize::new(1_000).unwrap() };
+    /// How long what is missing is waited for where no time is named.
+    pub const WAIT: Duration = Duration::from_secs(30);
+}
+
+impl fmt::Debug for SequenceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SequenceSpec")
+            .field("on_gap", &self.on_gap)
+            .field("held", &self.held)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of what comes behind a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// It waits for what is missing, and goes on without it when the time is over.
+    #[default]
+    Hold,
+    /// It goes on at once; the gap is counted and logged.
+    Report,
+    /// It waits for what is missing, and is given up when the time is over, with all that follows in its key until what is missing comes.
+    DeadLetter,
 }

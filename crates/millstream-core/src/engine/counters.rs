@@ -95,6 +95,24 @@ counters! {
     settle_retries,
     /// Dead letters and put-off messages that their sink did not take and that were tried again.
     outbox_retries,
+    /// Messages acknowledged unrun because one with their id was done within the window.
+    duplicates,
+    /// Messages that have no id to be told from others by.
+    unidentified,
+    /// Messages that ran or were acknowledged although the store of ids could not be asked or told.
+    unchecked,
+    /// Times that the store of ids could not be asked or told.
+    store_failures,
+    /// Ids that the store has forgotten before their window was over, to have room.
+    forgotten_ids,
+    /// Gaps in the numbers of a key that were met, or waited for in vain.
+    sequence_gaps,
+    /// Messages whose number their key had passed already; they run.
+    sequence_repeats,
+    /// Messages that were held because one was missing before them.
+    sequence_held,
+    /// Messages without a number, or without a key, that pass unchecked.
+    unnumbered,
     /// Suspects that ran alone.
     suspects,
     /// Times that the breaker opened.

@@ -20,6 +20,8 @@ pub(crate) struct Envelope {
     pub(crate) alone: Option<Alone>,
     /// The user's code has settled it already: what comes of it changes nothing at the source.
     pub(crate) settled: bool,
+    /// Another with its id was in flight when it came: it runs only if that one goes away unsettled.
+    pub(crate) is_twin: bool,
 }
 
 /// Why a message runs alone.
@@ -40,6 +42,7 @@ impl Envelope {
             order: 0,
             alone: None,
             settled: false,
+            is_twin: false,
         }
     }
 

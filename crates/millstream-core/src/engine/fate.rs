@@ -134,6 +134,9 @@ impl Hub {
         if envelope.settled {
             return self.failed_after_settlement();
         }
+        if let Some(twins) = &self.twins {
+            twins.given_up(self, &envelope.ticket, &rejection);
+        }
         match self.spec.dead_letter {
             DeadLetter::Source => {
                 self.settling.add(envelope.settle(Settlement::Reject(rejection)));
@@ -180,6 +183,9 @@ impl Hub {
         let can = &self.capabilities;
         let puts_off = self.retry_sink.is_some() && !self.spec.ordering.is_ordered();
         if puts_off && !can.delay {
+            if let Some(twins) = &self.twins {
+                twins.gone(self, [&envelope.ticket].into_iter());
+            }
             return self.retries.add(envelope, Letter::Later(rt::after(after)));
         }
         let settlement = if can.delay || can.holds_places {

@@ -22,8 +22,10 @@ use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seat;
+use super::sequence::Sequence;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
+use super::twins::Twins;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -51,6 +53,8 @@ pub(crate) struct Hub {
     pub(crate) gate: Gate,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) breaker_changed: Notify,
+    pub(crate) twins: Option<Twins>,
+    pub(crate) sequence: Option<Sequence>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -97,6 +101,8 @@ impl Hub {
             gate: Gate::new(),
             breaker: spec.breaker.map(Breaker::new),
             breaker_changed: Notify::new(),
+            twins: spec.deduplicate.clone().map(Twins::new),
+            sequence: spec.sequence.clone().map(Sequence::new),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
@@ -242,6 +248,9 @@ impl Hub {
     /// From now on nothing is parked: what is, and what waits behind it, goes back to the source.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(sequence) = &self.sequence {
+            self.release(sequence.remove(|_| true));
+        }
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
             self.return_later(envelope, due.saturating_duration_since(now));

@@ -72,6 +72,12 @@ impl Intake {
             tokio::select! {
                 biased;
                 _ = gate.changed() => {}
+                () = hub.sequence_due(), if hub.sequence.is_some() => {
+                    if let Some(sequence) = &hub.sequence {
+                        sequence.expire(&hub, &mut self.held_back);
+                    }
+                    self.admit_held_back().await;
+                }
                 read = self.read(source, probe_only) => {
                     if read? == Read::Ended {
                         return Ok(());
@@ -132,6 +138,12 @@ impl Intake {
                 .map(|envelope| &mut envelope.ticket),
         );
         hub.counters.received.add(received);
+        if let Some(twins) = &hub.twins {
+            // Where the end of intake finds them.
+            std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+            twins.admit(&hub, &mut self.held_back).await;
+            std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+        }
         if hub.capabilities.counts_deliveries || hub.capabilities.counts_ends {
             self.reject_deadly();
             if self.chunk.envelopes.iter().any(Envelope::is_suspect) {
@@ -149,6 +161,15 @@ impl Intake {
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+        if let Some(sequence) = &hub.sequence {
+            sequence.pass(&hub, &mut self.held_back);
+        }
+        self.admit_held_back().await;
+    }
+
+    /// Puts what is held back into the lanes, waiting for room where it has to.
+    async fn admit_held_back(&mut self) {
+        let hub = Arc::clone(&self.hub);
         let can = &hub.capabilities;
         let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
         self.admit_ordered(keeps_order);
@@ -225,6 +246,7 @@ impl Intake {
         for envelope in std::mem::take(&mut self.chunk.envelopes) {
             let deliveries = envelope.message.deliveries;
             if deliveries > most {
+                self.hub.passed(&envelope);
                 let error = format!(
                     "delivered {deliveries} times without an outcome: it seems to end the process that runs it"
                 );
@@ -260,6 +282,7 @@ impl Intake {
             "a suspect runs alone"
         );
         hub.release(others);
+        hub.passed(&suspect);
         // Where the end of intake finds it.
         self.held_back.push(suspect);
         // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands.

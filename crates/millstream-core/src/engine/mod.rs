@@ -3,7 +3,7 @@
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
 //! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
-//! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! share, [`twins`] and [`sequence`] what is done already or comes too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
 mod batch_worker;
@@ -31,10 +31,12 @@ mod receipts;
 mod retry;
 mod returning;
 mod seat;
+mod sequence;
 mod settling;
 mod shard;
 mod stage;
 mod timers;
+mod twins;
 mod worker;
 
 pub(crate) use breaker::Breaker;
@@ -49,4 +51,5 @@ pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
+pub(crate) use sequence::Sequence;
 pub(crate) use worker::Worker;

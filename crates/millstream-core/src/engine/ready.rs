@@ -41,6 +41,8 @@ struct State {
     unordered_messages: usize,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
+    /// Messages that wait for what comes of another one: they hold their lanes and places, and no worker.
+    aside: Vec<Envelope>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
     /// Taken and not yet finished.
@@ -88,6 +90,8 @@ impl Ord for Parked {
 pub(crate) enum Left {
     /// To be tried again then; it keeps its lane.
     Parked(Instant, Envelope),
+    /// To wait for what comes of another message; it keeps its lane.
+    Aside(Envelope),
     /// Not run, or not to be counted: back to the front; it keeps its lane.
     Back(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
@@ -100,13 +104,14 @@ pub(crate) struct Load {
     pub(crate) ready: usize,
     pub(crate) waiting: usize,
     pub(crate) parked: usize,
+    pub(crate) aside: usize,
     pub(crate) running: usize,
     pub(crate) lanes: usize,
 }
 
 impl Load {
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready + self.waiting + self.parked + self.running == 0
+        self.ready + self.waiting + self.parked + self.aside + self.running == 0
     }
 }
 
@@ -283,6 +288,7 @@ impl Ready {
                 match left {
                     Left::Withdrawn(LaneId::NONE) => {}
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
+                    Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
@@ -331,6 +337,16 @@ impl Ready {
         state.parked.peek().map(|Reverse(parked)| parked.due)
     }
 
+    /// Moves those to the front that wait for another message, and that `ready` says need not any more.
+    pub(crate) fn bring_back(&self, ready: impl Fn(&Envelope) -> bool) {
+        let mut state = self.state.lock();
+        let back: Vec<_> = state.aside.extract_if(.., |envelope| ready(envelope)).collect();
+        for envelope in back.into_iter().rev() {
+            state.put_back(envelope);
+        }
+        self.wake(&state, 0);
+    }
+
     /// What is in the queue, by where it is.
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
@@ -338,6 +354,7 @@ impl Ready {
             ready: state.ready(),
             waiting: state.lanes.messages() - state.lanes.ready(),
             parked: state.parked.len(),
+            aside: state.aside.len(),
             running: state.running,
             lanes: state.lanes.len(),
         }
@@ -356,7 +373,9 @@ impl Ready {
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
         state.parked = stay.into();
-        for Reverse(Parked { envelope, .. }) in gone {
+        let aside: Vec<_> = state.aside.extract_if(.., |envelope| leave(envelope)).collect();
+        let gone = gone.into_iter().map(|Reverse(parked)| parked.envelope);
+        for envelope in gone.chain(aside) {
             if envelope.lane != LaneId::NONE {
                 state.lanes.advance(envelope.lane);
             }
