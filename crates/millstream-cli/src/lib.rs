@@ -29,6 +29,7 @@ mod shape;
 mod signals;
 mod status;
 mod stock;
+mod stores;
 mod summary;
 
 #[cfg(feature = "rabbitmq")]

@@ -4,6 +4,7 @@ use millstream_config::Registry;
 
 use crate::connectors::{FileKind, MemoryKind, StdoutKind};
 use crate::handlers::ForwardHandler;
+use crate::stores::MemoryStoreKind;
 
 /// A registry with the connectors and handlers of this build, and with the names of those that it leaves out.
 pub fn stock() -> Registry {
@@ -12,6 +13,7 @@ pub fn stock() -> Registry {
         .connector("memory", MemoryKind::default())
         .connector("file", FileKind)
         .sink("stdout", StdoutKind)
+        .store("memory", MemoryStoreKind)
         .handler("forward", ForwardHandler);
     kafka(&mut registry);
     rabbitmq(&mut registry);
@@ -43,7 +45,9 @@ fn rabbitmq(registry: &mut Registry) {
 
 #[cfg(feature = "sqlite")]
 fn sqlite(registry: &mut Registry) {
-    registry.connector("sqlite", crate::connectors::SqliteKind);
+    registry
+        .connector("sqlite", crate::connectors::SqliteKind)
+        .store("sqlite", crate::stores::SqliteStoreKind);
 }
 
 #[cfg(not(feature = "sqlite"))]

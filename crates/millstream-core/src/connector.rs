@@ -51,6 +51,9 @@ pub struct Capabilities {
     /// Which id its messages have, the same whenever one is handed out: what `deduplicate` goes by unless it says
     /// otherwise.
     pub ids: Ids,
+    /// A settlement that was sent may be undone, along with what sinks have written of the message: nothing else may take
+    /// note of it as done.
+    pub transacts: bool,
 }
 
 /// A broker's reading side: opens a source and its acknowledger, again after each failure.

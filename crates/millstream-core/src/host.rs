@@ -273,6 +273,11 @@ impl Pipeline {
                     .to_owned(),
             ));
         }
+        if spec.deduplicate.is_some() && spec.source.capabilities().transacts {
+            return Err(error(
+                "its source settles in transactions: what is undone with one would count as done".to_owned(),
+            ));
+        }
         if let Some(sequence) = &spec.sequence {
             if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
                 return Err(error(
