@@ -52,3 +52,6 @@ pub use millstream_config::Registry;
 pub use program::main;
 pub use shape::shape_of;
 pub use stock::stock;
+pub use stores::MemoryStoreKind;
+#[cfg(feature = "sqlite")]
+pub use stores::{SqliteStoreKind, SqliteStoreSettings};

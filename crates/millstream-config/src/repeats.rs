@@ -11,7 +11,6 @@ use crate::decode::decode;
 use crate::fields::Fields;
 use crate::kind::StoreContext;
 use crate::parts;
-use crate::pipeline::part;
 use crate::registry::Registry;
 use crate::report::Report;
 use crate::table::Table;

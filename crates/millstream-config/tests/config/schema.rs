@@ -71,6 +71,12 @@ fn every_key_of_the_reference_is_in_it() {
             "pipelines.x.breaker",
             "failure_rate window minimum open_for probes",
         ),
+        (
+            "pipelines.x.deduplicate",
+            "by window max_entries on_store_failure store",
+        ),
+        ("pipelines.x.deduplicate.store", "type path"),
+        ("pipelines.x.sequence", "by on_gap held wait"),
         ("pipelines.x.supervisor", "max_restarts within on_give_up"),
     ] {
         for key in keys.split(' ') {
