@@ -53,5 +53,7 @@ pub use program::main;
 pub use shape::shape_of;
 pub use stock::stock;
 pub use stores::MemoryStoreKind;
+#[cfg(feature = "redis")]
+pub use stores::{RedisStoreKind, RedisStoreSettings};
 #[cfg(feature = "sqlite")]
 pub use stores::{SqliteStoreKind, SqliteStoreSettings};

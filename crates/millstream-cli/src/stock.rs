@@ -17,6 +17,7 @@ pub fn stock() -> Registry {
         .handler("forward", ForwardHandler);
     kafka(&mut registry);
     rabbitmq(&mut registry);
+    redis(&mut registry);
     sqlite(&mut registry);
     sqs(&mut registry);
     http(&mut registry);
@@ -41,6 +42,16 @@ fn rabbitmq(registry: &mut Registry) {
 #[cfg(not(feature = "rabbitmq"))]
 fn rabbitmq(registry: &mut Registry) {
     registry.left_out("rabbitmq", "rabbitmq");
+}
+
+#[cfg(feature = "redis")]
+fn redis(registry: &mut Registry) {
+    registry.store("redis", crate::stores::RedisStoreKind);
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(registry: &mut Registry) {
+    registry.left_out("redis", "redis");
 }
 
 #[cfg(feature = "sqlite")]
