@@ -234,7 +234,8 @@ impl Twins {
         hub: &Hub,
         call: impl FnOnce() -> BoxFuture<'a, Result<T, DedupError>>,
     ) -> Option<T> {
-        if rt::now() < self.again_at() {
+        let now = rt::now();
+        if self.state.lock().away.is_some_and(|(_, then)| now < then) {
             return None;
         }
         let answer = tokio::select! {
