@@ -86,6 +86,7 @@ mod tests {
             parked: 0,
             held: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,

@@ -26,7 +26,7 @@ use crate::tables::{LimitsTable, OrderingName, PipelineTable};
 use crate::values::HumanDuration;
 
 /// The keys of a pipeline that are tables.
-pub(crate) const TABLES: [&str; 11] = [
+pub(crate) const TABLES: [&str; 12] = [
     "limits",
     "source",
     "processor",
@@ -35,6 +35,7 @@ pub(crate) const TABLES: [&str; 11] = [
     "dead_letter",
     "rate_limit",
     "breaker",
+    "dependencies",
     "supervisor",
     "deduplicate",
     "sequence",
@@ -79,6 +80,7 @@ pub(crate) fn pipeline(
     };
     let rate_limit = policies::rate_limit(report, &mut parts);
     let breaker = policies::breaker(report, &mut parts);
+    let dependencies = policies::dependencies(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
     let can = source.as_ref().map(|(source, _)| source.capabilities());
     let deduplicate = repeats::deduplicate(report, registry, &mut parts, name, can);
@@ -96,6 +98,7 @@ pub(crate) fn pipeline(
         dead_letter: dead_letter?,
         rate_limit: rate_limit?,
         breaker: breaker?,
+        dependencies: dependencies?,
         supervisor: supervisor?,
         deduplicate: deduplicate?,
         sequence: sequence?,

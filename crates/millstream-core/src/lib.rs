@@ -10,6 +10,7 @@ mod check;
 mod connector;
 mod decode;
 mod dedup;
+mod dependency;
 mod engine;
 mod failure;
 mod flow;
@@ -37,12 +38,13 @@ pub use decode::Decode;
 pub use dedup::{
     DedupError, DedupStore, DeduplicateSpec, IdBy, Ids, MemoryStore, OnStoreFailure, SharedDedupStore,
 };
-pub use engine::{BreakerState, Counts, DrainReport};
+pub use dependency::Dependency;
+pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
-pub use measures::{BatcherMeasures, Distribution, Failed, Measures, StageMeasures};
+pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measures, StageMeasures};
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};

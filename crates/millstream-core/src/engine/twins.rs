@@ -30,7 +30,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_ID: usize = 1024;
 
 /// What the pipeline's condition calls the store.
-const PART: &str = "deduplicate";
+pub(super) const STORE: &str = "deduplicate";
 
 /// What is in flight by id, and the store of what was done.
 #[derive(Debug)]
@@ -248,13 +248,13 @@ impl Twins {
         match answer {
             Ok(answer) => {
                 if self.state.lock().away.take().is_some() {
-                    hub.degraded(PART, None);
+                    hub.degraded(STORE, None);
                 }
                 Some(answer)
             }
             Err(error) => {
                 hub.counters.store_failures.add(1);
-                hub.degraded(PART, Some(&error.to_string()));
+                hub.degraded(STORE, Some(&error.to_string()));
                 let mut state = self.state.lock();
                 let failures = state.away.map_or(0, |(failures, _)| failures).saturating_add(1);
                 state.away = Some((failures, rt::now() + patience(failures)));
