@@ -66,6 +66,20 @@ async fn what_comes_behind_a_gap_is_held_until_the_gap_is_filled() {
     assert_eq!((counts.sequence_gaps, counts.sequence_held), (0, 2));
 }
 
+/// P2, P8: what is held is neither lost nor stuck, however long it waits.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_for_long_is_no_leak_and_no_stall() {
+    let (log, rig) = rig(OnGap::Hold, |spec| {
+        if let Some(sequence) = &mut spec.sequence {
+            sequence.wait = Duration::from_secs(3_600);
+        }
+    });
+    rig.publish_numbers("a", &[1, 3]);
+    rig.settled().await;
+    assert_eq!(log.ended(), ["a1", "a3"]);
+    rig.assert_sound();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_missing_is_waited_for_and_then_done_without() {
     let (log, rig) = rig(OnGap::Hold, |_| {});
@@ -288,6 +302,7 @@ async fn p3_what_is_mixed_up_runs_in_the_order_of_its_numbers() {
     }
     let counts = rig.pipeline().status().counts;
     assert_eq!((counts.sequence_gaps, counts.sequence_repeats), (0, 0));
+    rig.assert_sound();
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
-    BoxFuture, Capabilities, Condition, DeadLetter, DedupError, DedupStore, DeduplicateSpec, Flow, IdBy,
-    MemoryStore, Message, OnStoreFailure, Ordering, PipelineSpec, Reason, RetryStrategy,
+    BatcherSpec, BoxFuture, Capabilities, Condition, DeadLetter, DedupError, DedupStore, DeduplicateSpec,
+    Flow, IdBy, MemoryStore, Message, OnStoreFailure, Ordering, PipelineSpec, Reason, RetryStrategy,
 };
 use parking_lot::Mutex;
 
@@ -309,6 +309,29 @@ async fn a_message_is_done_when_its_batch_is() {
     assert_eq!(rig.pipeline().status().counts.duplicates, 1);
 }
 
+/// P8: what waits for another message, whose batch is young, is no stall.
+#[tokio::test(start_paused = true)]
+async fn p8_a_twin_that_waits_for_a_batch_is_no_stall_and_neither_is_what_waits_behind_it() {
+    let batches = ScriptedBatches::default();
+    let rig = Rig::start(Flow::process(Scripted::default()).batch("out", batches), |spec| {
+        deduplicated(spec);
+        spec.ordering = Ordering::Key;
+        let batcher = BatcherSpec {
+            max_age: Duration::from_secs(600),
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.queue.publish_all([
+        message("a", "first").with_key("x"),
+        message("a", "twin").with_key("y"),
+        message("b", "flush behind").with_key("y"),
+    ]);
+    rig.settled().await;
+    rig.assert_sound();
+    assert_eq!(rig.pipeline().status().counts.duplicates, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_store_is_told_before_the_source_is() {
     let watched = Watched::new();
@@ -374,6 +397,7 @@ async fn messages_and_acknowledgements_wait_for_the_store_where_that_is_wanted()
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(log.len(), 2, "nothing runs");
     assert_eq!(rig.queue.len(), 2, "nothing is acknowledged");
+    rig.assert_sound();
     watched.away.store(false, SeqCst);
     rig.settled().await;
     assert_eq!(log.ended(), ["sleep=10 one", "two"]);
@@ -469,4 +493,5 @@ async fn among_many_twins_each_id_is_done_once() {
     let status = rig.pipeline().status();
     assert_eq!(status.counts.duplicates as usize, 2_000 - all);
     assert_eq!((status.held, status.lanes), (0, 0));
+    rig.assert_sound();
 }
