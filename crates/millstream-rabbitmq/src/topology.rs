@@ -102,6 +102,12 @@ impl Topology {
         }
     }
 
+    /// Whether the declaration has this argument.
+    pub(crate) fn declares(&self, argument: &str) -> bool {
+        let declare = self.declare.as_ref();
+        declare.is_some_and(|declare| declare.arguments.contains_key(argument))
+    }
+
     /// Whether the queue is declared as a stream.
     pub fn declares_stream(&self) -> bool {
         self.argument("x-queue-type") == Some("stream")

@@ -1,6 +1,8 @@
 //! A message inside the engine: [`Envelope`].
 
-use crate::message::Message;
+use std::time::SystemTime;
+
+use crate::message::{Message, time_of};
 use crate::settlement::{Settle, Settlement};
 use crate::ticket::Ticket;
 
@@ -46,6 +48,20 @@ impl Envelope {
     /// Whether it has been delivered so often that it may be what ends its process.
     pub(crate) fn is_suspect(&self) -> bool {
         self.message.deliveries > UNSUSPECTED
+    }
+
+    /// A run of it has failed.
+    pub(crate) fn note_failure(&mut self) {
+        self.message.failures = self.message.failures.saturating_add(1);
+        if self.first_failed().is_none() {
+            self.message.first_failed = Some(SystemTime::now());
+        }
+    }
+
+    /// When it first failed, here or before it came here, if it has. One that was replayed has a header that says so.
+    pub(crate) fn first_failed(&self) -> Option<SystemTime> {
+        let header = || self.message.headers.get(Message::FIRST_FAILED_AT);
+        self.message.first_failed.or_else(|| time_of(header()?))
     }
 
     /// What it counts for in limits on bytes.
