@@ -25,7 +25,7 @@ use crate::tables::{LimitsTable, OrderingName, PipelineTable};
 use crate::values::HumanDuration;
 
 /// The keys of a pipeline that are tables.
-pub(crate) const TABLES: [&str; 9] = [
+pub(crate) const TABLES: [&str; 10] = [
     "limits",
     "source",
     "processor",
@@ -34,6 +34,7 @@ pub(crate) const TABLES: [&str; 9] = [
     "dead_letter",
     "rate_limit",
     "breaker",
+    "dependencies",
     "supervisor",
 ];
 
@@ -76,6 +77,7 @@ pub(crate) fn pipeline(
     };
     let rate_limit = policies::rate_limit(report, &mut parts);
     let breaker = policies::breaker(report, &mut parts);
+    let dependencies = policies::dependencies(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
 
     let (ordering, _) = ordering?;
@@ -89,6 +91,7 @@ pub(crate) fn pipeline(
         dead_letter: dead_letter?,
         rate_limit: rate_limit?,
         breaker: breaker?,
+        dependencies: dependencies?,
         supervisor: supervisor?,
         ..PipelineSpec::new(name, source, flow?)
     };

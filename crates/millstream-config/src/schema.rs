@@ -90,6 +90,11 @@ fn pipeline() -> Value {
             },
             "rate_limit": table::<RateLimitTable>("pipelines.*.rate_limit"),
             "breaker": table::<BreakerTable>("pipelines.*.breaker"),
+            "dependencies": {
+                "description": "What handlers call by name, each with a breaker: open, it pauses the source too.",
+                "type": "object",
+                "additionalProperties": table::<BreakerTable>("pipelines.*.dependencies.*"),
+            },
             "supervisor": table::<SupervisorTable>("pipelines.*.supervisor"),
         }),
     );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,11 +10,11 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, Supervisor};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -347,6 +348,18 @@ impl Pipeline {
         self.hub().gate.change(|gate| gate.paused = false);
     }
 
+    /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
+    /// that are too many end with their message.
+    pub fn resize(&self, concurrency: NonZeroUsize) {
+        self.hub().resize(concurrency.get());
+    }
+
+    /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
+    /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
+    pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
+        self.hub().breakers.set(own, dependencies);
+    }
+
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
     /// up (P6). The pipeline has ended then; [`start`](Self::start) starts it again.
     ///
@@ -423,12 +436,14 @@ impl Pipeline {
         };
         let gate = hub.gate.state();
         let degraded = hub.degradations();
+        let faults = hub.faults();
         let condition = match end {
             Some(End {
                 gave_up: Some(why), ..
             }) => Condition::GaveUp(why),
             Some(_) => Condition::Ended,
             None if gate.draining => Condition::Draining,
+            None if !faults.is_empty() => Condition::Degraded([faults, degraded].concat().join("; ")),
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
             None if !hub.places.has_source() => Condition::Starting,
@@ -444,6 +459,7 @@ impl Pipeline {
             waiting: load.waiting,
             parked: load.parked,
             running: load.running,
+            concurrency: hub.ready.seats(),
             lanes: load.lanes,
             batchers: hub
                 .batchers()
@@ -452,7 +468,8 @@ impl Pipeline {
                 .collect(),
             depth: hub.depth(),
             halted: hub.halts(),
-            breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
+            stalled: hub.stalled.lock().clone(),
+            breaker: hub.breakers.own(),
         }
     }
 
@@ -485,17 +502,21 @@ pub struct Status {
     pub parked: usize,
     /// Messages taken by workers.
     pub running: usize,
+    /// Messages that may be processed at a time now; none once it has ended.
+    pub concurrency: usize,
     /// Keys that have a message at work.
     pub lanes: usize,
     /// Messages that each batcher holds, by its name.
     pub batchers: Vec<(String, usize)>,
-    /// The breaker, where there is one.
+    /// The pipeline's own breaker, where it has one; those of dependencies are among the [`Measures`].
     pub breaker: Option<BreakerState>,
     /// Messages that wait at the source, handed out to nobody, where it says so.
     pub depth: Option<u64>,
     /// Places of the source, such as partitions, that stand still at a message that was given up:
     /// [`DeadLetter::Halt`](crate::DeadLetter::Halt).
     pub halted: usize,
+    /// What moves no more although it should: [`SupervisorSpec::stall_after`](crate::SupervisorSpec::stall_after).
+    pub stalled: Option<Stall>,
 }
 
 /// A pipeline's condition.

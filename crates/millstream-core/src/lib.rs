@@ -9,6 +9,7 @@ mod batch;
 mod check;
 mod connector;
 mod decode;
+mod dependency;
 mod engine;
 mod failure;
 mod flow;
@@ -34,13 +35,14 @@ pub use connector::{
     SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
 };
 pub use decode::Decode;
-pub use engine::{BreakerState, Counts, DrainReport};
+pub use dependency::Dependency;
+pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
 pub use letters::{Letter, LetterBox, LetterError, Letters, SharedLetterBox, Visit};
-pub use measures::{BatcherMeasures, Distribution, Failed, Measures, StageMeasures};
+pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measures, StageMeasures};
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};

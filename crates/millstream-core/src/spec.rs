@@ -38,6 +38,8 @@ pub struct PipelineSpec {
     pub rate_limit: Option<RateLimit>,
     /// When to stop fetching because nothing succeeds.
     pub breaker: Option<BreakerSpec>,
+    /// The breakers of what handlers call by name: [`Context::dependency`](crate::Context::dependency).
+    pub dependencies: BTreeMap<String, BreakerSpec>,
     /// How often to restart what dies.
     pub supervisor: SupervisorSpec,
 }
@@ -57,6 +59,7 @@ impl PipelineSpec {
             dead_letter: DeadLetter::Source,
             rate_limit: None,
             breaker: None,
+            dependencies: BTreeMap::new(),
             supervisor: SupervisorSpec::default(),
         }
     }
@@ -166,6 +169,9 @@ pub struct BatcherSpec {
     pub timeout: Duration,
     /// How many batches are handled at a time.
     pub concurrency: NonZeroUsize,
+    /// Whether a batch that fails as a whole is run again in halves until the message at fault stands alone. A handler
+    /// that takes its items out forgoes it.
+    pub bisect: bool,
     /// The sink, for a step of the flow that ends in one.
     pub sink: Option<SharedSinkConnector>,
 }
@@ -178,6 +184,7 @@ impl Default for BatcherSpec {
             max_age: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             concurrency: NonZeroUsize::MIN,
+            bisect: false,
             sink: None,
         }
     }
@@ -251,18 +258,23 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
 }
 
-/// When to stop fetching because too little succeeds.
+/// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the
+/// calls of a dependency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSpec {
     /// The share of failed runs that opens it, above 0 and up to 1.
     pub failure_rate: f64,
-    /// The time over which the share is taken.
+    /// How long a run takes at least to be slow; absent, none is.
+    pub slow_after: Option<Duration>,
+    /// The share of slow runs that opens it, above 0 and up to 1.
+    pub slow_rate: f64,
+    /// The time over which the shares are taken.
     pub window: Duration,
     /// Runs below which it never opens.
     pub minimum: NonZeroU32,
     /// How long it stays open before it probes.
     pub open_for: Duration,
-    /// Runs that must succeed, one at a time, to close it.
+    /// Runs that must succeed, and not be slow, one at a time, to close it.
     pub probes: NonZeroU32,
 }
 
@@ -270,6 +282,8 @@ impl Default for BreakerSpec {
     fn default() -> Self {
         Self {
             failure_rate: 0.5,
+            slow_after: None,
+            slow_rate: 0.5,
             window: Duration::from_secs(10),
             minimum: const { NonZeroU32::new(20).unwrap() },
             open_for: Duration::from_secs(5),
@@ -278,8 +292,8 @@ impl Default for BreakerSpec {
     }
 }
 
-/// How often to restart what dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How often to restart what dies, how long to wait before each restart, and when to say that nothing moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SupervisorSpec {
     /// Restarts …
     pub max_restarts: u32,
@@ -287,6 +301,17 @@ pub struct SupervisorSpec {
     pub within: Duration,
     /// What then happens to the process.
     pub on_give_up: OnGiveUp,
+    /// The wait before the first restart of a task within that time.
+    pub backoff: Duration,
+    /// What the wait before each further one is multiplied by; at least 1.
+    pub factor: f64,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// Whether to wait a random part of it, between half and all.
+    pub jitter: bool,
+    /// How long nothing may move although there is work, before the pipeline says that it has stalled. A stage whose
+    /// handler may run for longer is given that time.
+    pub stall_after: Duration,
 }
 
 impl Default for SupervisorSpec {
@@ -295,6 +320,11 @@ impl Default for SupervisorSpec {
             max_restarts: 5,
             within: Duration::from_secs(60),
             on_give_up: OnGiveUp::Stop,
+            backoff: Duration::from_millis(100),
+            factor: 2.0,
+            max_backoff: Duration::from_secs(30),
+            jitter: true,
+            stall_after: Duration::from_secs(60),
         }
     }
 }

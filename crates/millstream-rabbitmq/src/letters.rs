@@ -14,8 +14,8 @@ use crate::properties;
 use crate::topology::{Topology, short};
 use crate::trouble::{self, Trouble, code};
 
-/// After so many deliveries a look is refused: a quorum queue of RabbitMQ 4 drops what was delivered 20 times.
-const MOST_DELIVERIES: u32 = 15;
+/// After so many deliveries a quorum queue of RabbitMQ 4 drops a message, unless it is told otherwise.
+const DELIVERY_LIMIT: i64 = 20;
 
 /// Dead letters in a queue.
 #[derive(Clone, Debug)]
@@ -49,8 +49,9 @@ impl QueueLetters {
                 channel,
                 queue,
                 left: messages,
-                // Who declares a limit has thought of it.
-                limited: visit == Visit::Look && !self.topology.declares("x-delivery-limit"),
+                most: (visit == Visit::Look)
+                    .then(|| most(self.topology.delivery_limit()))
+                    .flatten(),
             }),
             Err(trouble) => {
                 line.close().await;
@@ -58,6 +59,12 @@ impl QueueLetters {
             }
         }
     }
+}
+
+/// How many deliveries leave some room to the limit.
+fn most(limit: Option<i64>) -> Option<u32> {
+    let limit = limit.unwrap_or(DELIVERY_LIMIT);
+    (limit >= 0).then(|| u32::try_from(limit - limit / 4).unwrap_or(u32::MAX))
 }
 
 /// How many messages the queue has ready.
@@ -96,7 +103,8 @@ struct Open {
     queue: ShortString,
     /// How many of those that were there when it began are not got yet, at most.
     left: u32,
-    limited: bool,
+    /// After so many deliveries of a letter to a quorum queue no more is looked at.
+    most: Option<u32>,
 }
 
 impl Open {
@@ -120,11 +128,11 @@ impl Open {
         };
         let counted = letter.headers.remove(properties::DELIVERY_COUNT).is_some();
         letter.id = letter.fingerprint();
-        if self.limited && counted && message.deliveries > MOST_DELIVERIES {
+        if counted && self.most.is_some_and(|most| message.deliveries > most) {
             return Err(LetterError(format!(
                 "letter {} was delivered {} times, and looking at it is another time: a quorum queue drops it after its \
-                 delivery limit, which is 20 where nobody says otherwise. Replay or purge the letters; or set the queue's \
-                 `x-delivery-limit`, and say so in `declare` of [dead_letter]",
+                 delivery limit, which is 20 where nobody says otherwise. Replay or purge the letters; or give the queue an \
+                 `x-delivery-limit` of -1, and say so in `declare` of its table",
                 letter.id, message.deliveries
             )));
         }
@@ -185,5 +193,22 @@ impl Letters for Open {
                 .map(|()| 0)
                 .map_err(|error| LetterError(trouble::describe(&error)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_leaves_some_deliveries_to_the_limit() {
+        for (limit, allowed) in [
+            (None, Some(15)),
+            (Some(-1), None),
+            (Some(8), Some(6)),
+            (Some(0), Some(0)),
+        ] {
+            assert_eq!(most(limit), allowed, "{limit:?}");
+        }
     }
 }

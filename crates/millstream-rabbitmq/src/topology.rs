@@ -102,10 +102,17 @@ impl Topology {
         }
     }
 
-    /// Whether the declaration has this argument.
-    pub(crate) fn declares(&self, argument: &str) -> bool {
-        let declare = self.declare.as_ref();
-        declare.is_some_and(|declare| declare.arguments.contains_key(argument))
+    /// How often a quorum queue that is declared so hands out a message before it drops it, where the declaration says;
+    /// for ever where that is below zero.
+    pub(crate) fn delivery_limit(&self) -> Option<i64> {
+        let arguments = &self.declare.as_ref()?.arguments;
+        match arguments.inner().get("x-delivery-limit")? {
+            AMQPValue::ShortShortInt(limit) => Some((*limit).into()),
+            AMQPValue::ShortInt(limit) => Some((*limit).into()),
+            AMQPValue::LongInt(limit) => Some((*limit).into()),
+            AMQPValue::LongLongInt(limit) => Some(*limit),
+            _ => None,
+        }
     }
 
     /// Whether the queue is declared as a stream.

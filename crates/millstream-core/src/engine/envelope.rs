@@ -16,6 +16,8 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
     /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
+    /// Its number among those that came to that lane.
+    pub(crate) turn: u32,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
@@ -39,6 +41,7 @@ impl Envelope {
             ticket,
             message,
             lane: LaneId::NONE,
+            turn: 0,
             order: 0,
             alone: None,
             settled: false,
@@ -50,9 +53,8 @@ impl Envelope {
         self.message.deliveries > UNSUSPECTED
     }
 
-    /// A run of it has failed.
+    /// A run of it has failed, counted or not: if it is the first, when that was.
     pub(crate) fn note_failure(&mut self) {
-        self.message.failures = self.message.failures.saturating_add(1);
         if self.first_failed().is_none() {
             self.message.first_failed = Some(SystemTime::now());
         }

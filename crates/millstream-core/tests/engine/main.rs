@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod batching;
+mod bisecting;
 mod breaking;
+mod dependencies;
 mod draining;
 mod halting;
 mod isolation;
@@ -11,7 +13,9 @@ mod measuring;
 mod order;
 mod processing;
 mod redelivery;
+mod resizing;
 mod settling;
 mod supervision;
 mod support;
 mod suspects;
+mod watching;
