@@ -1,6 +1,7 @@
 //! The commands as processes, on real files.
 
 mod check;
+mod dead_letter;
 mod files;
 mod http;
 mod kafka;

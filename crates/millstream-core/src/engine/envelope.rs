@@ -1,6 +1,8 @@
 //! A message inside the engine: [`Envelope`].
 
-use crate::message::Message;
+use std::time::SystemTime;
+
+use crate::message::{Message, time_of};
 use crate::settlement::{Settle, Settlement};
 use crate::ticket::Ticket;
 
@@ -52,6 +54,19 @@ impl Envelope {
     /// Whether it has been delivered so often that it may be what ends its process.
     pub(crate) fn is_suspect(&self) -> bool {
         self.message.deliveries > UNSUSPECTED
+    }
+
+    /// A run of it has failed, counted or not: if it is the first, when that was.
+    pub(crate) fn note_failure(&mut self) {
+        if self.first_failed().is_none() {
+            self.message.first_failed = Some(SystemTime::now());
+        }
+    }
+
+    /// When it first failed, here or before it came here, if it has. One that was replayed has a header that says so.
+    pub(crate) fn first_failed(&self) -> Option<SystemTime> {
+        let header = || self.message.headers.get(Message::FIRST_FAILED_AT);
+        self.message.first_failed.or_else(|| time_of(header()?))
     }
 
     /// What it counts for in limits on bytes.

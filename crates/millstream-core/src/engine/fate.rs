@@ -20,6 +20,9 @@ use crate::ticket::{Scope, Ticket};
 /// The longest that a handler may ask a message to wait within the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
+/// The most of an error that is kept, in bytes: brokers bound what headers may weigh, and a dead letter must arrive.
+const LONGEST_ERROR: usize = 4096;
+
 /// Why a run did not succeed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -92,6 +95,7 @@ impl Hub {
                 Next::Back
             };
         }
+        envelope.note_failure();
         let failures = envelope.message.failures.saturating_add(1);
         if failures < self.spec.retry.attempts.get() {
             envelope.message.failures = failures;
@@ -134,15 +138,17 @@ impl Hub {
             self.probe_over();
         }
         let message = &envelope.message;
+        let now = SystemTime::now();
         let rejection = Arc::new(Rejection {
             pipeline: Arc::clone(&self.spec.name),
             stage: Arc::clone(stage),
             reason,
-            error,
+            error: shortened(error),
             attempts: message.failures,
             deliveries: message.deliveries,
             origin: format!("{}@{}", self.origin_name(message.origin), message.position),
-            at: SystemTime::now(),
+            first_at: envelope.first_failed().unwrap_or(now).min(now),
+            at: now,
         });
         if let Some(unwritten) = self.rare.given_up.tell() {
             warn!(
@@ -280,5 +286,26 @@ impl Hub {
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
+    }
+}
+
+/// As much of an error as is kept.
+fn shortened(mut error: String) -> String {
+    if error.len() > LONGEST_ERROR {
+        error.truncate(error.floor_char_boundary(LONGEST_ERROR - '…'.len_utf8()));
+        error.push('…');
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_cut_between_its_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let cut = shortened("ä".repeat(LONGEST_ERROR));
+        assert!(cut.len() <= LONGEST_ERROR && cut.len() > LONGEST_ERROR - 4 && cut.ends_with('…'));
     }
 }
