@@ -16,7 +16,7 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 4] = [
+const ENTRIES: [Entry; 3] = [
     Entry {
         table: "pipelines.*.processor",
         key: "concurrency",
@@ -34,14 +34,6 @@ const ENTRIES: [Entry; 4] = [
         schema: r#"{"type": "boolean", "default": false,
             "description": "On failure split the batch to find the message at fault."}"#,
         remedy: "remove it, and let the batch handler name the items that failed",
-    },
-    Entry {
-        table: "pipelines.*.retry",
-        key: "max_age",
-        refused: Refused::Always,
-        schema: r#"{"type": "string", "examples": ["1h"],
-            "description": "Older than this, no further attempt; absent: no limit."}"#,
-        remedy: "remove it, and bound retries by `attempts`",
     },
     Entry {
         table: "pipelines.*.rate_limit",

@@ -10,6 +10,7 @@ mod batch_worker;
 mod batcher;
 mod breaker;
 mod breakers;
+mod budget;
 mod counters;
 mod drain;
 mod envelope;

@@ -113,6 +113,11 @@ impl Places {
         self.freed.notify_waiters();
     }
 
+    /// When this message, which is in flight, was received.
+    pub(crate) fn received_at(&self, ticket: &Ticket) -> Option<Instant> {
+        self.state.lock().receipts.at(ticket.receipt)
+    }
+
     /// When the oldest message in flight was received.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.state.lock().receipts.oldest()

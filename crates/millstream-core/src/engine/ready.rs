@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
 use crate::rt::{self, Instant};
@@ -43,6 +44,8 @@ struct State {
     parked: BinaryHeap<Reverse<Parked>>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
+    /// How many were due at the last look, with no room in the budget.
+    held: usize,
     /// Taken and not yet finished.
     running: usize,
     workers: usize,
@@ -312,15 +315,26 @@ impl Ready {
         }
     }
 
-    /// Moves what is due to the front of the queue and says when to look again.
-    pub(crate) fn unpark(&self) -> Option<Instant> {
+    /// Moves what is due to the front of the queue, as much of it as the budget allows. Says when to look again, and how
+    /// many it holds for the first time.
+    pub(crate) fn unpark(&self, budget: &Budget) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
+        let (mut allowed, mut newly_held) = (usize::MAX, 0);
+        if budget.is_set() {
+            let parked = state.parked.iter();
+            let due = parked.filter(|Reverse(parked)| parked.due <= now).count();
+            allowed = budget.take(due, now);
+            // The first to go are those that were held before.
+            newly_held = (due - allowed).saturating_sub(state.held.saturating_sub(allowed));
+            state.held = due - allowed;
+        }
         let mut due = Vec::new();
-        while state
-            .parked
-            .peek()
-            .is_some_and(|Reverse(parked)| parked.due <= now)
+        while due.len() < allowed
+            && state
+                .parked
+                .peek()
+                .is_some_and(|Reverse(parked)| parked.due <= now)
         {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
@@ -328,7 +342,11 @@ impl Ready {
             state.put_back(envelope);
         }
         self.wake(&state, 0);
-        state.parked.peek().map(|Reverse(parked)| parked.due)
+        let next = state.parked.peek().map(|Reverse(parked)| parked.due);
+        (
+            next.map(|due| if due <= now { now + AGAIN } else { due }),
+            newly_held,
+        )
     }
 
     /// What is in the queue, by where it is.

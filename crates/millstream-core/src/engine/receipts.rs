@@ -53,6 +53,11 @@ impl Receipts {
         Some(entry.at)
     }
 
+    /// When it was opened.
+    pub(super) fn at(&self, number: u32) -> Option<Instant> {
+        self.entries.get(number as usize).map(|entry| entry.at)
+    }
+
     /// When the oldest message in flight was received.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.entries

@@ -12,6 +12,7 @@ mod measuring;
 mod order;
 mod processing;
 mod redelivery;
+mod retrying;
 mod settling;
 mod supervision;
 mod support;

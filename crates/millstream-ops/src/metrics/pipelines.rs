@@ -326,6 +326,7 @@ mod tests {
             settle_retries: 1015,
             outbox_retries: 1016,
             suspects: 1017,
+            over_budget: 1018,
             throttled: 1019,
             reconnects: 1020,
             restarts: 1021,
@@ -386,6 +387,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 21);
+        assert_eq!(exported, 22);
     }
 }
