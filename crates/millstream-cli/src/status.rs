@@ -85,6 +85,7 @@ mod tests {
             waiting: 0,
             parked: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use millstream_core::{
     BreakerSpec, OnGiveUp, Ordering, RateLimit, RetrySpec, RetryStrategy, SharedConnector, SupervisorSpec,
 };
@@ -12,31 +14,18 @@ use crate::pipeline::part;
 use crate::report::Report;
 use crate::table::Table;
 use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable};
+use crate::values::PositiveDuration;
 
 /// When and how often to try again, and the table that says so.
 pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Option<(RetrySpec, Table<'i>)> {
     let (written, table) = part::<RetryTable>(report, pipeline, "retry")?;
-    let mut max_backoff = written.max_backoff;
-    if max_backoff < written.backoff {
-        if table.has("max_backoff") {
-            report.error(
-                table.at("max_backoff"),
-                format!(
-                    "`max_backoff` is less than `backoff`, which is {}",
-                    written.backoff
-                ),
-                format!("write at least \"{}\", or lower `backoff`", written.backoff),
-            );
-            return None;
-        }
-        max_backoff = written.backoff;
-    }
+    let max_backoff = max_backoff(report, &table, written.backoff, written.max_backoff)?;
     let spec = RetrySpec {
         attempts: written.attempts.get(),
         max_deliveries: written.max_deliveries.get(),
         backoff: written.backoff.get(),
         factor: written.factor.0,
-        max_backoff: max_backoff.get(),
+        max_backoff,
         jitter: written.jitter,
         max_age: written.max_age.map(|age| age.get()),
         budget: written.budget.map(|share| share.get()),
@@ -46,6 +35,27 @@ pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Op
         },
     };
     Some((spec, table))
+}
+
+/// The longest wait, which is not below the first.
+fn max_backoff(
+    report: &mut Report<'_>,
+    table: &Table<'_>,
+    backoff: PositiveDuration,
+    longest: PositiveDuration,
+) -> Option<Duration> {
+    if longest >= backoff {
+        return Some(longest.get());
+    }
+    if table.has("max_backoff") {
+        report.error(
+            table.at("max_backoff"),
+            format!("`max_backoff` is less than `backoff`, which is {backoff}"),
+            format!("write at least \"{backoff}\", or lower `backoff`"),
+        );
+        return None;
+    }
+    Some(backoff.get())
 }
 
 /// Whether the source can hold messages back where it has to, and does not lose their order over it.
@@ -153,7 +163,7 @@ fn breaker_table(report: &mut Report<'_>, mut table: Table<'_>) -> Option<Breake
 
 /// How often to restart what dies.
 pub(crate) fn supervisor(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<SupervisorSpec> {
-    let (written, _) = part::<SupervisorTable>(report, pipeline, "supervisor")?;
+    let (written, table) = part::<SupervisorTable>(report, pipeline, "supervisor")?;
     Some(SupervisorSpec {
         max_restarts: written.max_restarts,
         within: written.within.get(),
@@ -161,5 +171,10 @@ pub(crate) fn supervisor(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> O
             OnGiveUpName::Stop => OnGiveUp::Stop,
             OnGiveUpName::Exit => OnGiveUp::Exit,
         },
+        backoff: written.backoff.get(),
+        factor: written.factor.0,
+        max_backoff: max_backoff(report, &table, written.backoff, written.max_backoff)?,
+        jitter: written.jitter,
+        stall_after: written.stall_after.get(),
     })
 }

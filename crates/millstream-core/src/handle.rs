@@ -72,6 +72,12 @@ impl EngineHandle {
         self.0.commit_failed();
     }
 
+    /// A commit of this place was about to pass a message that is not settled, and was not made (P7): a defect of the
+    /// connector, which has a sentinel.
+    pub fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        self.0.commit_gap(place, offset, unsettled);
+    }
+
     /// These places stand still, each at a message that was given up, as `place@position`; none: all go on. Say it
     /// whenever that changes.
     pub fn halted(&self, at: &[String]) {
@@ -120,6 +126,7 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn partitions(&self, partitions: Vec<Partition>);
     fn rebalanced(&self, how: Rebalance);
     fn commit_failed(&self);
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64);
     fn rejects_to_source(&self) -> bool;
     fn halted(&self, at: &[String]);
     fn degraded(&self, cause: Option<&str>);
@@ -137,6 +144,7 @@ struct Told {
     partitions: Vec<Partition>,
     rebalances: Vec<Rebalance>,
     commits_failed: usize,
+    commit_gaps: Vec<(String, u64, u64)>,
     rejects_elsewhere: bool,
     halted: Vec<String>,
     degraded: Option<String>,
@@ -166,6 +174,11 @@ impl Detached {
     /// How many commits it was told have failed.
     pub fn commits_failed(&self) -> usize {
         self.0.lock().commits_failed
+    }
+
+    /// The commits that it was told would have passed an unsettled message: place, offset and unsettled one.
+    pub fn commit_gaps(&self) -> Vec<(String, u64, u64)> {
+        self.0.lock().commit_gaps.clone()
     }
 
     /// From now on what is given up goes elsewhere than to the source.
@@ -212,6 +225,11 @@ impl EngineCalls for Detached {
 
     fn commit_failed(&self) {
         self.0.lock().commits_failed += 1;
+    }
+
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        let mut told = self.0.lock();
+        told.commit_gaps.push((place.to_owned(), offset, unsettled));
     }
 
     fn rejects_to_source(&self) -> bool {

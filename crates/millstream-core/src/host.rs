@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,7 +10,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, Supervisor};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
@@ -347,6 +348,12 @@ impl Pipeline {
         self.hub().gate.change(|gate| gate.paused = false);
     }
 
+    /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
+    /// that are too many end with their message.
+    pub fn resize(&self, concurrency: NonZeroUsize) {
+        self.hub().resize(concurrency.get());
+    }
+
     /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
     /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
     pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
@@ -441,12 +448,14 @@ impl Pipeline {
         };
         let gate = hub.gate.state();
         let degraded = hub.degradations();
+        let faults = hub.faults();
         let condition = match end {
             Some(End {
                 gave_up: Some(why), ..
             }) => Condition::GaveUp(why),
             Some(_) => Condition::Ended,
             None if gate.draining => Condition::Draining,
+            None if !faults.is_empty() => Condition::Degraded([faults, degraded].concat().join("; ")),
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
             None if !hub.places.has_source() => Condition::Starting,
@@ -462,6 +471,7 @@ impl Pipeline {
             waiting: load.waiting,
             parked: load.parked,
             running: load.running,
+            concurrency: hub.ready.seats(),
             lanes: load.lanes,
             batchers: hub
                 .batchers()
@@ -470,6 +480,7 @@ impl Pipeline {
                 .collect(),
             depth: hub.depth(),
             halted: hub.halts(),
+            stalled: hub.stalled.lock().clone(),
             breaker: hub.breakers.own(),
         }
     }
@@ -503,6 +514,8 @@ pub struct Status {
     pub parked: usize,
     /// Messages taken by workers.
     pub running: usize,
+    /// Messages that may be processed at a time now; none once it has ended.
+    pub concurrency: usize,
     /// Keys that have a message at work.
     pub lanes: usize,
     /// Messages that each batcher holds, by its name.
@@ -514,6 +527,8 @@ pub struct Status {
     /// Places of the source, such as partitions, that stand still at a message that was given up:
     /// [`DeadLetter::Halt`](crate::DeadLetter::Halt).
     pub halted: usize,
+    /// What moves no more although it should: [`SupervisorSpec::stall_after`](crate::SupervisorSpec::stall_after).
+    pub stalled: Option<Stall>,
 }
 
 /// A pipeline's condition.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::ClosedBy;
 use crate::connector::Credit;
-use crate::engine::{BreakerState, OpenedBy};
+use crate::engine::{BreakerState, OpenedBy, Sentinel};
 use crate::partition::{Partition, Rebalance};
 use crate::rt::Duration;
 use crate::settlement::Reason;
@@ -20,6 +20,8 @@ pub struct Measures {
     pub given_up: Vec<(Reason, u64)>,
     /// Times that partitions of the source came or went, by how.
     pub rebalances: Vec<(Rebalance, u64)>,
+    /// How often each sentinel has fired: never, unless a promise was broken.
+    pub sentinels: Vec<(Sentinel, u64)>,
     /// The partitions that the source reads now; none where it knows no partitions.
     pub partitions: Option<Vec<Partition>>,
     /// Seconds from a message's receipt until its source had its settlement.

@@ -169,6 +169,9 @@ pub struct BatcherSpec {
     pub timeout: Duration,
     /// How many batches are handled at a time.
     pub concurrency: NonZeroUsize,
+    /// Whether a batch that fails as a whole is run again in halves until the message at fault stands alone. A handler
+    /// that takes its items out forgoes it.
+    pub bisect: bool,
     /// The sink, for a step of the flow that ends in one.
     pub sink: Option<SharedSinkConnector>,
 }
@@ -181,6 +184,7 @@ impl Default for BatcherSpec {
             max_age: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             concurrency: NonZeroUsize::MIN,
+            bisect: false,
             sink: None,
         }
     }
@@ -295,8 +299,8 @@ impl Default for BreakerSpec {
     }
 }
 
-/// How often to restart what dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How often to restart what dies, how long to wait before each restart, and when to say that nothing moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SupervisorSpec {
     /// Restarts …
     pub max_restarts: u32,
@@ -304,6 +308,17 @@ pub struct SupervisorSpec {
     pub within: Duration,
     /// What then happens to the process.
     pub on_give_up: OnGiveUp,
+    /// The wait before the first restart of a task within that time.
+    pub backoff: Duration,
+    /// What the wait before each further one is multiplied by; at least 1.
+    pub factor: f64,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// Whether to wait a random part of it, between half and all.
+    pub jitter: bool,
+    /// How long nothing may move although there is work, before the pipeline says that it has stalled. A stage whose
+    /// handler may run for longer is given that time.
+    pub stall_after: Duration,
 }
 
 impl Default for SupervisorSpec {
@@ -312,6 +327,11 @@ impl Default for SupervisorSpec {
             max_restarts: 5,
             within: Duration::from_secs(60),
             on_give_up: OnGiveUp::Stop,
+            backoff: Duration::from_millis(100),
+            factor: 2.0,
+            max_backoff: Duration::from_secs(30),
+            jitter: true,
+            stall_after: Duration::from_secs(60),
         }
     }
 }

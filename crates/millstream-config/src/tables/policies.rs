@@ -147,7 +147,7 @@ impl Default for BreakerTable {
     }
 }
 
-/// How often to restart what dies outside user code.
+/// How often to restart what dies outside user code, and when to say that nothing moves.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SupervisorTable {
@@ -157,6 +157,17 @@ pub(crate) struct SupervisorTable {
     pub(crate) within: PositiveDuration,
     /// What then happens to the process.
     pub(crate) on_give_up: OnGiveUpName,
+    /// The wait before a task's first restart within that time.
+    pub(crate) backoff: PositiveDuration,
+    /// What the wait before each further one is multiplied by; at least 1.
+    pub(crate) factor: Factor,
+    /// The longest wait. The default is higher where `backoff` is.
+    pub(crate) max_backoff: PositiveDuration,
+    /// Whether to wait a random part of it, between half and all.
+    pub(crate) jitter: bool,
+    /// How long nothing may move although there is work, before the pipeline says that it has stalled. A stage with a
+    /// longer `timeout` is given that time.
+    pub(crate) stall_after: PositiveDuration,
 }
 
 impl Default for SupervisorTable {
@@ -166,6 +177,11 @@ impl Default for SupervisorTable {
             max_restarts: spec.max_restarts,
             within: duration(spec.within),
             on_give_up: OnGiveUpName::Stop,
+            backoff: duration(spec.backoff),
+            factor: Factor(spec.factor),
+            max_backoff: duration(spec.max_backoff),
+            jitter: spec.jitter,
+            stall_after: duration(spec.stall_after),
         }
     }
 }

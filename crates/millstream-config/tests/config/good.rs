@@ -70,6 +70,11 @@ probes = 3
 max_restarts = 5
 within = "60s"
 on_give_up = "stop"
+backoff = "100ms"
+factor = 2.0
+max_backoff = "30s"
+jitter = true
+stall_after = "60s"
 "#;
 
 fn config(text: &str) -> Config {
@@ -131,7 +136,14 @@ fn every_key_reaches_its_place_in_the_spec() {
         rate_limit = { messages = 7 }
         breaker = { failure_rate = 1.0, slow_after = "3s", slow_rate = 0.25, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
         dependencies = { db = { slow_after = "250ms" }, "the cache" = {} }
-        supervisor = { max_restarts = 0, within = "1h", on_give_up = "exit" }
+        [pipelines.orders.supervisor]
+        max_restarts = 0
+        within = "1h"
+        on_give_up = "exit"
+        backoff = "31s"
+        factor = 3
+        jitter = false
+        stall_after = "2m"
 
         [pipelines.orders.source]
         type = "stream"
@@ -143,7 +155,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         timeout = "4s"
 
         [pipelines.orders.batchers]
-        db = { size = 5, bytes = "1KB", max_age = "6ms", timeout = "7s", concurrency = 8 }
+        db = { size = 5, bytes = "1KB", max_age = "6ms", timeout = "7s", concurrency = 8, bisect = true }
         out = { sink = { type = "print" } }
         "#,
     );

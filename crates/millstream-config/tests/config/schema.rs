@@ -75,7 +75,10 @@ fn every_key_of_the_reference_is_in_it() {
             "pipelines.x.dependencies.y",
             "failure_rate slow_after slow_rate window minimum open_for probes",
         ),
-        ("pipelines.x.supervisor", "max_restarts within on_give_up"),
+        (
+            "pipelines.x.supervisor",
+            "max_restarts within on_give_up backoff factor max_backoff jitter stall_after",
+        ),
     ] {
         for key in keys.split(' ') {
             let path: Vec<_> = table.split('.').chain([key]).collect();

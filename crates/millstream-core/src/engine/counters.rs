@@ -97,6 +97,8 @@ counters! {
     settle_retries,
     /// Dead letters and put-off messages that their sink did not take and that were tried again.
     outbox_retries,
+    /// Batches, and parts of them, that failed as a whole and were run again in parts.
+    batches_split,
     /// Suspects that ran alone.
     suspects,
     /// Times that a limit made intake wait.
@@ -107,6 +109,8 @@ counters! {
     commit_failures,
     /// Tasks restarted by the supervisor.
     restarts,
+    /// Times that nothing moved for a while although there was work.
+    stalls,
     {
         /// Messages whose processor run succeeded.
         processed,

@@ -14,6 +14,8 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
     /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
+    /// Its number among those that came to that lane.
+    pub(crate) turn: u32,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
@@ -37,6 +39,7 @@ impl Envelope {
             ticket,
             message,
             lane: LaneId::NONE,
+            turn: 0,
             order: 0,
             alone: None,
             settled: false,

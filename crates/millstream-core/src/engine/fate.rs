@@ -147,7 +147,7 @@ impl Hub {
             return SystemTime::now().duration_since(since).unwrap_or_default();
         }
         self.places
-            .received_at(&envelope.ticket)
+            .received(&envelope.ticket)
             .map_or(Duration::ZERO, |at| at.elapsed())
     }
 
@@ -160,6 +160,11 @@ impl Hub {
             return None;
         }
         SystemTime::now().checked_sub(self.age(envelope))
+    }
+
+    /// Whether one more failure would be its last.
+    pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
+        envelope.message.failures.saturating_add(1) >= self.retry.read().attempts.get()
     }
 
     /// No further attempt: the message goes where the policy says.

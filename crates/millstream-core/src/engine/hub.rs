@@ -23,9 +23,11 @@ use super::places::Places;
 use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
-use super::seat::Seat;
+use super::seat::Seats;
+use super::sentinels::Sentinels;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
+use super::stall::Stall;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -42,6 +44,7 @@ use crate::ticket::Ticket;
 pub(crate) struct Hub {
     pub(crate) spec: PipelineSpec,
     pub(crate) capabilities: Capabilities,
+    pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
@@ -58,7 +61,9 @@ pub(crate) struct Hub {
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) seats: Seats,
+    /// The supervisor waits here for seats to be filled.
+    pub(crate) resized: Notify,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
     /// Acknowledgers shall keep nothing back.
     pub(crate) flush_now: Notify,
@@ -76,6 +81,10 @@ pub(crate) struct Hub {
     /// Places that stand still.
     halts: AtomicUsize,
     pub(super) losses: Losses,
+    /// What moves no more although it should, since the watchdog has said so.
+    pub(crate) stalled: Mutex<Option<Stall>>,
+    /// Intake holds messages that have places and are not in the queue.
+    pub(crate) admitting: AtomicBool,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
 }
@@ -86,16 +95,21 @@ pub(super) struct RareLines {
     pub(super) settled_early: Rare,
     pub(super) stale: Rare,
     pub(super) settle_failed: Rare,
+    pub(super) split: Rare,
 }
 
 impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
+        let sentinels = Sentinels::new(Arc::clone(&spec.name));
         let gate = Gate::new();
         let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.concurrency.get()),
-            places: Places::new(spec.limits),
+            ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
+            places: Places::new(spec.limits, Arc::clone(&sentinels)),
+            sentinels,
+            stalled: Mutex::new(None),
+            admitting: AtomicBool::new(false),
             settling: Settling::default(),
             dead_letters: Outbox::new("dead letter"),
             retries: Outbox::new("retry"),
@@ -107,9 +121,8 @@ impl Hub {
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
-            seats: (0..spec.processor.concurrency.get())
-                .map(|_| Seat::default())
-                .collect(),
+            seats: Seats::default(),
+            resized: Notify::new(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
             flush_now: Notify::new(),
@@ -231,11 +244,20 @@ impl Hub {
         self.pace.store(next, Ordering::Relaxed);
     }
 
+    // === workers
+
+    /// From now on so many messages are processed at a time, at least one. New workers are started at once; those that
+    /// are too many end as soon as they ask for more, so nothing that runs is broken off.
+    pub(crate) fn resize(&self, workers: usize) {
+        self.ready.resize(workers.max(1));
+        self.resized.notify_one();
+    }
+
     // === cancelling
 
     /// Cancels what workers run now of these. Says how many.
     pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
-        self.seats.iter().filter(|seat| seat.cancel(&which)).count()
+        self.seats.cancel(which)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -324,6 +346,7 @@ impl Hub {
                 .into_iter()
                 .zip(self.counters.rebalances.get())
                 .collect(),
+            sentinels: self.sentinels.counts(),
             partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
@@ -358,6 +381,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether this part cannot do its work now.
+    pub(crate) fn is_degraded(&self, part: &str) -> bool {
+        self.degraded.lock().contains_key(part)
+    }
+
+    /// What is wrong whatever else the pipeline was told to do: nothing moves that should, or a promise was broken.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let stalled = self.stalled.lock().as_ref().map(Stall::to_string);
+        stalled.into_iter().chain(self.sentinels.cause()).collect()
     }
 
     /// Why the pipeline cannot do all its work, if so.

@@ -4,12 +4,14 @@
 //! and long lanes all hold back the next read.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::rate::Rate;
+use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
@@ -77,6 +79,7 @@ impl Intake {
                         return Ok(());
                     }
                     self.admit().await;
+                    hub.admitting.store(false, Relaxed);
                 }
             }
         }
@@ -111,7 +114,13 @@ impl Intake {
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }
+        // What a read that was dropped has left in the chunk was asked for then.
+        let most = messages.max(self.chunk.len());
         let read = source.read(Credit { messages, bytes }, &mut self.chunk).await?;
+        if let Some(more) = self.chunk.len().checked_sub(most).filter(|more| *more > 0) {
+            let known = format_args!("{} for {most}", self.chunk.len());
+            hub.sentinels.fire(Sentinel::Overfetch, more, &known);
+        }
         if let Some(rate) = &mut self.rate {
             rate.fetched(self.chunk.len());
         }
@@ -150,6 +159,7 @@ impl Intake {
         let can = &hub.capabilities;
         let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
         self.admit_ordered(keeps_order);
+        hub.admitting.store(true, Relaxed);
         let patience = rt::after(LONG_LANE_PATIENCE);
         let mut gate = hub.gate.watch();
         loop {
@@ -238,6 +248,7 @@ impl Intake {
     async fn admit_suspect(&mut self) {
         let hub = Arc::clone(&self.hub);
         self.suspicious = true;
+        hub.admitting.store(true, Relaxed);
         let mut suspect = None;
         let mut others = Vec::new();
         self.chunk.bytes = 0;
@@ -305,6 +316,7 @@ impl Intake {
 impl Drop for Intake {
     /// What was read and not admitted dies with its source; the store hands it out again.
     fn drop(&mut self) {
+        self.hub.admitting.store(false, Relaxed);
         if !self.held_back.is_empty() {
             warn!(
                 pipeline = self.hub.name(),

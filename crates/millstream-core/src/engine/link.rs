@@ -9,6 +9,7 @@ use tracing::info;
 use super::hub::{Hub, SOURCE};
 use super::intake::Intake;
 use super::retry::patience;
+use super::sentinels::Sentinel;
 use super::settling;
 use crate::connector::{BoxFuture, OpenError, Opened, SourceError};
 use crate::handle::{Drained, EngineCalls, EngineHandle};
@@ -139,6 +140,14 @@ impl EngineCalls for Calls {
     fn commit_failed(&self) {
         if let Some(hub) = self.0.upgrade() {
             hub.counters.commit_failures.add(1);
+        }
+    }
+
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        if let Some(hub) = self.0.upgrade() {
+            let known =
+                format_args!("{place}: {offset} was about to be committed and {unsettled} is not settled");
+            hub.sentinels.fire(Sentinel::CommitGap, 1, &known);
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breakers`] stand beside it; [`hub`] is what they
+//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and
+//! [`breakers`] stand beside it; [`hub`] is what they
 //! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
 mod batch_worker;
 mod batcher;
+mod bisect;
 mod breaker;
 mod breakers;
 mod budget;
@@ -30,13 +32,17 @@ mod rare;
 mod rate;
 mod ready;
 mod receipts;
+mod restarts;
 mod retry;
 mod returning;
 mod seat;
+mod sentinels;
 mod settling;
 mod shard;
 mod stage;
+mod stall;
 mod timers;
+mod watchdog;
 mod window;
 mod worker;
 
@@ -45,6 +51,8 @@ pub use breaker::{BreakerState, OpenedBy};
 pub(crate) use breakers::{Breakers, Named};
 pub use counters::Counts;
 pub use drain::DrainReport;
+pub use sentinels::Sentinel;
+pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;

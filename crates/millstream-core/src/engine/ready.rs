@@ -5,18 +5,23 @@
 
 use std::cmp::{Ordering as Cmp, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::sentinels::{Sentinel, Sentinels};
+use super::stall::Named;
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ready {
+    sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// Workers that found nothing to take wait here.
     takers: Notify,
@@ -48,14 +53,14 @@ struct State {
     held: usize,
     /// Taken and not yet finished.
     running: usize,
+    /// Seats that may take, from the first; none once it is closed.
+    seats: usize,
+    /// Workers that live.
     workers: usize,
     /// Workers that wait for something to take.
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
-    /// Messages that may run of which there need not be more.
-    enough: usize,
-    closed: bool,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -114,17 +119,44 @@ impl Load {
 }
 
 impl Ready {
-    /// An empty queue for so many workers.
-    pub(crate) fn new(workers: usize) -> Self {
+    /// An empty queue from which so many workers may take.
+    pub(crate) fn new(workers: usize, sentinels: Arc<Sentinels>) -> Self {
         let state = State {
-            enough: ENOUGH * workers,
-            workers,
+            seats: workers,
             ..State::default()
         };
         Self {
+            sentinels,
             state: Mutex::new(state),
-            ..Self::default()
+            takers: Notify::new(),
+            parked_sooner: Notify::new(),
+            hungry: Notify::new(),
+            lane_room: Notify::new(),
         }
+    }
+
+    /// So many workers may take from now on, unless it is closed.
+    pub(crate) fn resize(&self, workers: usize) {
+        {
+            let mut state = self.state.lock();
+            if state.seats > 0 {
+                state.seats = workers;
+            }
+        }
+        // Those that are too many end; and intake may have to read more.
+        self.wake_takers();
+        self.hungry.notify_one();
+    }
+
+    /// How many workers may take; none once it is closed.
+    pub(crate) fn seats(&self) -> usize {
+        self.state.lock().seats
+    }
+
+    /// A worker begins: it counts until the guard is dropped.
+    pub(crate) fn begin(&self) -> AtWork<'_> {
+        self.state.lock().workers += 1;
+        AtWork(self)
     }
 
     /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
@@ -178,13 +210,14 @@ impl Ready {
         self.wake(&state, spare);
     }
 
-    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
+    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once nobody in this seat may take.
     ///
     /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
     /// [`wake_takers`](Self::wake_takers) says that its answer may have. While more than `spare` remain, another
     /// worker is woken.
     pub(crate) async fn take(
         &self,
+        seat: usize,
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
         spare: impl Fn() -> usize,
@@ -194,7 +227,9 @@ impl Ready {
             let mut notified = std::pin::pin!(self.takers.notified());
             {
                 let mut state = self.state.lock();
-                if state.closed {
+                if seat >= state.seats {
+                    // It may have been woken for something that another has to take now.
+                    self.wake(&state, 0);
                     return false;
                 }
                 let ready = state.ready();
@@ -212,6 +247,12 @@ impl Ready {
                         }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
                         self.wake(&state, spare());
+                        let inverted = state.lanes.inverted();
+                        drop(state);
+                        if let Some((times, position)) = inverted {
+                            let known = format_args!("the first at position {position}");
+                            self.sentinels.fire(Sentinel::KeyInversion, times, &known);
+                        }
                         return true;
                     }
                 }
@@ -361,6 +402,25 @@ impl Ready {
         }
     }
 
+    /// When the next one that is parked is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.state.lock().parked.peek().map(|Reverse(parked)| parked.due)
+    }
+
+    /// What of the queue is first to run, of each lane and of what is unordered, or overdue: for a stall to name.
+    pub(crate) fn firsts(&self) -> Vec<Named> {
+        let state = self.state.lock();
+        let unordered = state.unordered.front().and_then(|chunk| chunk.first());
+        let parked = state.parked.peek().map(|Reverse(parked)| &parked.envelope);
+        let firsts = unordered.into_iter().chain(parked);
+        firsts.chain(state.lanes.firsts()).map(Named::of).collect()
+    }
+
+    /// The key of a message that keeps this lane busy.
+    pub(crate) fn key(&self, lane: LaneId) -> Option<Bytes> {
+        self.state.lock().lanes.key(lane)
+    }
+
     /// Takes out every message that is not running and that `leave` picks.
     pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
         let mut state = self.state.lock();
@@ -414,7 +474,7 @@ impl Ready {
 
     /// Ends every worker once it asks for more.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        self.state.lock().seats = 0;
         self.wake_takers();
     }
 }
@@ -427,7 +487,7 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= self.enough && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
@@ -497,6 +557,16 @@ impl State {
             envelope,
         }));
         sooner
+    }
+}
+
+/// Counts a worker for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a>(&'a Ready);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().workers -= 1;
     }
 }
 

@@ -54,10 +54,9 @@ impl<P: Processor> Worker<P> {
         let hub = Arc::clone(&self.hub);
         let stage = Arc::clone(&hub.processor.name);
         let mut round = Round::new(&hub, &self.entrances);
-        let mut cancellation = CancellationToken::new();
-        if let Some(seat) = hub.seats.get(self.seat) {
-            cancellation = seat.cancellation();
-        }
+        let _at_work = hub.ready.begin();
+        let seat = hub.seats.get(self.seat);
+        let mut cancellation = seat.cancellation();
         let mut running = Running {
             settled: AtomicBool::new(false),
             hub: &hub,
@@ -67,6 +66,7 @@ impl<P: Processor> Worker<P> {
         while hub
             .ready
             .take(
+                self.seat,
                 &mut round.rest,
                 || hub.fair_take(),
                 || hub.spare(),
@@ -111,15 +111,13 @@ impl<P: Processor> Worker<P> {
                 };
                 let mut route = Route::default();
                 let ran = self
-                    .run_one(input, &running, &mut route, &mut round, &cancellation)
+                    .run_one(input, &running, &mut route, &mut round, &seat, &cancellation)
                     .await;
                 if matches!(ran, Ran::Ended(Err(Fault::Timeout(_)))) {
                     cancellation.cancel();
                 }
                 round.runs += 1;
-                if cancellation.is_cancelled()
-                    && let Some(seat) = hub.seats.get(self.seat)
-                {
+                if cancellation.is_cancelled() {
                     cancellation = seat.cancellation();
                 }
                 if let Some(envelope) = &mut running.envelope {
@@ -141,9 +139,10 @@ impl<P: Processor> Worker<P> {
         running: &Running<'_>,
         route: &mut Route,
         round: &mut Round<'_, P::Output>,
+        seat: &Seat,
         cancellation: &CancellationToken,
     ) -> Ran<P::Output> {
-        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+        let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
         let hub = &*self.hub;
@@ -162,8 +161,7 @@ impl<P: Processor> Worker<P> {
             return Ran::Ended(flatten(result));
         }
 
-        let seat = hub.seats.get(self.seat);
-        let occupied = Occupied::new(seat, *ticket);
+        let occupied = Occupied::new(seat, envelope);
         if hub.is_cut() || hub.is_lost(ticket) {
             cancellation.cancel();
             return Ran::Cancelled;
@@ -249,22 +247,18 @@ impl Drop for Running<'_> {
 }
 
 /// Says on the worker's seat what runs for a while.
-struct Occupied<'a>(Option<&'a Seat>);
+struct Occupied<'a>(&'a Seat);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: Option<&'a Seat>, ticket: crate::Ticket) -> Self {
-        if let Some(seat) = seat {
-            seat.occupy(ticket);
-        }
+    fn new(seat: &'a Seat, envelope: &Envelope) -> Self {
+        seat.occupy(envelope);
         Self(seat)
     }
 }
 
 impl Drop for Occupied<'_> {
     fn drop(&mut self) {
-        if let Some(seat) = self.0 {
-            seat.leave();
-        }
+        self.0.leave();
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod batching;
+mod bisecting;
 mod breaking;
 mod dependencies;
 mod draining;
@@ -12,8 +13,10 @@ mod measuring;
 mod order;
 mod processing;
 mod redelivery;
+mod resizing;
 mod retrying;
 mod settling;
 mod supervision;
 mod support;
 mod suspects;
+mod watching;

@@ -219,6 +219,16 @@ fn endings(page: &mut Page, seen: &[Seen<'_>]) {
 }
 
 fn states(page: &mut Page, seen: &[Seen<'_>]) {
+    page.counter(
+        "millstream_sentinels_total",
+        "Times that a promise was found broken, by the sentinel that found it: a defect.",
+        seen.iter().flat_map(|seen| {
+            seen.measures.sentinels.iter().map(|(sentinel, times)| {
+                let labels = [("pipeline", seen.name), ("sentinel", sentinel.as_str())];
+                Series::new(labels, *times)
+            })
+        }),
+    );
     page.gauge(
         "millstream_condition",
         "The pipeline's condition: 1 for the one that it is in.",
@@ -331,6 +341,8 @@ mod tests {
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
+            stalls: 1023,
+            batches_split: 1024,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -349,11 +361,13 @@ mod tests {
             waiting: 0,
             parked: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,
             depth: None,
             halted: 0,
+            stalled: None,
         };
         let measures = Measures {
             processor: StageMeasures {
@@ -365,6 +379,7 @@ mod tests {
             batchers: Vec::new(),
             given_up: Vec::new(),
             rebalances: Vec::new(),
+            sentinels: Vec::new(),
             partitions: None,
             settled_after: nothing(),
             oldest: None,
@@ -387,6 +402,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 22);
+        assert_eq!(exported, 24);
     }
 }

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 17] = [
+pub(super) const COUNTERS: [Count; 19] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -78,6 +78,11 @@ pub(super) const COUNTERS: [Count; 17] = [
         |counts| counts.outbox_retries,
     ),
     (
+        "millstream_batches_split_total",
+        "Batches, and parts of them, that failed as a whole and were run again in parts.",
+        |counts| counts.batches_split,
+    ),
+    (
         "millstream_settled_early_total",
         "Messages settled by the user's code before their work was done.",
         |counts| counts.settled_early,
@@ -97,14 +102,24 @@ pub(super) const COUNTERS: [Count; 17] = [
         "Tasks restarted by the supervisor.",
         |counts| counts.restarts,
     ),
+    (
+        "millstream_stalls_total",
+        "Times that nothing moved for a while although there was work.",
+        |counts| counts.stalls,
+    ),
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 11] = [
+pub(super) const GAUGES: [Gauge; 13] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
         |seen| seen.status.halted as f64,
+    ),
+    (
+        "millstream_stalled",
+        "1 while nothing moves although there is work, else 0.",
+        |seen| f64::from(u8::from(seen.status.stalled.is_some())),
     ),
     (
         "millstream_demand_messages",
@@ -150,6 +165,11 @@ pub(super) const GAUGES: [Gauge; 11] = [
         "millstream_running_messages",
         "Messages taken by workers.",
         |seen| seen.status.running as f64,
+    ),
+    (
+        "millstream_concurrency",
+        "Messages that may be processed at a time now.",
+        |seen| seen.status.concurrency as f64,
     ),
     ("millstream_lanes", "Keys that have a message at work.", |seen| {
         seen.status.lanes as f64
