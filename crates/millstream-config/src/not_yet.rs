@@ -15,21 +15,13 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 3] = [
+const ENTRIES: [Entry; 2] = [
     Entry {
         table: "pipelines.*.processor",
         key: "concurrency",
         refused: Refused::Table,
         schema: "",
         remedy: "write a fixed number, as in `concurrency = 16`",
-    },
-    Entry {
-        table: "pipelines.*.retry",
-        key: "max_age",
-        refused: Refused::Always,
-        schema: r#"{"type": "string", "examples": ["1h"],
-            "description": "Older than this, no further attempt; absent: no limit."}"#,
-        remedy: "remove it, and bound retries by `attempts`",
     },
     Entry {
         table: "pipelines.*.rate_limit",

@@ -27,6 +27,8 @@ pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Op
         factor: written.factor.0,
         max_backoff,
         jitter: written.jitter,
+        max_age: written.max_age.map(|age| age.get()),
+        budget: written.budget.map(|share| share.get()),
         strategy: match written.strategy {
             StrategyName::InPlace => RetryStrategy::InPlace,
             StrategyName::Redeliver => RetryStrategy::Redeliver,

@@ -15,7 +15,7 @@ use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, S
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RetrySpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -387,6 +387,18 @@ impl Pipeline {
     /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
     pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
         self.hub().breakers.set(own, dependencies);
+    }
+
+    /// From now on failures are judged by this, but for the strategy, which stays as it was started with. What waits for
+    /// its next attempt keeps its time. A later [`start`](Self::start) begins with its spec again.
+    pub fn set_retry(&self, retry: RetrySpec) {
+        let hub = self.hub();
+        hub.budget.set(retry.budget);
+        let mut set = hub.retry.write();
+        *set = RetrySpec {
+            strategy: set.strategy,
+            ..retry
+        };
     }
 
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is

@@ -76,6 +76,8 @@ pub enum Reason {
     Rejected,
     /// The last allowed attempt failed.
     Attempts,
+    /// An attempt failed, and it was too old for another.
+    Age,
     /// Delivered too often without an outcome: it ends its process.
     Deliveries,
     /// The handler named a batcher that does not exist.
@@ -86,10 +88,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Decode,
         Self::Rejected,
         Self::Attempts,
+        Self::Age,
         Self::Deliveries,
         Self::Route,
         Self::Gap,
@@ -101,6 +104,7 @@ impl Reason {
             Self::Decode => "decode",
             Self::Rejected => "rejected",
             Self::Attempts => "attempts",
+            Self::Age => "age",
             Self::Deliveries => "deliveries",
             Self::Route => "route",
             Self::Gap => "gap",

@@ -212,6 +212,11 @@ pub struct RetrySpec {
     pub max_backoff: Duration,
     /// Whether to wait a random part of it, between half and all.
     pub jitter: bool,
+    /// The age beyond which no further attempt begins, counted from when a message was published, where its source says
+    /// that, or else from when it was first received.
+    pub max_age: Option<Duration>,
+    /// The share of recent runs that retries may be, above 0 and up to 1: what is beyond it waits longer.
+    pub budget: Option<f64>,
     /// Where a message waits for its next attempt.
     pub strategy: RetryStrategy,
 }
@@ -235,6 +240,8 @@ impl Default for RetrySpec {
             factor: 2.0,
             max_backoff: Duration::from_secs(30),
             jitter: true,
+            max_age: None,
+            budget: None,
             strategy: RetryStrategy::InPlace,
         }
     }

@@ -25,6 +25,12 @@ pub(crate) struct RetryTable {
     pub(crate) max_backoff: PositiveDuration,
     /// Whether to wait a random part of it, between half and all.
     pub(crate) jitter: bool,
+    /// Older than this, no further attempt; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_age: Option<PositiveDuration>,
+    /// The share of recent runs that retries may be; what is beyond it waits longer. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Ratio>,
     /// Whether messages wait for their next attempt in memory or at the broker.
     pub(crate) strategy: StrategyName,
 }
@@ -49,6 +55,8 @@ impl Default for RetryTable {
             factor: Factor(spec.factor),
             max_backoff: duration(spec.max_backoff),
             jitter: spec.jitter,
+            max_age: None,
+            budget: None,
             strategy: StrategyName::InPlace,
         }
     }

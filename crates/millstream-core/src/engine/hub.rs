@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
+use super::budget::Budget;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -37,7 +38,7 @@ use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::PipelineSpec;
+use crate::spec::{PipelineSpec, RetrySpec};
 use crate::ticket::Ticket;
 
 /// What the tasks of one pipeline share.
@@ -58,6 +59,9 @@ pub(crate) struct Hub {
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) twins: Option<Twins>,
     pub(crate) sequence: Option<Sequence>,
+    /// When and how often to try again, as it is set now.
+    pub(crate) retry: RwLock<RetrySpec>,
+    pub(crate) budget: Budget,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -118,6 +122,8 @@ impl Hub {
             breakers: Arc::new(breakers),
             twins: spec.deduplicate.clone().map(Twins::new),
             sequence: spec.sequence.clone().map(Sequence::new),
+            retry: RwLock::new(spec.retry),
+            budget: Budget::new(spec.retry.budget),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),

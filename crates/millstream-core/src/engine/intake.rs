@@ -243,7 +243,7 @@ impl Intake {
 
     /// Gives up, unrun, what was delivered too often.
     fn reject_deadly(&mut self) {
-        let most = self.hub.spec.retry.max_deliveries.get();
+        let most = self.hub.retry.read().max_deliveries.get();
         if self
             .chunk
             .envelopes

@@ -12,6 +12,7 @@ mod batcher;
 mod bisect;
 mod breaker;
 mod breakers;
+mod budget;
 mod counters;
 mod drain;
 mod envelope;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
 use super::sentinels::{Sentinel, Sentinels};
@@ -50,6 +51,8 @@ struct State {
     aside: Vec<Envelope>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
+    /// How many were due at the last look, with no room in the budget.
+    held: usize,
     /// Taken and not yet finished.
     running: usize,
     /// Seats that may take, from the first; none once it is closed.
@@ -359,15 +362,26 @@ impl Ready {
         }
     }
 
-    /// Moves what is due to the front of the queue and says when to look again.
-    pub(crate) fn unpark(&self) -> Option<Instant> {
+    /// Moves what is due to the front of the queue, as much of it as the budget allows. Says when to look again, and how
+    /// many it holds for the first time.
+    pub(crate) fn unpark(&self, budget: &Budget) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
+        let (mut allowed, mut newly_held) = (usize::MAX, 0);
+        if budget.is_set() {
+            let parked = state.parked.iter();
+            let due = parked.filter(|Reverse(parked)| parked.due <= now).count();
+            allowed = budget.take(due, now);
+            // The first to go are those that were held before.
+            newly_held = (due - allowed).saturating_sub(state.held.saturating_sub(allowed));
+            state.held = due - allowed;
+        }
         let mut due = Vec::new();
-        while state
-            .parked
-            .peek()
-            .is_some_and(|Reverse(parked)| parked.due <= now)
+        while due.len() < allowed
+            && state
+                .parked
+                .peek()
+                .is_some_and(|Reverse(parked)| parked.due <= now)
         {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
@@ -375,7 +389,11 @@ impl Ready {
             state.put_back(envelope);
         }
         self.wake(&state, 0);
-        state.parked.peek().map(|Reverse(parked)| parked.due)
+        let next = state.parked.peek().map(|Reverse(parked)| parked.due);
+        (
+            next.map(|due| if due <= now { now + AGAIN } else { due }),
+            newly_held,
+        )
     }
 
     /// Moves those to the front that wait for another message, and that `ready` says need not any more.

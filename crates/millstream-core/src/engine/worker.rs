@@ -465,6 +465,9 @@ impl<'a, T> Round<'a, T> {
     fn ran(&mut self, took: Duration) {
         let runs = std::mem::take(&mut self.runs);
         self.hub.ran(runs, took);
+        if self.hub.budget.is_set() {
+            self.hub.budget.ran(runs, rt::now());
+        }
         let Some(others) = runs.checked_sub(self.waited.len()).filter(|_| runs > 0) else {
             return self.waited.clear();
         };

@@ -14,6 +14,7 @@ mod order;
 mod processing;
 mod redelivery;
 mod resizing;
+mod retrying;
 mod sequences;
 mod settling;
 mod supervision;
