@@ -15,7 +15,7 @@ use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, S
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RetrySpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RateLimit, RetrySpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -381,6 +381,12 @@ impl Pipeline {
     /// that are too many end with their message.
     pub fn resize(&self, concurrency: NonZeroUsize) {
         self.hub().resize(concurrency.get());
+    }
+
+    /// From now on it fetches so fast, and may have the whole burst at once. A later [`start`](Self::start) begins with its
+    /// spec again.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        self.hub().rate_limit.send_replace(limit);
     }
 
     /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its

@@ -262,7 +262,7 @@ pub enum DeadLetter {
 }
 
 /// How fast to fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// So many messages …
     pub messages: NonZeroU32,
@@ -270,6 +270,11 @@ pub struct RateLimit {
     pub per: Duration,
     /// How many may come at once after a quiet time.
     pub burst: NonZeroU32,
+    /// The header of which each value has a limit of its own; messages without it share one. Absent: one limit for the
+    /// pipeline.
+    pub key: Option<String>,
+    /// Values of that header whose limit is so many times as high.
+    pub weights: BTreeMap<String, NonZeroU32>,
 }
 
 /// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use millstream_core::{BreakerSpec, RetrySpec, SupervisorSpec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -104,6 +105,11 @@ pub(crate) struct RateLimitTable {
     pub(crate) per: PositiveDuration,
     /// How many may come at once after a quiet time. Default: as many as `messages`.
     pub(crate) burst: Option<Count>,
+    /// "header:NAME": a limit for each value of this header. Absent: one limit for the pipeline.
+    pub(crate) key: Option<String>,
+    /// Values of that header whose limit is so many times as high.
+    #[serde(default)]
+    pub(crate) weights: BTreeMap<String, Count>,
 }
 
 fn second() -> PositiveDuration {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::batcher::AnyBatcher;
@@ -38,7 +38,7 @@ use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::{PipelineSpec, RetrySpec};
+use crate::spec::{PipelineSpec, RateLimit, RetrySpec};
 use crate::ticket::Ticket;
 
 /// What the tasks of one pipeline share.
@@ -62,6 +62,8 @@ pub(crate) struct Hub {
     /// When and how often to try again, as it is set now.
     pub(crate) retry: RwLock<RetrySpec>,
     pub(crate) budget: Budget,
+    /// How fast to fetch, as it is set now.
+    pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -124,6 +126,7 @@ impl Hub {
             sequence: spec.sequence.clone().map(Sequence::new),
             retry: RwLock::new(spec.retry),
             budget: Budget::new(spec.retry.budget),
+            rate_limit: watch::Sender::new(spec.rate_limit.clone()),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),

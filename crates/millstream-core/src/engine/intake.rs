@@ -10,12 +10,12 @@ use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
+use super::keyed::KeyedRate;
 use super::rate::Rate;
 use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::Ordering;
 
 /// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -25,21 +25,22 @@ const LONG_LANE_PATIENCE: Duration = Duration::from_millis(10);
 const HELD_PLACE_DELAY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Intake {
-    hub: Arc<Hub>,
-    rate: Option<Rate>,
-    chunk: Chunk,
-    /// Read, and not admitted because its lane is too long.
-    held_back: Vec<Envelope>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) rate: Option<Rate>,
+    pub(super) keyed: Option<KeyedRate>,
+    pub(super) chunk: Chunk,
+    /// Read, and not admitted because its lane is too long or its turn has not come.
+    pub(super) held_back: Vec<Envelope>,
     /// Suspects were seen: one message at a time until one comes that is none.
     suspicious: bool,
 }
 
 impl Intake {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        let rate = hub.spec.rate_limit.map(Rate::new);
         Self {
             hub,
-            rate,
+            rate: None,
+            keyed: None,
             chunk: Chunk::new(),
             held_back: Vec::new(),
             suspicious: false,
@@ -50,8 +51,13 @@ impl Intake {
     pub(crate) async fn run(mut self, source: &mut dyn DynSource) -> Result<(), SourceError> {
         let hub = Arc::clone(&self.hub);
         let mut gate = hub.gate.watch();
+        let mut limit = hub.rate_limit.subscribe();
+        limit.mark_changed();
         let mut paused = false;
         loop {
+            if limit.has_changed().unwrap_or_default() {
+                self.limit(limit.borrow_and_update().as_ref());
+            }
             let mut freed = std::pin::pin!(hub.places.freed.notified());
             freed.as_mut().enable();
             let state = *gate.borrow_and_update();
@@ -81,6 +87,7 @@ impl Intake {
                     self.admit_held_back().await;
                     hub.admitting.store(false, Relaxed);
                 }
+                _ = limit.changed() => limit.mark_changed(),
                 read = self.read(source, probe_only) => {
                     if read? == Read::Ended {
                         return Ok(());
@@ -160,6 +167,7 @@ impl Intake {
             }
         }
         self.suspicious &= self.chunk.is_empty();
+        self.await_turns().await;
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
             return hub.ready.admit(
@@ -180,8 +188,7 @@ impl Intake {
     async fn admit_held_back(&mut self) {
         let hub = Arc::clone(&self.hub);
         let can = &hub.capabilities;
-        let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
-        self.admit_ordered(keeps_order);
+        self.admit_ordered(hub.keeps_order());
         hub.admitting.store(true, Relaxed);
         let patience = rt::after(LONG_LANE_PATIENCE);
         let mut gate = hub.gate.watch();

@@ -7,6 +7,7 @@ mod bisecting;
 mod breaking;
 mod dependencies;
 mod draining;
+mod fairness;
 mod halting;
 mod isolation;
 mod measuring;
