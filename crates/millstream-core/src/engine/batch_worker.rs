@@ -236,11 +236,14 @@ impl<T: Send + 'static> Running<'_, T> {
 }
 
 impl<T: Send + 'static> Running<'_, T> {
-    /// Whether the message at fault is to be found out: not while what all of them need is away, and not where the handler
-    /// took the items out.
+    /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
+    /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
         self.batcher.spec.bisect
             && matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+            && ran
+                .fault()
+                .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
             && (messages > 1 || self.split.is_some())
             && self.batch.items.len() == messages
             && self.hub.breakers.is_closed()

@@ -63,6 +63,8 @@ struct State {
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
+    /// Messages that may run of which there shall not be more, where that is bounded.
+    enough: Option<usize>,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -280,16 +282,21 @@ impl Ready {
         }
     }
 
-    /// Waits until there is less to take than would be plenty.
+    /// Waits until there is less to take than would be plenty. Gives how much may be added: `enough` says, for so many
+    /// workers, how much may be there.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(crate) async fn hungry(&self) {
+    pub(crate) async fn hungry(&self, enough: impl Fn(usize) -> Option<usize>) -> usize {
         loop {
             let mut hungry = std::pin::pin!(self.hungry.notified());
             hungry.as_mut().enable();
-            if !self.state.lock().has_plenty() {
-                return;
+            {
+                let mut state = self.state.lock();
+                state.enough = enough(state.seats);
+                if !state.has_plenty() {
+                    return state.enough.map_or(usize::MAX, |enough| enough - state.ready());
+                }
             }
             hungry.await;
         }
@@ -506,7 +513,9 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.enough.is_some_and(|enough| self.ready() >= enough)
+            || self.ready() >= ENOUGH * self.seats
+                && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
