@@ -291,7 +291,11 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             }
             Next::Return(wait) => rt::now() + wait,
             Next::Park(due) => due,
-            Next::Back => rt::now(),
+            // Other batches probe next.
+            Next::Behind => {
+                let breaker = self.hub.spec.breaker.unwrap_or_default();
+                rt::now() + 2 * breaker.open_for
+            }
         };
         match item {
             Some(item) => {

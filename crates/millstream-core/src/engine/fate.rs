@@ -53,8 +53,9 @@ impl Fault {
 pub(crate) enum Next {
     /// Another attempt then.
     Park(Instant),
-    /// Another attempt as soon as the breaker lets it.
-    Back,
+    /// Another attempt once the breaker lets it, after others: it may be this message that fails, and not what handling
+    /// it needs.
+    Behind,
     /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
     /// No further attempt.
@@ -83,7 +84,7 @@ impl Hub {
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
             } else {
-                Next::Back
+                Next::Behind
             };
         }
         envelope.message.failures = envelope.message.failures.saturating_add(1);

@@ -88,8 +88,10 @@ impl Ord for Parked {
 pub(crate) enum Left {
     /// To be tried again then; it keeps its lane.
     Parked(Instant, Envelope),
-    /// Not run, or not to be counted: back to the front; it keeps its lane.
+    /// Not run: back to the front; it keeps its lane.
     Back(Envelope),
+    /// Its run does not count: it may run again after all others that may now; it keeps its lane.
+    Behind(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
     Withdrawn(LaneId),
 }
@@ -284,6 +286,7 @@ impl Ready {
                     Left::Withdrawn(LaneId::NONE) => {}
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Back(envelope) => state.put_back(envelope),
+                    Left::Behind(envelope) => state.put_behind(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
                         state.lanes.advance(lane);
@@ -466,6 +469,15 @@ impl State {
             self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
+        }
+    }
+
+    /// This one may run again, after all others.
+    fn put_behind(&mut self, envelope: Envelope) {
+        if envelope.lane == LaneId::NONE {
+            self.push_unordered(envelope);
+        } else {
+            self.lanes.put_behind(envelope);
         }
     }
 
