@@ -19,6 +19,7 @@ mod memory;
 mod place;
 mod rabbit_faults;
 mod sqlite_kills;
+mod sqlite_twins;
 mod sqs_crew;
 mod sqs_faults;
 mod stores;
