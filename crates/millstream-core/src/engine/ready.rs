@@ -102,8 +102,10 @@ pub(crate) enum Left {
     Parked(Instant, Envelope),
     /// To wait for what comes of another message; it keeps its lane.
     Aside(Envelope),
-    /// Not run, or not to be counted: back to the front; it keeps its lane.
+    /// Not run: back to the front; it keeps its lane.
     Back(Envelope),
+    /// Its run does not count: it may run again after all others that may now; it keeps its lane.
+    Behind(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
     Withdrawn(LaneId),
 }
@@ -341,6 +343,7 @@ impl Ready {
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
+                    Left::Behind(envelope) => state.put_behind(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
                         state.lanes.advance(lane);
@@ -572,6 +575,15 @@ impl State {
             self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
+        }
+    }
+
+    /// This one may run again, after all others.
+    fn put_behind(&mut self, envelope: Envelope) {
+        if envelope.lane == LaneId::NONE {
+            self.push_unordered(envelope);
+        } else {
+            self.lanes.put_behind(envelope);
         }
     }
 

@@ -282,7 +282,7 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
             None
         }
         Next::Park(due) => Some(Left::Parked(due, envelope)),
-        Next::Back => Some(Left::Back(envelope)),
+        Next::Behind => Some(Left::Behind(envelope)),
         Next::Return(after) => {
             let lane = envelope.lane;
             hub.return_later(envelope, after);
