@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use millstream_brokers::Kafka;
+use millstream_core::SinkConnector;
 use millstream_core::rt::Instant;
-use millstream_core::{Delivered, Sink, SinkConnector};
 use millstream_kafka::KafkaSink;
 use millstream_tests::ledger::Ledger;
 use millstream_tests::{Actor, QUEUE, Report, Scale, Work};
@@ -228,13 +228,7 @@ impl Watch {
                     Err(error) => assert!(Instant::now() < until, "{error}"),
                 }
             };
-            let numbers: Vec<u32> = (0..self.messages).collect();
-            for some in numbers.chunks(1_000) {
-                let outgoing: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
-                let mut results = Vec::new();
-                sink.send(&outgoing, &mut results).await.unwrap();
-                assert_eq!(results, vec![Delivered::Confirmed; outgoing.len()]);
-            }
+            work.publish(&mut sink, 0..self.messages).await;
         });
     }
 

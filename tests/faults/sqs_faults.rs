@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use millstream_brokers::ElasticMq;
+use millstream_core::SinkConnector;
 use millstream_core::rt::Instant;
-use millstream_core::{Delivered, Sink, SinkConnector};
 use millstream_sqs::SqsSink;
 use millstream_tests::ledger::Ledger;
 use millstream_tests::{Fault, Harm, History, QUEUE, Report, Scale, Work};
@@ -190,12 +190,6 @@ fn publish(endpoint: &str, queue: &str, work: &Work, messages: u32) {
     let connector = SqsSink::new(queue).client(millstream_tests::sqs::client(endpoint));
     runtime.block_on(async {
         let mut sink = SinkConnector::open(&connector).await.unwrap();
-        let numbers: Vec<u32> = (0..messages).collect();
-        for some in numbers.chunks(1_000) {
-            let outgoing: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
-            let mut results = Vec::new();
-            sink.send(&outgoing, &mut results).await.unwrap();
-            assert_eq!(results, vec![Delivered::Confirmed; outgoing.len()]);
-        }
+        work.publish(&mut sink, 0..messages).await;
     });
 }

@@ -72,6 +72,7 @@ mod tests {
     #[test]
     fn a_line_says_rate_load_counts_and_condition() {
         let status = Status {
+            stalled: None,
             condition: Condition::Degraded("connection refused".to_owned()),
             counts: Counts {
                 acked: 1_234_567,
@@ -84,6 +85,7 @@ mod tests {
             ready: 0,
             waiting: 0,
             parked: 0,
+            held: 0,
             running: 0,
             concurrency: 0,
             lanes: 0,

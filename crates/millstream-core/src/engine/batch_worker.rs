@@ -387,8 +387,15 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 return self.hub.return_later(envelope, wait);
             }
             Next::Return(wait) => rt::now() + wait,
-            Next::Park(due) => due,
-            Next::Back => rt::now(),
+            Next::Park(due) => {
+                let now = rt::now();
+                now + self.hub.within_budget(due.saturating_duration_since(now))
+            }
+            // Other batches probe next.
+            Next::Behind => {
+                let breaker = self.hub.spec.breaker.unwrap_or_default();
+                rt::now() + 2 * breaker.open_for
+            }
         };
         match item {
             Some(item) => {

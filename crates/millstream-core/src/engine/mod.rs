@@ -3,8 +3,9 @@
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
 //! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`],
-//! [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they
-//! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done
+//! already or comes too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone;
+//! [`pipeline`] supervises and
 //! drains.
 
 mod adaptive;
@@ -15,6 +16,7 @@ mod batcher;
 mod bisect;
 mod breaker;
 mod breakers;
+mod budget;
 mod counters;
 mod drain;
 mod envelope;
@@ -25,6 +27,7 @@ mod guard;
 mod histogram;
 mod hub;
 mod intake;
+mod keyed;
 mod lanes;
 mod link;
 mod losses;
@@ -42,6 +45,7 @@ mod retry;
 mod returning;
 mod seat;
 mod sentinels;
+mod sequence;
 mod settling;
 mod shard;
 #[cfg(test)]
@@ -49,6 +53,8 @@ mod shard_model;
 mod stage;
 mod stall;
 mod timers;
+mod turns;
+mod twins;
 mod watchdog;
 mod window;
 mod worker;
@@ -68,4 +74,5 @@ pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
+pub(crate) use sequence::Sequence;
 pub(crate) use worker::Worker;

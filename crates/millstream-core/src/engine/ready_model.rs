@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::budget::Budget;
 use super::envelope::{Envelope, LaneId};
 use super::ready::{Left, Load, Ready};
 use super::sentinels::Sentinels;
@@ -97,6 +98,7 @@ impl Model {
             ready: self.unordered.len() + self.heads().len(),
             waiting: self.waiting() - self.heads().len(),
             parked: self.parked.len(),
+            aside: 0,
             running: self.running,
             lanes,
         }
@@ -269,7 +271,8 @@ async fn run(steps: Vec<Step>) {
             Step::Pass(time) => {
                 tokio::time::advance(Duration::from_millis(time)).await;
                 model.unpark(rt::now());
-                assert_eq!(ready.unpark(), model.parked.first().map(|(due, _)| *due));
+                let next = model.parked.first().map(|(due, _)| *due);
+                assert_eq!(ready.unpark(&Budget::new(None)), (next, 0));
             }
             Step::Remove(by) => {
                 let removed = ready.remove(|envelope| id(envelope).is_multiple_of(by));
