@@ -1,6 +1,37 @@
-//! What the benchmarks share: medians, and a table.
+//! What the benchmarks share: a handler that does nothing, a queue to be emptied, medians.
 
 use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_core::{Context, Failure, Outgoing, Processor, Sink, SinkError};
+
+/// Does nothing with what it is given. The engine's own benchmark has one in its binary, where it can be inlined.
+#[derive(Clone, Copy, Debug)]
+pub struct NoOp;
+
+impl Processor for NoOp {
+    type Input = Bytes;
+    type Output = ();
+
+    async fn process(&self, _: Bytes, _: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Sends so many messages of 100 bytes, so many at once.
+///
+/// # Errors
+/// What the sink says; it may have taken some of them.
+pub async fn fill(sink: &mut impl Sink, messages: usize, at_once: usize) -> Result<(), SinkError> {
+    let outgoing = vec![Outgoing::new(Bytes::from_static(&[b'7'; 100])); at_once];
+    let mut results = Vec::new();
+    for sent in (0..messages).step_by(at_once) {
+        let some = outgoing.get(..at_once.min(messages - sent)).unwrap_or(&outgoing);
+        sink.send(some, &mut results).await?;
+        results.clear();
+    }
+    Ok(())
+}
 
 /// The figure in the middle; of an even number, the lower one of the two.
 pub fn median(mut figures: Vec<f64>) -> f64 {

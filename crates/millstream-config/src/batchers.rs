@@ -207,6 +207,7 @@ fn spec(
         max_age: written.max_age.get(),
         timeout: written.timeout.get(),
         concurrency: written.concurrency.size(),
+        bisect: written.bisect,
         sink,
     })
 }

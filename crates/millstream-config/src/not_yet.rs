@@ -6,7 +6,6 @@
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
-use crate::explain;
 use crate::fields::set;
 use crate::report::Report;
 use crate::table::Node;
@@ -16,24 +15,13 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 4] = [
+const ENTRIES: [Entry; 3] = [
     Entry {
         table: "pipelines.*.processor",
         key: "concurrency",
         refused: Refused::Table,
         schema: "",
         remedy: "write a fixed number, as in `concurrency = 16`",
-    },
-    Entry {
-        table: "pipelines.*.batchers.*",
-        key: "bisect",
-        refused: Refused::Other {
-            honoured: "false",
-            refused: "true",
-        },
-        schema: r#"{"type": "boolean", "default": false,
-            "description": "On failure split the batch to find the message at fault."}"#,
-        remedy: "remove it, and let the batch handler name the items that failed",
     },
     Entry {
         table: "pipelines.*.retry",
@@ -68,11 +56,6 @@ enum Refused {
     Always,
     /// A table.
     Table,
-    /// All but one value; a third is simply wrong.
-    Other {
-        honoured: &'static str,
-        refused: &'static str,
-    },
 }
 
 /// Takes every such key out of the file; what is not honoured is an error.
@@ -104,30 +87,11 @@ fn walk(report: &mut Report<'_>, entry: &Entry, steps: &[&str], table: &mut DeTa
 impl Entry {
     /// Whether the matter ends here, honoured or refused.
     fn settle(&self, report: &mut Report<'_>, value: &Node<'_>) -> bool {
-        let written = match value.get_ref() {
-            DeValue::String(text) => text.to_string(),
-            DeValue::Boolean(truth) => truth.to_string(),
-            _ => String::new(),
-        };
         let key = self.key;
         let named = match self.refused {
             Refused::Always => format!("`{key}`"),
             Refused::Table if value.get_ref().is_table() => format!("`{key} = {{ min, max }}`"),
             Refused::Table => return false,
-            Refused::Other { honoured, .. } if written == honoured => return true,
-            Refused::Other { refused, .. } if written == refused && value.get_ref().is_str() => {
-                format!("`{key} = \"{refused}\"`")
-            }
-            Refused::Other { refused, .. } if written == refused => format!("`{key} = {refused}`"),
-            Refused::Other { honoured, refused } => {
-                let help = if honoured == "false" {
-                    format!("write `{key} = false`")
-                } else {
-                    explain::options(&written, &[honoured, refused])
-                };
-                report.error(value.span(), format!("`{key}` cannot have this value"), help);
-                return true;
-            }
         };
         report.error(value.span(), message(&named), self.remedy);
         true
@@ -163,11 +127,7 @@ pub(crate) fn document(table: &str, properties: &mut serde_json::Map<String, Val
     {
         let mut schema: Value = serde_json::from_str(entry.schema).unwrap_or_default();
         if let Some(description) = schema.get("description").and_then(Value::as_str) {
-            let note = match entry.refused {
-                Refused::Other { refused, .. } => format!("This build does not honour `{refused}` yet."),
-                _ => "This build does not honour it yet.".to_owned(),
-            };
-            let description = format!("{description} {note}").into();
+            let description = format!("{description} This build does not honour it yet.").into();
             set(&mut schema, "description", description);
         }
         properties.insert(entry.key.to_owned(), schema);

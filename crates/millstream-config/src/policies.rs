@@ -1,4 +1,8 @@
-//! The policies of a pipeline: retry, rate limit, breaker, supervisor.
+//! The policies of a pipeline: retry, rate limit, breakers, supervisor.
+
+use std::collections::BTreeMap;
+
+use std::time::Duration;
 
 use millstream_core::{
     BreakerSpec, OnGiveUp, Ordering, RateLimit, RetrySpec, RetryStrategy, SharedConnector, SupervisorSpec,
@@ -10,31 +14,18 @@ use crate::pipeline::part;
 use crate::report::Report;
 use crate::table::Table;
 use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable};
+use crate::values::PositiveDuration;
 
 /// When and how often to try again, and the table that says so.
 pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Option<(RetrySpec, Table<'i>)> {
     let (written, table) = part::<RetryTable>(report, pipeline, "retry")?;
-    let mut max_backoff = written.max_backoff;
-    if max_backoff < written.backoff {
-        if table.has("max_backoff") {
-            report.error(
-                table.at("max_backoff"),
-                format!(
-                    "`max_backoff` is less than `backoff`, which is {}",
-                    written.backoff
-                ),
-                format!("write at least \"{}\", or lower `backoff`", written.backoff),
-            );
-            return None;
-        }
-        max_backoff = written.backoff;
-    }
+    let max_backoff = max_backoff(report, &table, written.backoff, written.max_backoff)?;
     let spec = RetrySpec {
         attempts: written.attempts.get(),
         max_deliveries: written.max_deliveries.get(),
         backoff: written.backoff.get(),
         factor: written.factor.0,
-        max_backoff: max_backoff.get(),
+        max_backoff,
         jitter: written.jitter,
         strategy: match written.strategy {
             StrategyName::InPlace => RetryStrategy::InPlace,
@@ -42,6 +33,27 @@ pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Op
         },
     };
     Some((spec, table))
+}
+
+/// The longest wait, which is not below the first.
+fn max_backoff(
+    report: &mut Report<'_>,
+    table: &Table<'_>,
+    backoff: PositiveDuration,
+    longest: PositiveDuration,
+) -> Option<Duration> {
+    if longest >= backoff {
+        return Some(longest.get());
+    }
+    if table.has("max_backoff") {
+        report.error(
+            table.at("max_backoff"),
+            format!("`max_backoff` is less than `backoff`, which is {backoff}"),
+            format!("write at least \"{backoff}\", or lower `backoff`"),
+        );
+        return None;
+    }
+    Some(backoff.get())
 }
 
 /// Whether the source can hold messages back where it has to, and does not lose their order over it.
@@ -95,19 +107,61 @@ pub(crate) fn breaker(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Opti
     if !pipeline.has("breaker") {
         return Some(None);
     }
-    let (written, _) = part::<BreakerTable>(report, pipeline, "breaker")?;
-    Some(Some(BreakerSpec {
+    let table = pipeline.take_table(report, "breaker")?;
+    Some(Some(breaker_table(report, table)?))
+}
+
+/// The breakers of what handlers call, by name.
+pub(crate) fn dependencies(
+    report: &mut Report<'_>,
+    pipeline: &mut Table<'_>,
+) -> Option<BTreeMap<String, BreakerSpec>> {
+    let mut specs = BTreeMap::new();
+    if !pipeline.has("dependencies") {
+        return Some(specs);
+    }
+    let mut tables = pipeline.take_table(report, "dependencies")?;
+    let mut names: Vec<_> = tables
+        .entries
+        .keys()
+        .map(|key| key.get_ref().to_string())
+        .collect();
+    names.sort_unstable();
+    let mut complete = true;
+    for name in names {
+        let table = tables.take_table(report, &name);
+        match table.and_then(|table| breaker_table(report, table)) {
+            Some(spec) => drop(specs.insert(name, spec)),
+            None => complete = false,
+        }
+    }
+    complete.then_some(specs)
+}
+
+fn breaker_table(report: &mut Report<'_>, mut table: Table<'_>) -> Option<BreakerSpec> {
+    let written: BreakerTable = decode(report, &mut table, &Fields::of::<BreakerTable>(), &[])?;
+    if written.slow_after.is_none() && table.has("slow_rate") {
+        report.error(
+            table.at("slow_rate"),
+            "`slow_rate` has no effect without `slow_after`",
+            "add `slow_after`, as in `slow_after = \"2s\"`, or remove `slow_rate`",
+        );
+        return None;
+    }
+    Some(BreakerSpec {
         failure_rate: written.failure_rate.get(),
+        slow_after: written.slow_after.map(|slow| slow.get()),
+        slow_rate: written.slow_rate.get(),
         window: written.window.get(),
         minimum: written.minimum.get(),
         open_for: written.open_for.get(),
         probes: written.probes.get(),
-    }))
+    })
 }
 
 /// How often to restart what dies.
 pub(crate) fn supervisor(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<SupervisorSpec> {
-    let (written, _) = part::<SupervisorTable>(report, pipeline, "supervisor")?;
+    let (written, table) = part::<SupervisorTable>(report, pipeline, "supervisor")?;
     Some(SupervisorSpec {
         max_restarts: written.max_restarts,
         within: written.within.get(),
@@ -115,5 +169,10 @@ pub(crate) fn supervisor(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> O
             OnGiveUpName::Stop => OnGiveUp::Stop,
             OnGiveUpName::Exit => OnGiveUp::Exit,
         },
+        backoff: written.backoff.get(),
+        factor: written.factor.0,
+        max_backoff: max_backoff(report, &table, written.backoff, written.max_backoff)?,
+        jitter: written.jitter,
+        stall_after: written.stall_after.get(),
     })
 }

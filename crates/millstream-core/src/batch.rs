@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::connector::BoxFuture;
+use crate::dependency::Dependency;
+use crate::engine::Breakers;
 use crate::failure::Failure;
 
 /// The user's code for a batch at a time.
@@ -36,6 +38,7 @@ pub struct Batch<T> {
     pub(crate) closed_by: ClosedBy,
     pub(crate) failures: Vec<(usize, Failure)>,
     pub(crate) cancellation: CancellationToken,
+    pub(crate) breakers: Option<Arc<Breakers>>,
 }
 
 impl<T> Batch<T> {
@@ -49,6 +52,7 @@ impl<T> Batch<T> {
             closed_by: ClosedBy::Size,
             failures: Vec::new(),
             cancellation: CancellationToken::new(),
+            breakers: None,
         }
     }
 
@@ -103,6 +107,11 @@ impl<T> Batch<T> {
     /// The failures named so far.
     pub fn failures(&self) -> &[(usize, Failure)] {
         &self.failures
+    }
+
+    /// As [`Context::dependency`](crate::Context::dependency). A batch made by hand has none: calls pass uncounted.
+    pub fn dependency(&self, name: &str) -> Dependency {
+        Dependency::new(self.breakers.as_ref(), name, &self.cancellation)
     }
 
     /// Fires when this run is cancelled, by timeout or the deadline of a drain.

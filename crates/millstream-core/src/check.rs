@@ -148,7 +148,8 @@ impl<'a> Facts<'a> {
     }
 
     /// For how long a message may be worked on before the broker hears of it: every attempt up to its timeout, the waits
-    /// between attempts that are made in place, and the age of its batch. What it waits for a free worker comes on top.
+    /// between attempts that are made in place, the age of its batch, and one search in it for a message at fault where it
+    /// is bisected. What it waits for a free worker comes on top.
     pub fn longest_hold(&self) -> Duration {
         let retry = &self.pipeline.retry;
         let attempts = match retry.strategy {
@@ -158,8 +159,15 @@ impl<'a> Facts<'a> {
         let run = self.pipeline.processor.timeout;
         let held = |batcher: &BatcherSpec| {
             let again = run.max(batcher.timeout).saturating_mul(attempts - 1);
+            let searched = match batcher.bisect {
+                true => batcher
+                    .timeout
+                    .saturating_mul(2 * (usize::BITS - batcher.size.get().leading_zeros())),
+                false => Duration::ZERO,
+            };
             run.saturating_add(batcher.max_age)
                 .saturating_add(batcher.timeout)
+                .saturating_add(searched)
                 .saturating_add(again)
         };
         self.pipeline
@@ -222,9 +230,20 @@ mod tests {
             ..BatcherSpec::default()
         };
         let batched = |pipeline: &mut PipelineSpec| {
-            pipeline.batchers.insert("out".to_owned(), batcher);
+            pipeline.batchers.insert("out".to_owned(), batcher.clone());
         };
         assert_eq!(held(batched), Duration::from_secs(10 + 5 + 3 * 60 + 1 + 2));
+        let bisected = |pipeline: &mut PipelineSpec| {
+            let batcher = BatcherSpec {
+                bisect: true,
+                ..batcher.clone()
+            };
+            pipeline.batchers.insert("out".to_owned(), batcher);
+        };
+        assert_eq!(
+            held(bisected),
+            Duration::from_secs(10 + 5 + (3 + 2 * 7) * 60 + 1 + 2)
+        );
     }
 
     #[test]

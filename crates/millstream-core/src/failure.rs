@@ -28,6 +28,7 @@ pub struct Failure {
 enum Advice {
     Retry,
     RetryAfter(Duration),
+    NotPermitted,
     Reject,
 }
 
@@ -56,6 +57,20 @@ impl Failure {
         }
     }
 
+    /// The breaker of this dependency is open: nothing was called.
+    pub(crate) fn not_permitted(dependency: &str) -> Self {
+        Self {
+            error: format!("not called: the breaker of dependency `{dependency}` is open").into(),
+            advice: Advice::NotPermitted,
+        }
+    }
+
+    /// Whether it comes from [`Dependency::call`](crate::Dependency::call) with an open breaker: nothing was called.
+    /// Returned from a handler it counts no attempt.
+    pub fn is_not_permitted(&self) -> bool {
+        self.advice == Advice::NotPermitted
+    }
+
     /// Whether it says never again.
     pub fn is_reject(&self) -> bool {
         self.advice == Advice::Reject
@@ -73,7 +88,7 @@ impl Failure {
     pub fn after(&self) -> Option<Duration> {
         match self.advice {
             Advice::RetryAfter(after) => Some(after),
-            Advice::Retry | Advice::Reject => None,
+            Advice::Retry | Advice::NotPermitted | Advice::Reject => None,
         }
     }
 }

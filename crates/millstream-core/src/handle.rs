@@ -72,6 +72,12 @@ impl EngineHandle {
         self.0.commit_failed();
     }
 
+    /// A commit of this place was about to pass a message that is not settled, and was not made (P7): a defect of the
+    /// connector, which has a sentinel.
+    pub fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        self.0.commit_gap(place, offset, unsettled);
+    }
+
     /// These places stand still, each at a message that was given up, as `place@position`; none: all go on. Say it
     /// whenever that changes.
     pub fn halted(&self, at: &[String]) {
@@ -82,6 +88,12 @@ impl EngineHandle {
     /// nothing would keep it refuses to open then.
     pub fn rejects_to_source(&self) -> bool {
         self.0.rejects_to_source()
+    }
+
+    /// Whether anybody goes by the ids of messages: a connector that puts them in a header of its own
+    /// ([`Ids::Header`](crate::Ids::Header)) need not otherwise.
+    pub fn wants_ids(&self) -> bool {
+        self.0.wants_ids()
     }
 
     /// The connector cannot do its work now, and keeps trying.
@@ -120,7 +132,9 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn partitions(&self, partitions: Vec<Partition>);
     fn rebalanced(&self, how: Rebalance);
     fn commit_failed(&self);
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64);
     fn rejects_to_source(&self) -> bool;
+    fn wants_ids(&self) -> bool;
     fn halted(&self, at: &[String]);
     fn degraded(&self, cause: Option<&str>);
 }
@@ -137,6 +151,7 @@ struct Told {
     partitions: Vec<Partition>,
     rebalances: Vec<Rebalance>,
     commits_failed: usize,
+    commit_gaps: Vec<(String, u64, u64)>,
     rejects_elsewhere: bool,
     halted: Vec<String>,
     degraded: Option<String>,
@@ -166,6 +181,11 @@ impl Detached {
     /// How many commits it was told have failed.
     pub fn commits_failed(&self) -> usize {
         self.0.lock().commits_failed
+    }
+
+    /// The commits that it was told would have passed an unsettled message: place, offset and unsettled one.
+    pub fn commit_gaps(&self) -> Vec<(String, u64, u64)> {
+        self.0.lock().commit_gaps.clone()
     }
 
     /// From now on what is given up goes elsewhere than to the source.
@@ -214,8 +234,17 @@ impl EngineCalls for Detached {
         self.0.lock().commits_failed += 1;
     }
 
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        let mut told = self.0.lock();
+        told.commit_gaps.push((place.to_owned(), offset, unsettled));
+    }
+
     fn rejects_to_source(&self) -> bool {
         !self.0.lock().rejects_elsewhere
+    }
+
+    fn wants_ids(&self) -> bool {
+        true
     }
 
     fn halted(&self, at: &[String]) {

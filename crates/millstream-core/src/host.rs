@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,11 +10,12 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Supervisor};
+use crate::dedup::{IdBy, Ids};
+use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, Supervisor};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{OnGiveUp, PipelineSpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -261,6 +263,34 @@ impl Pipeline {
                 return Err(error("redelivery breaks the order: retry in place".to_owned()));
             }
         }
+        if spec
+            .deduplicate
+            .as_ref()
+            .is_some_and(|deduplicate| matches!(deduplicate.by, IdBy::Source))
+            && spec.source.capabilities().ids == Ids::None
+        {
+            return Err(error(
+                "its source gives messages no id: deduplicate by a header or a value in the payload"
+                    .to_owned(),
+            ));
+        }
+        if spec.deduplicate.is_some() && spec.source.capabilities().transacts {
+            return Err(error(
+                "its source settles in transactions: what is undone with one would count as done".to_owned(),
+            ));
+        }
+        if let Some(sequence) = &spec.sequence {
+            if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
+                return Err(error(
+                    "a sequence is of a key's messages: order by key".to_owned(),
+                ));
+            }
+            if sequence.held >= spec.limits.in_flight {
+                return Err(error(
+                    "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
+                ));
+            }
+        }
         let hub = Arc::new(Hub::new(spec.clone()));
         let machine = spec.flow.build(&hub).map_err(error)?;
         let _ = hub.batchers.set(machine.batchers.clone());
@@ -347,6 +377,18 @@ impl Pipeline {
         self.hub().gate.change(|gate| gate.paused = false);
     }
 
+    /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
+    /// that are too many end with their message.
+    pub fn resize(&self, concurrency: NonZeroUsize) {
+        self.hub().resize(concurrency.get());
+    }
+
+    /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
+    /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
+    pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
+        self.hub().breakers.set(own, dependencies);
+    }
+
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
     /// up (P6). The pipeline has ended then; [`start`](Self::start) starts it again.
     ///
@@ -423,12 +465,14 @@ impl Pipeline {
         };
         let gate = hub.gate.state();
         let degraded = hub.degradations();
+        let faults = hub.faults();
         let condition = match end {
             Some(End {
                 gave_up: Some(why), ..
             }) => Condition::GaveUp(why),
             Some(_) => Condition::Ended,
             None if gate.draining => Condition::Draining,
+            None if !faults.is_empty() => Condition::Degraded([faults, degraded].concat().join("; ")),
             None if gate.paused => Condition::Paused,
             None if !degraded.is_empty() => Condition::Degraded(degraded.join("; ")),
             None if !hub.places.has_source() => Condition::Starting,
@@ -443,7 +487,9 @@ impl Pipeline {
             ready: load.ready,
             waiting: load.waiting,
             parked: load.parked,
+            held: load.aside + hub.sequence.as_ref().map_or(0, crate::engine::Sequence::held),
             running: load.running,
+            concurrency: hub.ready.seats(),
             lanes: load.lanes,
             batchers: hub
                 .batchers()
@@ -452,7 +498,8 @@ impl Pipeline {
                 .collect(),
             depth: hub.depth(),
             halted: hub.halts(),
-            breaker: hub.breaker.as_ref().map(crate::engine::Breaker::state),
+            stalled: hub.stalled.lock().clone(),
+            breaker: hub.breakers.own(),
         }
     }
 
@@ -483,19 +530,25 @@ pub struct Status {
     pub waiting: usize,
     /// Messages between two attempts.
     pub parked: usize,
+    /// Messages that wait for another one: for what comes of one with their id, or for one that is missing before them.
+    pub held: usize,
     /// Messages taken by workers.
     pub running: usize,
+    /// Messages that may be processed at a time now; none once it has ended.
+    pub concurrency: usize,
     /// Keys that have a message at work.
     pub lanes: usize,
     /// Messages that each batcher holds, by its name.
     pub batchers: Vec<(String, usize)>,
-    /// The breaker, where there is one.
+    /// The pipeline's own breaker, where it has one; those of dependencies are among the [`Measures`].
     pub breaker: Option<BreakerState>,
     /// Messages that wait at the source, handed out to nobody, where it says so.
     pub depth: Option<u64>,
     /// Places of the source, such as partitions, that stand still at a message that was given up:
     /// [`DeadLetter::Halt`](crate::DeadLetter::Halt).
     pub halted: usize,
+    /// What moves no more although it should: [`SupervisorSpec::stall_after`](crate::SupervisorSpec::stall_after).
+    pub stalled: Option<Stall>,
 }
 
 /// A pipeline's condition.

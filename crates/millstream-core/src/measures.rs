@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::ClosedBy;
 use crate::connector::Credit;
+use crate::engine::{BreakerState, OpenedBy, Sentinel};
 use crate::partition::{Partition, Rebalance};
 use crate::rt::Duration;
 use crate::settlement::Reason;
@@ -19,12 +20,16 @@ pub struct Measures {
     pub given_up: Vec<(Reason, u64)>,
     /// Times that partitions of the source came or went, by how.
     pub rebalances: Vec<(Rebalance, u64)>,
+    /// How often each sentinel has fired: never, unless a promise was broken.
+    pub sentinels: Vec<(Sentinel, u64)>,
     /// The partitions that the source reads now; none where it knows no partitions.
     pub partitions: Option<Vec<Partition>>,
     /// Seconds from a message's receipt until its source had its settlement.
     pub settled_after: Distribution,
     /// How long ago the oldest message in flight was received.
     pub oldest: Option<Duration>,
+    /// The breakers: the pipeline's own first, where it has one.
+    pub breakers: Vec<BreakerMeasures>,
     /// What the source may fetch now: none while a limit is reached, or while pause, drain, breaker or a full
     /// batcher hold intake back.
     pub demand: Credit,
@@ -56,6 +61,19 @@ pub struct BatcherMeasures {
     pub closed: Vec<(ClosedBy, u64)>,
 }
 
+/// What a breaker has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerMeasures {
+    /// The dependency that it stands for; nothing for the pipeline's own.
+    pub dependency: Option<Arc<str>>,
+    /// Its state now.
+    pub state: BreakerState,
+    /// Times that it opened, by why; it opens again with each probe that fails.
+    pub opened: Vec<(OpenedBy, u64)>,
+    /// Times that it closed after that.
+    pub closed: u64,
+}
+
 /// How values were distributed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
@@ -82,17 +100,20 @@ pub enum Failed {
     Died,
     /// The payload did not decode into the processor's input.
     Decode,
+    /// A dependency's breaker was open, so that it was not called.
+    NotPermitted,
 }
 
 impl Failed {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Failure,
         Self::Rejected,
         Self::Panic,
         Self::Timeout,
         Self::Died,
         Self::Decode,
+        Self::NotPermitted,
     ];
 
     /// The word that metrics carry.
@@ -104,6 +125,7 @@ impl Failed {
             Self::Timeout => "timeout",
             Self::Died => "died",
             Self::Decode => "decode",
+            Self::NotPermitted => "not_permitted",
         }
     }
 

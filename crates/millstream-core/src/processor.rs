@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::decode::Decode;
+use crate::dependency::Dependency;
 use crate::engine::Hub;
 use crate::failure::Failure;
 use crate::message::{Headers, Message};
@@ -153,6 +154,12 @@ impl Context<'_> {
         if !self.settled.swap(true, Ordering::Relaxed) {
             self.hub.settle_now(self.ticket, settlement);
         }
+    }
+
+    /// Something that the handler needs from elsewhere, by its name in the pipeline's settings: calls through it are
+    /// counted by the breaker of that name.
+    pub fn dependency(&self, name: &str) -> Dependency {
+        Dependency::new(Some(&self.hub.breakers), name, self.cancellation)
     }
 
     /// Fires when this run is cancelled: on timeout, lost lease and at the deadline of a drain.

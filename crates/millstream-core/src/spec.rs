@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::connector::{SharedConnector, SharedSinkConnector};
+use crate::dedup::DeduplicateSpec;
 use crate::flow::SharedFlow;
 use crate::message::Message;
 
@@ -38,8 +39,14 @@ pub struct PipelineSpec {
     pub rate_limit: Option<RateLimit>,
     /// When to stop fetching because nothing succeeds.
     pub breaker: Option<BreakerSpec>,
+    /// The breakers of what handlers call by name: [`Context::dependency`](crate::Context::dependency).
+    pub dependencies: BTreeMap<String, BreakerSpec>,
     /// How often to restart what dies.
     pub supervisor: SupervisorSpec,
+    /// How it knows what it has done already.
+    pub deduplicate: Option<DeduplicateSpec>,
+    /// What it makes of messages that are missing from a key's numbers.
+    pub sequence: Option<SequenceSpec>,
 }
 
 impl PipelineSpec {
@@ -57,7 +64,10 @@ impl PipelineSpec {
             dead_letter: DeadLetter::Source,
             rate_limit: None,
             breaker: None,
+            dependencies: BTreeMap::new(),
             supervisor: SupervisorSpec::default(),
+            deduplicate: None,
+            sequence: None,
         }
     }
 }
@@ -166,6 +176,9 @@ pub struct BatcherSpec {
     pub timeout: Duration,
     /// How many batches are handled at a time.
     pub concurrency: NonZeroUsize,
+    /// Whether a batch that fails as a whole is run again in halves until the message at fault stands alone. A handler
+    /// that takes its items out forgoes it.
+    pub bisect: bool,
     /// The sink, for a step of the flow that ends in one.
     pub sink: Option<SharedSinkConnector>,
 }
@@ -178,6 +191,7 @@ impl Default for BatcherSpec {
             max_age: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             concurrency: NonZeroUsize::MIN,
+            bisect: false,
             sink: None,
         }
     }
@@ -251,18 +265,23 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
 }
 
-/// When to stop fetching because too little succeeds.
+/// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the
+/// calls of a dependency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSpec {
     /// The share of failed runs that opens it, above 0 and up to 1.
     pub failure_rate: f64,
-    /// The time over which the share is taken.
+    /// How long a run takes at least to be slow; absent, none is.
+    pub slow_after: Option<Duration>,
+    /// The share of slow runs that opens it, above 0 and up to 1.
+    pub slow_rate: f64,
+    /// The time over which the shares are taken.
     pub window: Duration,
     /// Runs below which it never opens.
     pub minimum: NonZeroU32,
     /// How long it stays open before it probes.
     pub open_for: Duration,
-    /// Runs that must succeed, one at a time, to close it.
+    /// Runs that must succeed, and not be slow, one at a time, to close it.
     pub probes: NonZeroU32,
 }
 
@@ -270,6 +289,8 @@ impl Default for BreakerSpec {
     fn default() -> Self {
         Self {
             failure_rate: 0.5,
+            slow_after: None,
+            slow_rate: 0.5,
             window: Duration::from_secs(10),
             minimum: const { NonZeroU32::new(20).unwrap() },
             open_for: Duration::from_secs(5),
@@ -278,8 +299,8 @@ impl Default for BreakerSpec {
     }
 }
 
-/// How often to restart what dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How often to restart what dies, how long to wait before each restart, and when to say that nothing moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SupervisorSpec {
     /// Restarts …
     pub max_restarts: u32,
@@ -287,6 +308,17 @@ pub struct SupervisorSpec {
     pub within: Duration,
     /// What then happens to the process.
     pub on_give_up: OnGiveUp,
+    /// The wait before the first restart of a task within that time.
+    pub backoff: Duration,
+    /// What the wait before each further one is multiplied by; at least 1.
+    pub factor: f64,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// Whether to wait a random part of it, between half and all.
+    pub jitter: bool,
+    /// How long nothing may move although there is work, before the pipeline says that it has stalled. A stage whose
+    /// handler may run for longer is given that time.
+    pub stall_after: Duration,
 }
 
 impl Default for SupervisorSpec {
@@ -295,6 +327,11 @@ impl Default for SupervisorSpec {
             max_restarts: 5,
             within: Duration::from_secs(60),
             on_give_up: OnGiveUp::Stop,
+            backoff: Duration::from_millis(100),
+            factor: 2.0,
+            max_backoff: Duration::from_secs(30),
+            jitter: true,
+            stall_after: Duration::from_secs(60),
         }
     }
 }
@@ -306,4 +343,56 @@ pub enum OnGiveUp {
     Stop,
     /// The host drains the others and ends with status 1.
     Exit,
+}
+
+/// What becomes of messages that come behind a gap in the numbers of their key; needs an ordering by key.
+#[derive(Clone)]
+pub struct SequenceSpec {
+    /// Gives a message's number, in digits. One for which it gives none, or no number, passes unchecked.
+    pub by: OrderBy,
+    /// What becomes of what comes behind a gap.
+    pub on_gap: OnGap,
+    /// How many messages may be held, of all keys together; below [`Limits::in_flight`].
+    pub held: NonZeroUsize,
+    /// How long what is missing is waited for.
+    pub wait: Duration,
+}
+
+impl SequenceSpec {
+    /// Holds up to a thousand messages behind gaps, for half a minute.
+    pub const fn new(by: OrderBy) -> Self {
+        Self {
+            by,
+            on_gap: OnGap::Hold,
+            held: Self::HELD,
+            wait: Self::WAIT,
+        }
+    }
+
+    /// How many messages are held where no bound is named.
+    pub const HELD: NonZeroUsize = const { NonZeroUsize::new(1_000).unwrap() };
+    /// How long what is missing is waited for where no time is named.
+    pub const WAIT: Duration = Duration::from_secs(30);
+}
+
+impl fmt::Debug for SequenceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SequenceSpec")
+            .field("on_gap", &self.on_gap)
+            .field("held", &self.held)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of what comes behind a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// It waits for what is missing, and goes on without it when the time is over.
+    #[default]
+    Hold,
+    /// It goes on at once; the gap is counted and logged.
+    Report,
+    /// It waits for what is missing, and is given up when the time is over, with all that follows in its key until what is missing comes.
+    DeadLetter,
 }

@@ -118,7 +118,8 @@ impl Copies {
     }
 }
 
-fn headers(message: &BorrowedMessage<'_>) -> Headers {
+/// What a message has of them.
+pub(crate) fn headers(message: &BorrowedMessage<'_>) -> Headers {
     // Most messages have none, and to collect none would cost as much as a few.
     let Some(headers) = message.headers() else {
         return Headers::new();

@@ -418,6 +418,9 @@ impl Member {
         if let Some(halted) = shared.halted() {
             self.callbacks().engine.halted(&halted);
         }
+        for (place, offset, unsettled) in shared.gaps() {
+            self.callbacks().engine.commit_gap(&place, offset, unsettled);
+        }
         let most = match self.flow {
             Flow::Full(_) => return Ok(0),
             // What comes all the same was on its way; mostly it is the group's business.

@@ -175,6 +175,22 @@ impl<T> Offsets<T> {
         self.window.front().map(|slot| slot.offset).or(self.end)
     }
 
+    /// The first offset that is not settled, once these are, and that such a mark with such ranges beyond it would pass:
+    /// none, or what is to be committed is wrong (P7).
+    pub(crate) fn passed(
+        &self,
+        mark: u64,
+        beyond: &[Range<u64>],
+        these: impl Fn(u64) -> bool,
+    ) -> Option<u64> {
+        let told = |offset: u64| {
+            let after = beyond.partition_point(|range| range.end <= offset);
+            offset < mark || beyond.get(after).is_some_and(|range| range.contains(&offset))
+        };
+        let open = self.handed_out().map(|(offset, _)| offset);
+        open.filter(|offset| !these(*offset)).find(|offset| told(*offset))
+    }
+
     /// The mark, and what is settled beyond it, as they will be once these are settled too.
     pub(crate) fn once_settled(&self, these: impl Fn(u64) -> bool) -> (Option<u64>, Vec<Range<u64>>) {
         let settled = |slot: &Slot<T>| slot.out.is_none() || these(slot.offset);
@@ -287,6 +303,23 @@ mod tests {
         assert_eq!(
             (offsets.mark(), offsets.len(), offsets.cost),
             (Some(101), 0, (0, 0))
+        );
+    }
+
+    /// P7: the sentinel before each commit.
+    #[test]
+    fn a_mark_or_a_range_that_passes_an_unsettled_offset_is_found_out() {
+        let mut offsets = Offsets::new(None, Vec::new());
+        (10..20).for_each(|offset| _ = offsets.arrive(offset, || ()));
+        [10, 12, 13].iter().for_each(|offset| offsets.settle(*offset));
+        let none = |_: u64| false;
+        let told = offsets.settled();
+        assert_eq!(offsets.passed(offsets.mark().unwrap(), &told, none), None);
+        assert_eq!(offsets.passed(12, &told, none), Some(11));
+        assert_eq!(offsets.passed(12, &told, |offset| offset == 11), None);
+        assert_eq!(
+            offsets.passed(11, std::slice::from_ref(&(12..16)), none),
+            Some(14)
         );
     }
 

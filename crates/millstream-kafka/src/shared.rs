@@ -92,6 +92,8 @@ struct State {
     note_again: Option<rt::Instant>,
     /// Whether a partition came to stand still, or ceased to, since somebody looked.
     halts_changed: bool,
+    /// Commits that were not made because they would have passed an unsettled message, until somebody hears of them.
+    gaps: Vec<(String, u64, u64)>,
 }
 
 /// How far a member has come.

@@ -6,7 +6,8 @@
 //! answer, and is restarted for that.
 //!
 //! *Ready* is whether every pipeline does its work, which is what a rollout waits for and an alert watches. A paused
-//! pipeline is ready: somebody wanted it so.
+//! pipeline is ready: somebody wanted it so. One in which nothing moves that should, or in which a promise was found
+//! broken, is degraded, paused or not.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -199,6 +199,22 @@ async fn a_host_is_ready_while_every_pipeline_runs_or_was_paused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p7_a_broken_promise_makes_a_host_unready_and_is_counted_also_while_the_pipeline_is_paused() {
+    let queue = MemoryQueue::new();
+    let (spec, engine) = partitioned(&queue);
+    let host = Host::start([spec]).unwrap();
+    until_ready_is(&host, (StatusCode::OK, "orders: running\n")).await;
+    engine.get().unwrap().commit_gap("clicks[3]", 20, 17);
+    let says = "orders: degraded: promises: a commit would have passed an unsettled message\n";
+    for _ in 0..2 {
+        until_ready_is(&host, (StatusCode::SERVICE_UNAVAILABLE, says)).await;
+        host.pipeline("orders").unwrap().pause();
+    }
+    let line = "millstream_sentinels_total{pipeline=\"orders\",sentinel=\"commit_gap\"} 1\n";
+    assert!(metrics(&host).contains(line));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broker_that_is_away_makes_a_host_unready_and_no_less_alive() {
     let unavailable = || OpenError::Unavailable("connection refused".to_owned());
     let refused = || OpenError::Refused("no such queue".to_owned());

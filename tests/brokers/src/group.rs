@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::wait;
+use crate::error::ControlError;
+use crate::wait::{self, SOON};
 
 /// Waits for the end of its input, which comes with the end of whoever holds the other end, and kills its group.
 /// Somebody outside of the group removes the folder then; the guard goes on when that one has left it, and said so by
@@ -89,6 +90,31 @@ impl Group {
         self.child.wait().ok();
         self.guard.wait().ok();
     }
+}
+
+/// Kills a broker, if it runs.
+pub(crate) fn kill(running: &mut Option<Group>) {
+    if let Some(mut group) = running.take() {
+        group.kill();
+    }
+}
+
+/// Has a broker stop in order, if it runs; it is killed if that takes longer than half a minute.
+pub(crate) fn stop(running: &mut Option<Group>, what: &str) -> Result<(), ControlError> {
+    let Some(group) = running.take() else {
+        return Ok(());
+    };
+    let status = group.stop(SOON).map_err(|cause| ControlError::Run {
+        program: what.to_owned(),
+        cause,
+    })?;
+    if status.code().is_some() {
+        return Ok(());
+    }
+    Err(ControlError::Late {
+        what: format!("{what} has stopped"),
+        within: SOON,
+    })
 }
 
 impl Drop for Group {

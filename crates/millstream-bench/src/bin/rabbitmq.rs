@@ -11,12 +11,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use millstream_bench::median;
+use millstream_bench::{NoOp, median};
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::{
-    Context, Failure, Flow, Host, Outgoing, PipelineSpec, Processor, Sink, SinkConnector, rt,
-};
+use millstream_core::{Flow, Host, PipelineSpec, SinkConnector, rt};
 use millstream_rabbitmq::lapin::message::Delivery;
 use millstream_rabbitmq::lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions,
@@ -38,31 +35,12 @@ const WANTED: [f64; 2] = [0.9, 1.5];
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-struct NoOp;
-
-impl Processor for NoOp {
-    type Input = Bytes;
-    type Output = ();
-
-    async fn process(&self, _: Bytes, _: &mut Context<'_>) -> std::result::Result<(), Failure> {
-        Ok(())
-    }
-}
-
 /// Fills the queue.
 async fn fill(url: &str, messages: usize) -> Result<()> {
     let topology = Topology::new(QUEUE).declare(Declare::default());
     let connector = RabbitSink::queue(Dial::new([url])?, topology);
     let mut sink = SinkConnector::open(&connector).await?;
-    let outgoing = vec![Outgoing::new(Bytes::from_static(&[7; 100])); 1_000];
-    let mut results = Vec::new();
-    for sent in (0..messages).step_by(outgoing.len()) {
-        let some = outgoing
-            .get(..outgoing.len().min(messages - sent))
-            .unwrap_or(&outgoing);
-        sink.send(some, &mut results).await?;
-        results.clear();
-    }
+    millstream_bench::fill(&mut sink, messages, 1_000).await?;
     Ok(())
 }
 

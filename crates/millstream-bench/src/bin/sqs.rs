@@ -13,13 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use millstream_bench::median;
+use millstream_bench::{NoOp, median};
 use millstream_brokers::ElasticMq;
-use millstream_core::{
-    Context, DeadLetter, Failure, Flow, Host, Outgoing, PipelineSpec, Processor, Sink as _,
-    SinkConnector as _, rt,
-};
+use millstream_core::{DeadLetter, Flow, Host, PipelineSpec, SinkConnector as _, rt};
 use millstream_sqs::aws_sdk_sqs::Client;
 use millstream_sqs::aws_sdk_sqs::config::{BehaviorVersion, Config, Credentials, Region};
 use millstream_sqs::aws_sdk_sqs::types::{
@@ -31,17 +27,6 @@ use millstream_sqs::{SqsConnector, SqsSink};
 const POLLERS: usize = 8;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
-
-struct NoOp;
-
-impl Processor for NoOp {
-    type Input = Bytes;
-    type Output = ();
-
-    async fn process(&self, _: Bytes, _: &mut Context<'_>) -> std::result::Result<(), Failure> {
-        Ok(())
-    }
-}
 
 fn client(endpoint: &str) -> Client {
     let config = Config::builder()
@@ -55,15 +40,7 @@ fn client(endpoint: &str) -> Client {
 
 async fn fill(client: &Client, queue: &str, messages: usize) -> Result<()> {
     let mut sink = SqsSink::new(queue).client(client.clone()).open().await?;
-    let outgoing = vec![Outgoing::new(Bytes::from_static(&[b'7'; 100])); 100];
-    let mut results = Vec::new();
-    for sent in (0..messages).step_by(outgoing.len()) {
-        let some = outgoing
-            .get(..outgoing.len().min(messages - sent))
-            .unwrap_or(&outgoing);
-        sink.send(some, &mut results).await?;
-        results.clear();
-    }
+    millstream_bench::fill(&mut sink, messages, 100).await?;
     Ok(())
 }
 

@@ -102,13 +102,19 @@ fn second() -> PositiveDuration {
     PositiveDuration::from_millis(1_000)
 }
 
-/// When to stop fetching because too little succeeds. Open, the source pauses and no attempt is counted.
+/// When to stop fetching because too little succeeds, or too much is slow. Open, the source pauses and no attempt is
+/// counted.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BreakerTable {
     /// The share of failed runs that opens it.
     pub(crate) failure_rate: Ratio,
-    /// The time over which the share is taken.
+    /// How long a run, or a call of the dependency, takes at least to be slow; absent: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow_after: Option<PositiveDuration>,
+    /// The share of slow runs that opens it.
+    pub(crate) slow_rate: Ratio,
+    /// The time over which the shares are taken.
     pub(crate) window: PositiveDuration,
     /// Runs in the window below which it never opens.
     pub(crate) minimum: Count,
@@ -123,6 +129,8 @@ impl Default for BreakerTable {
         let spec = BreakerSpec::default();
         Self {
             failure_rate: Ratio::literal(spec.failure_rate),
+            slow_after: None,
+            slow_rate: Ratio::literal(spec.slow_rate),
             window: duration(spec.window),
             minimum: spec.minimum.into(),
             open_for: duration(spec.open_for),
@@ -131,7 +139,7 @@ impl Default for BreakerTable {
     }
 }
 
-/// How often to restart what dies outside user code.
+/// How often to restart what dies outside user code, and when to say that nothing moves.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SupervisorTable {
@@ -141,6 +149,17 @@ pub(crate) struct SupervisorTable {
     pub(crate) within: PositiveDuration,
     /// What then happens to the process.
     pub(crate) on_give_up: OnGiveUpName,
+    /// The wait before a task's first restart within that time.
+    pub(crate) backoff: PositiveDuration,
+    /// What the wait before each further one is multiplied by; at least 1.
+    pub(crate) factor: Factor,
+    /// The longest wait. The default is higher where `backoff` is.
+    pub(crate) max_backoff: PositiveDuration,
+    /// Whether to wait a random part of it, between half and all.
+    pub(crate) jitter: bool,
+    /// How long nothing may move although there is work, before the pipeline says that it has stalled. A stage with a
+    /// longer `timeout` is given that time.
+    pub(crate) stall_after: PositiveDuration,
 }
 
 impl Default for SupervisorTable {
@@ -150,6 +169,11 @@ impl Default for SupervisorTable {
             max_restarts: spec.max_restarts,
             within: duration(spec.within),
             on_give_up: OnGiveUpName::Stop,
+            backoff: duration(spec.backoff),
+            factor: Factor(spec.factor),
+            max_backoff: duration(spec.max_backoff),
+            jitter: spec.jitter,
+            stall_after: duration(spec.stall_after),
         }
     }
 }

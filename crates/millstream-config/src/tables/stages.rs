@@ -47,6 +47,9 @@ pub(crate) struct BatcherTable {
     pub(crate) timeout: PositiveDuration,
     /// How many batches are handled at a time.
     pub(crate) concurrency: Count,
+    /// On failure split the batch to find the message at fault: halves are run again until it stands alone, and the
+    /// others count no attempt. Not where the handler takes its items out.
+    pub(crate) bisect: bool,
 }
 
 impl Default for BatcherTable {
@@ -58,6 +61,7 @@ impl Default for BatcherTable {
             max_age: duration(spec.max_age),
             timeout: duration(spec.timeout),
             concurrency: spec.concurrency.into(),
+            bisect: spec.bisect,
         }
     }
 }

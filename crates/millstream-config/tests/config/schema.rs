@@ -48,7 +48,7 @@ fn every_key_of_the_reference_is_in_it() {
         ("host", "listen shutdown_timeout log log_format"),
         (
             "pipelines.x",
-            "ordering order_by limits source processor batchers retry dead_letter rate_limit breaker supervisor",
+            "ordering order_by limits source processor batchers retry dead_letter rate_limit breaker dependencies supervisor",
         ),
         ("pipelines.x.limits", "in_flight bytes per_key per_batcher"),
         ("pipelines.x.source", "type path queue lease url"),
@@ -69,9 +69,22 @@ fn every_key_of_the_reference_is_in_it() {
         ("pipelines.x.rate_limit", "messages per burst key"),
         (
             "pipelines.x.breaker",
-            "failure_rate window minimum open_for probes",
+            "failure_rate slow_after slow_rate window minimum open_for probes",
         ),
-        ("pipelines.x.supervisor", "max_restarts within on_give_up"),
+        (
+            "pipelines.x.dependencies.y",
+            "failure_rate slow_after slow_rate window minimum open_for probes",
+        ),
+        (
+            "pipelines.x.supervisor",
+            "max_restarts within on_give_up backoff factor max_backoff jitter stall_after",
+        ),
+        (
+            "pipelines.x.deduplicate",
+            "by window max_entries on_store_failure store",
+        ),
+        ("pipelines.x.deduplicate.store", "type path"),
+        ("pipelines.x.sequence", "by on_gap held wait"),
     ] {
         for key in keys.split(' ') {
             let path: Vec<_> = table.split('.').chain([key]).collect();

@@ -1,14 +1,18 @@
 //! Batch workers: each takes one closed batch at a time, runs the handler on it, and decides what comes of each
 //! of its messages.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use rustc_hash::FxHashSet;
+use tracing::warn;
 
-use super::batcher::Batcher;
+use super::batcher::{Again, Batcher};
+use super::bisect::Split;
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
 use super::guard::caught;
@@ -17,6 +21,7 @@ use super::shard::{Closed, Turn};
 use super::stage::{Failures, Stage};
 use crate::batch::Batch;
 use crate::failure::Failure;
+use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Reason, Settle, Settlement};
 
@@ -66,8 +71,9 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         envelopes,
         by,
         runs,
+        split,
     } = closed;
-    if runs == 0 {
+    if runs == 0 && split.is_none() {
         batcher.batches.handed_over(envelopes.len(), by);
     }
     let mut running = Running {
@@ -76,6 +82,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         worker,
         started: rt::now(),
         runs: runs + 1,
+        split,
         batch: Batch {
             len: envelopes.len(),
             items,
@@ -84,6 +91,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
             closed_by: by,
             failures: Vec::new(),
             cancellation: cancellation.clone(),
+            breakers: Some(Arc::clone(&hub.breakers)),
         },
         envelopes,
     };
@@ -97,14 +105,14 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
                     biased;
                     result = &mut future => result.into(),
                     () = cancellation.cancelled() => Ran::Cancelled,
-                    () = rt::sleep(timeout) => {
-                        cancellation.cancel();
-                        Ran::TimedOut(timeout)
-                    }
+                    () = rt::sleep(timeout) => Ran::TimedOut(timeout),
                 }
             }
         }
     };
+    if matches!(ran, Ran::TimedOut(_)) {
+        cancellation.cancel();
+    }
     running.end(&ran);
 }
 
@@ -125,6 +133,7 @@ struct Running<'a, T: Send + 'static> {
     worker: usize,
     started: Instant,
     runs: u32,
+    split: Option<Arc<Split>>,
     batch: Batch<T>,
     envelopes: Vec<Envelope>,
 }
@@ -146,16 +155,26 @@ impl<T: Send + 'static> Running<'_, T> {
         envelopes.iter().map(|envelope| envelope.order).collect()
     }
 
+    /// So many messages ended with the batch, for the breaker.
+    fn runs(&self, succeeded: usize, failed: usize) -> Runs {
+        let slow = self.hub.breakers.is_slow(self.started.elapsed());
+        Runs {
+            succeeded,
+            failed,
+            slow: if slow { succeeded + failed } else { 0 },
+        }
+    }
+
     /// Every message of the batch is done.
     fn succeed(&self, envelopes: &[Envelope]) {
-        self.hub.record(envelopes.len(), 0);
+        self.hub.record(self.runs(envelopes.len(), 0));
         self.batcher.batches.stage.succeeded.add(envelopes.len());
         self.batcher.done(
             self.hub,
             self.worker,
             envelopes.len(),
             &self.orders(envelopes),
-            None,
+            Again::Never,
         );
         let settles = envelopes
             .iter()
@@ -165,17 +184,28 @@ impl<T: Send + 'static> Running<'_, T> {
 
     /// Decides what comes of each message, and lets go of the batch.
     fn end(&mut self, ran: &Ran) {
-        let envelopes = std::mem::take(&mut self.envelopes);
+        let mut envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
         let stage = &self.batcher.batches.stage;
         stage.took.record_time(self.started.elapsed(), 1);
         if matches!(ran, Ran::Cancelled) {
             let (gone, orders) = (envelopes.len(), self.orders(&envelopes));
             hub.release(envelopes);
-            return self.batcher.done(hub, self.worker, gone, &orders, None);
+            return self.batcher.done(hub, self.worker, gone, &orders, Again::Never);
         }
-        if matches!(ran, Ran::Ended) && self.batch.failures.is_empty() {
-            return self.succeed(&envelopes);
+        if matches!(ran, Ran::Ended) {
+            if let Some(split) = &self.split {
+                split.succeeded();
+            }
+            if self.batch.failures.is_empty() {
+                return self.succeed(&envelopes);
+            }
+        }
+        if self.is_to_be_split(ran, envelopes.len()) {
+            match self.bisect(ran, envelopes) {
+                Some(decided) => envelopes = decided,
+                None => return,
+            }
         }
         let mut verdict = Verdict::new(hub, self);
         let mut named: Vec<Option<Failure>> = Vec::new();
@@ -200,7 +230,70 @@ impl<T: Send + 'static> Running<'_, T> {
             };
             verdict.decide(envelope, item, fault);
         }
-        verdict.carry_out(self.batcher, self.worker);
+        let runs = self.runs(verdict.succeeded, verdict.failed);
+        verdict.carry_out(self.batcher, self.worker, runs);
+    }
+}
+
+impl<T: Send + 'static> Running<'_, T> {
+    /// Whether the message at fault is to be found out: not while what all of them need is away, and not where the handler
+    /// took the items out.
+    fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
+        self.batcher.spec.bisect
+            && matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+            && (messages > 1 || self.split.is_some())
+            && self.batch.items.len() == messages
+            && self.hub.breakers.is_closed()
+    }
+
+    /// Has a batch that failed as a whole run again in parts, or gives the messages to decide on. Failures that the
+    /// handler named before count for nothing where it runs again.
+    fn bisect(&mut self, ran: &Ran, envelopes: Vec<Envelope>) -> Option<Vec<Envelope>> {
+        let hub = self.hub;
+        let failed = Closed {
+            key: self.batch.key.clone(),
+            items: std::mem::take(&mut self.batch.items),
+            envelopes,
+            by: self.batch.closed_by,
+            runs: self.runs - 1,
+            split: self.split.take(),
+        };
+        let messages = failed.len();
+        let is_last = |batch: &Closed<T>| {
+            ran.fault().is_some_and(|fault| fault.kind() == Failed::Rejected)
+                || batch.envelopes.iter().any(|envelope| hub.is_last(envelope))
+        };
+        match failed.bisect(is_last, |split| self.batcher.parts_of(self.worker, split)) {
+            Ok(parts) => {
+                hub.counters.batches_split.add(1);
+                if let Some(unwritten) = hub.rare.split.tell() {
+                    warn!(
+                        pipeline = hub.name(), batcher = %self.batcher.batches.stage.name, messages,
+                        parts = parts.len(), cause = %ran, unwritten,
+                        "a batch failed and is run again in parts"
+                    );
+                }
+                self.batcher.done(hub, self.worker, 0, &[], Again::InParts(parts));
+                None
+            }
+            Err(decided) => {
+                self.batch.items = decided.items;
+                Some(decided.envelopes)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("none"),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Panicked(text) => write!(f, "the handler panicked: {text}"),
+            Self::TimedOut(limit) => write!(f, "the handler took longer than its timeout of {limit:?}"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Died => f.write_str("the worker died while the handler ran"),
+        }
     }
 }
 
@@ -248,6 +341,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 envelopes: Vec::new(),
                 by: running.batch.closed_by,
                 runs: running.runs,
+                split: None,
             },
             due: None,
             blocked: FxHashSet::default(),
@@ -268,7 +362,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             self.settles.extend(envelope.settle(Settlement::Ack));
             return;
         };
-        self.failed += usize::from(!fault.is_reject());
+        self.failed += usize::from(fault.feeds_breaker());
         if let Some(failures) = self.failures.get_mut(fault.kind() as usize) {
             *failures += 1;
         }
@@ -308,13 +402,16 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize) {
+    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize, runs: Runs) {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
-        hub.record(self.succeeded, self.failed);
+        hub.record(runs);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
-        let again = self.due.map(|due| (due, self.again));
+        let again = match self.due {
+            Some(due) => Again::At(due, self.again),
+            None => Again::Never,
+        };
         batcher.done(hub, worker, self.gone.len(), &self.gone, again);
         hub.settling.add(self.settles);
     }

@@ -14,10 +14,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::bisect::Split;
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
+use super::stall::Named;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
@@ -80,6 +82,8 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()>;
     /// How many messages it holds.
     fn held(&self) -> usize;
+    /// Whether something in it should move now, for how long a run may take, and what is first.
+    fn look(&self) -> Look;
     /// Looks again whether a batch may run.
     fn wake(&self);
     /// Closes batches as soon as a worker is free: no more will come to fill them.
@@ -95,6 +99,16 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn discard(&self, scope: Scope) -> Vec<Envelope>;
 }
 
+/// A batcher as the watchdog sees it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// A batch runs, or could run.
+    pub(crate) busy: bool,
+    pub(crate) timeout: Duration,
+    /// The first message of each batch that runs or could.
+    pub(crate) firsts: Vec<Named>,
+}
+
 impl fmt::Debug for dyn AnyBatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batcher")
@@ -102,6 +116,14 @@ impl fmt::Debug for dyn AnyBatcher {
             .field("held", &self.held())
             .finish()
     }
+}
+
+/// What of a batch that has run comes again.
+pub(crate) enum Again<T> {
+    Never,
+    At(Instant, Closed<T>),
+    /// As these, before anything else.
+    InParts(Vec<Closed<T>>),
 }
 
 pub(crate) struct Batcher<T> {
@@ -131,7 +153,14 @@ pub(crate) struct State<T> {
     draining: bool,
     cut: bool,
     /// What the batch workers run now, to be cancelled.
-    running: Vec<Option<CancellationToken>>,
+    running: Vec<Option<Run>>,
+}
+
+/// A batch that runs.
+#[derive(Clone)]
+struct Run {
+    cancellation: CancellationToken,
+    first: Option<Named>,
 }
 
 impl<T: Send + 'static> Batcher<T> {
@@ -196,34 +225,37 @@ impl<T: Send + 'static> Batcher<T> {
             return Turn::Wait(None);
         }
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
-            hub.breaker.as_ref().is_none_or(|breaker| {
-                breaker.is_closed()
-                    || envelopes
-                        .iter()
-                        .any(|envelope| envelope.alone == Some(Alone::Probe))
-                    || breaker.try_probe(rt::now())
-            })
+            hub.breakers.is_closed()
+                || envelopes
+                    .iter()
+                    .any(|envelope| envelope.alone == Some(Alone::Probe))
+                || hub.breakers.try_probe(rt::now())
         });
-        if let (Turn::Run(_), Some(slot)) = (&turn, running.get_mut(worker)) {
-            *slot = Some(CancellationToken::new());
+        if let (Turn::Run(batch), Some(slot)) = (&turn, running.get_mut(worker)) {
+            *slot = Some(Run {
+                cancellation: CancellationToken::new(),
+                first: batch.envelopes.first().map(Named::of),
+            });
         }
         turn
     }
 
     pub(crate) fn cancellation(&self, worker: usize) -> CancellationToken {
-        let mut token = self.state.lock().running.get(worker).cloned().flatten();
-        token.get_or_insert_default().clone()
+        match self.state.lock().running.get(worker) {
+            Some(Some(run)) => run.cancellation.clone(),
+            _ => CancellationToken::new(),
+        }
     }
 
-    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again then.
-    pub(crate) fn done(
-        &self,
-        hub: &Hub,
-        worker: usize,
-        gone: usize,
-        orders: &[u64],
-        again: Option<(Instant, Closed<T>)>,
-    ) {
+    /// The parts of a split batch that wait in this worker's shard, taken out.
+    pub(crate) fn parts_of(&self, worker: usize, split: &Arc<Split>) -> Vec<Closed<T>> {
+        let mut state = self.state.lock();
+        let shard = state.shards.get_mut(self.shard_of(worker));
+        shard.map_or_else(Vec::new, |shard| shard.parts_of(split))
+    }
+
+    /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again.
+    pub(crate) fn done(&self, hub: &Hub, worker: usize, gone: usize, orders: &[u64], again: Again<T>) {
         let shard_index = self.shard_of(worker);
         let late = {
             let mut state = self.state.lock();
@@ -233,19 +265,27 @@ impl<T: Send + 'static> Batcher<T> {
             state.leave(orders);
             let late = match again {
                 // It ran across the cut: what would come again goes back.
-                Some((_, batch)) if state.cut => Some(batch),
-                Some((due, batch)) => {
+                Again::At(_, batch) if state.cut => vec![batch],
+                Again::InParts(parts) if state.cut => parts,
+                again => {
                     if let Some(shard) = state.shards.get_mut(shard_index) {
-                        shard.park(due, batch);
+                        match again {
+                            Again::Never => {}
+                            Again::At(due, batch) => shard.park(due, batch),
+                            Again::InParts(parts) => shard.put_first(parts),
+                        }
                     }
-                    None
+                    Vec::new()
                 }
-                None => None,
             };
-            if let Some(batch) = &late {
+            for batch in &late {
                 state.leave(&batch.orders());
             }
-            self.account(hub, &mut state, gone + late.as_ref().map_or(0, Closed::len));
+            self.account(
+                hub,
+                &mut state,
+                gone + late.iter().map(Closed::len).sum::<usize>(),
+            );
             late
         };
         // Taken apart first: the items are the user's, and are not dropped under a lock.
@@ -405,6 +445,19 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         self.held.load(Ordering::Acquire)
     }
 
+    fn look(&self) -> Look {
+        let state = self.state.lock();
+        let now = rt::now();
+        let running = state.running.iter().flatten().filter_map(|run| run.first.clone());
+        let due = state.shards.iter().filter_map(|shard| shard.due(now));
+        let firsts: Vec<_> = running.chain(due.map(Named::of)).collect();
+        Look {
+            busy: !firsts.is_empty(),
+            timeout: self.spec.timeout,
+            firsts,
+        }
+    }
+
     fn wake(&self) {
         for work in &self.work {
             // Stored for a busy worker, and passed on to each idle one.
@@ -419,10 +472,11 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     }
 
     fn cut(&self) {
-        let running: Vec<_> = {
+        let running: Vec<CancellationToken> = {
             let mut state = self.state.lock();
             state.cut = true;
-            state.running.iter().flatten().cloned().collect()
+            let running = state.running.iter().flatten();
+            running.map(|run| run.cancellation.clone()).collect()
         };
         if let Some(hub) = self.hub.upgrade() {
             hub.release(self.take_out(|_| true));

@@ -1,33 +1,42 @@
-//! The circuit breaker: closed while enough runs succeed, open while the pipeline waits, half open while a few
-//! runs, one at a time, try whether it may close.
+//! A circuit breaker: closed while enough runs succeed and few are slow, open while the pipeline waits, half open
+//! while a few runs, one at a time, try whether it may close.
 //!
-//! It gates demand: while it is not closed the source fetches nothing but a probe, and failures count no attempt.
+//! It knows its own state alone; what that means for the pipeline is in `breakers`.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::window::Window;
 use crate::rt::{Duration, Instant};
 use crate::spec::BreakerSpec;
 
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    spec: BreakerSpec,
-    /// Read on every take; the state itself only when this is false.
+    /// Read often; the state itself only when this is false.
     closed: AtomicBool,
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: BreakerSpec,
+    state: State,
+    /// Counts the states that it has had: what was permitted in an earlier one says nothing of this one.
+    era: u64,
+    /// Since when, while it is closed, so many of the latest runs failed that it may be about to open.
+    failing_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum State {
-    Closed(Window),
+    /// Runs, failures, slow ones.
+    Closed(Window<3>),
     Open {
         until: Instant,
     },
     HalfOpen {
         succeeded: u32,
-        probing: Option<Instant>,
     },
 }
 
@@ -56,13 +65,63 @@ impl BreakerState {
     }
 }
 
+/// Why a breaker opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenedBy {
+    /// Too many runs failed.
+    Failures,
+    /// Too many runs were slow.
+    Slow,
+    /// While it was half open, one failed or was slow.
+    Probe,
+}
+
+impl OpenedBy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Failures, Self::Slow, Self::Probe];
+
+    /// The word that metrics carry.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failures => "failures",
+            Self::Slow => "slow",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// Runs that ended; the slow ones are among the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runs {
+    pub(crate) succeeded: usize,
+    pub(crate) failed: usize,
+    pub(crate) slow: usize,
+}
+
+/// How a breaker has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Opened(OpenedBy),
+    Closed,
+}
+
 impl Breaker {
     pub(crate) fn new(spec: BreakerSpec) -> Self {
         Self {
-            spec,
             closed: AtomicBool::new(true),
-            state: Mutex::new(State::Closed(Window::default())),
+            inner: Mutex::new(Inner {
+                spec,
+                state: State::Closed(Window::default()),
+                era: 0,
+                failing_since: None,
+            }),
         }
+    }
+
+    /// From now on these settings hold. It stays as it is, and what it has counted stands; how long it is still open
+    /// was said when it opened.
+    pub(crate) fn set(&self, spec: BreakerSpec) {
+        self.inner.lock().spec = spec;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -70,126 +129,116 @@ impl Breaker {
     }
 
     pub(crate) fn state(&self) -> BreakerState {
-        match *self.state.lock() {
+        match self.inner.lock().state {
             State::Closed(_) => BreakerState::Closed,
             State::Open { .. } => BreakerState::Open,
             State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
-    /// Whether a probe may run now; if so, it counts as running until [`record`](Self::record) or, should its
-    /// outcome never be known, until as long has passed as the breaker stays open.
-    pub(crate) fn try_probe(&self, now: Instant) -> bool {
-        match &mut *self.state.lock() {
-            State::HalfOpen { probing, .. }
-                if probing.is_none_or(|since| now >= since + self.spec.open_for) =>
-            {
-                *probing = Some(now);
-                true
-            }
-            _ => false,
-        }
+    pub(crate) fn spec(&self) -> BreakerSpec {
+        self.inner.lock().spec
+    }
+
+    /// Whether something may pass now, and if so in which era.
+    pub(crate) fn permit(&self) -> Option<u64> {
+        let inner = self.inner.lock();
+        (!matches!(inner.state, State::Open { .. })).then_some(inner.era)
     }
 
     /// Counts runs that ended. Rejects are no failures: they say something of the message, not of what it needs.
-    /// Gives the new state if it has changed.
-    pub(crate) fn record(&self, succeeded: u32, failed: u32, now: Instant) -> Option<BreakerState> {
-        let mut state = self.state.lock();
-        match &mut *state {
+    /// Says how it has changed, if it has.
+    pub(crate) fn record(&self, runs: Runs, now: Instant) -> Option<Turn> {
+        self.count(&mut self.inner.lock(), runs, now)
+    }
+
+    /// Counts what was [permitted](Self::permit), unless that was in another era.
+    pub(crate) fn record_permitted(&self, era: u64, runs: Runs, now: Instant) -> Option<Turn> {
+        let mut inner = self.inner.lock();
+        if inner.era != era {
+            return None;
+        }
+        self.count(&mut inner, runs, now)
+    }
+
+    fn count(&self, inner: &mut Inner, runs: Runs, now: Instant) -> Option<Turn> {
+        let spec = inner.spec;
+        let [succeeded, failed, slow] =
+            [runs.succeeded, runs.failed, runs.slow].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        match &mut inner.state {
             State::Closed(window) => {
-                window.count(succeeded, failed, now, self.spec.window);
-                let (runs, failures) = window.sum();
-                if runs < self.spec.minimum.get()
-                    || f64::from(failures) < self.spec.failure_rate * f64::from(runs)
-                {
+                let ended = succeeded.saturating_add(failed);
+                window.count([ended, failed, slow], now, spec.window);
+                let [latest, failures, _] = window.latest(now, spec.window);
+                let failing = failures > 0 && f64::from(failures) >= spec.failure_rate * f64::from(latest);
+                inner.failing_since = failing.then(|| inner.failing_since.unwrap_or(now));
+                let [runs, failures, slow] = window.sum(now, spec.window);
+                if runs < spec.minimum.get() {
                     return None;
                 }
-                *state = State::Open {
-                    until: now + self.spec.open_for,
+                let too_many = |number: u32, rate: f64| f64::from(number) >= rate * f64::from(runs);
+                let by = if too_many(failures, spec.failure_rate) {
+                    OpenedBy::Failures
+                } else if spec.slow_after.is_some() && too_many(slow, spec.slow_rate) {
+                    OpenedBy::Slow
+                } else {
+                    return None;
                 };
-                self.closed.store(false, Ordering::Release);
-                Some(BreakerState::Open)
+                Some(self.open(inner, now, by))
             }
             // What was running when it opened says nothing new.
             State::Open { .. } => None,
-            State::HalfOpen { .. } if failed > 0 => {
-                *state = State::Open {
-                    until: now + self.spec.open_for,
-                };
-                Some(BreakerState::Open)
-            }
-            State::HalfOpen {
-                succeeded: sum,
-                probing,
-            } => {
-                *probing = None;
-                *sum += succeeded;
-                if *sum < self.spec.probes.get() {
+            State::HalfOpen { .. } if failed > 0 || slow > 0 => Some(self.open(inner, now, OpenedBy::Probe)),
+            State::HalfOpen { succeeded: sum } => {
+                *sum = sum.saturating_add(succeeded);
+                if *sum < spec.probes.get() {
                     return None;
                 }
-                *state = State::Closed(Window::default());
+                inner.state = State::Closed(Window::default());
+                inner.era += 1;
                 self.closed.store(true, Ordering::Release);
-                Some(BreakerState::Closed)
+                Some(Turn::Closed)
             }
         }
     }
 
-    /// Half-opens it when its time has come. Says when to look again, and whether something may run now that
-    /// could not before.
+    /// Whether it may be about to open: so many of the latest runs failed, and not for a whole window yet. An outage
+    /// that begins in the midst of many runs that succeeded takes a while to show in the share of all of them.
+    pub(crate) fn may_open(&self, now: Instant) -> bool {
+        let inner = self.inner.lock();
+        let since = inner.failing_since.filter(|_| self.is_closed());
+        since.is_some_and(|since| now < since + inner.spec.window)
+    }
+
+    fn open(&self, inner: &mut Inner, now: Instant, by: OpenedBy) -> Turn {
+        inner.failing_since = None;
+        inner.state = State::Open {
+            until: now + inner.spec.open_for,
+        };
+        inner.era += 1;
+        self.closed.store(false, Ordering::Release);
+        Turn::Opened(by)
+    }
+
+    /// Half-opens it when its time has come. Says when to look again, and whether it was half-opened.
     pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, bool) {
-        let mut state = self.state.lock();
-        match &mut *state {
+        let mut inner = self.inner.lock();
+        match inner.state {
             State::Closed(_) => (None, false),
-            State::Open { until } if now < *until => (Some(*until), false),
+            State::Open { until } if now < until => (Some(until), false),
             State::Open { .. } => {
-                *state = State::HalfOpen {
-                    succeeded: 0,
-                    probing: None,
-                };
-                (Some(now + self.spec.open_for), true)
+                inner.state = State::HalfOpen { succeeded: 0 };
+                inner.era += 1;
+                (Some(now + inner.spec.open_for), true)
             }
             // A probe whose outcome got lost must not keep it half open for ever.
-            State::HalfOpen { .. } => (Some(now + self.spec.open_for), true),
-        }
-    }
-}
-
-/// Counts over the last while, in tenths of it.
-#[derive(Debug, Default)]
-struct Window(VecDeque<Slice>);
-
-#[derive(Debug)]
-struct Slice {
-    from: Instant,
-    runs: u32,
-    failures: u32,
-}
-
-impl Window {
-    fn count(&mut self, succeeded: u32, failed: u32, now: Instant, window: Duration) {
-        while self.0.front().is_some_and(|slice| now >= slice.from + window) {
-            self.0.pop_front();
-        }
-        if self.0.back().is_none_or(|slice| now >= slice.from + window / 10) {
-            self.0.push_back(Slice {
-                from: now,
-                runs: 0,
-                failures: 0,
-            });
-        }
-        if let Some(slice) = self.0.back_mut() {
-            slice.runs = slice.runs.saturating_add(succeeded + failed);
-            slice.failures = slice.failures.saturating_add(failed);
+            State::HalfOpen { .. } => (Some(now + inner.spec.open_for), false),
         }
     }
 
-    fn sum(&self) -> (u32, u32) {
-        self.0.iter().fold((0, 0), |(runs, failures), slice| {
-            (
-                runs.saturating_add(slice.runs),
-                failures.saturating_add(slice.failures),
-            )
-        })
+    /// Whether a run that took so long counts as slow.
+    pub(crate) fn is_slow(&self, took: Duration) -> bool {
+        self.inner.lock().spec.slow_after.is_some_and(|slow| took >= slow)
     }
 }
 
@@ -204,58 +253,125 @@ mod tests {
         Breaker::new(BreakerSpec::default())
     }
 
+    fn runs(succeeded: usize, failed: usize) -> Runs {
+        Runs {
+            succeeded,
+            failed,
+            slow: 0,
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn opens_at_the_failure_rate_but_not_below_the_minimum() {
         let breaker = breaker();
-        assert_eq!(breaker.record(0, 19, rt::now()), None);
+        assert_eq!(breaker.record(runs(0, 19), rt::now()), None);
         assert!(breaker.is_closed());
-        assert_eq!(breaker.record(0, 1, rt::now()), Some(BreakerState::Open));
+        let turn = breaker.record(runs(0, 1), rt::now());
+        assert_eq!(turn, Some(Turn::Opened(OpenedBy::Failures)));
         assert!(!breaker.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_at_the_rate_of_slow_runs_where_it_knows_what_is_slow() {
+        let slow = Runs {
+            succeeded: 20,
+            failed: 0,
+            slow: 10,
+        };
+        assert_eq!(breaker().record(slow, rt::now()), None);
+        let breaker = Breaker::new(BreakerSpec {
+            slow_after: Some(2 * SECOND),
+            ..BreakerSpec::default()
+        });
+        assert!(breaker.is_slow(2 * SECOND) && !breaker.is_slow(SECOND));
+        let few = Runs { slow: 9, ..slow };
+        assert_eq!(breaker.record(few, rt::now()), None);
+        let turn = breaker.record(Runs { slow: 11, ..slow }, rt::now());
+        assert_eq!(turn, Some(Turn::Opened(OpenedBy::Slow)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn forgets_what_is_older_than_its_window() {
         let breaker = breaker();
-        breaker.record(0, 19, rt::now());
+        breaker.record(runs(0, 19), rt::now());
         tokio::time::advance(11 * SECOND).await;
-        assert_eq!(breaker.record(0, 1, rt::now()), None);
+        assert_eq!(breaker.record(runs(0, 1), rt::now()), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn probes_one_at_a_time_and_closes_after_enough_of_them() {
+    async fn lets_nothing_pass_while_open_and_closes_after_enough_that_succeed() {
         let breaker = breaker();
-        breaker.record(0, 20, rt::now());
-        assert!(!breaker.try_probe(rt::now()));
+        breaker.record(runs(0, 20), rt::now());
+        assert_eq!(breaker.permit(), None);
         tokio::time::advance(5 * SECOND).await;
         assert!(breaker.tick(rt::now()).1);
         for remaining in [2, 1, 0] {
-            assert!(breaker.try_probe(rt::now()));
-            assert!(!breaker.try_probe(rt::now()), "a second probe beside the first");
-            let change = breaker.record(1, 0, rt::now());
-            assert_eq!(change, (remaining == 0).then_some(BreakerState::Closed));
+            let era = breaker.permit().unwrap();
+            let turn = breaker.record_permitted(era, runs(1, 0), rt::now());
+            assert_eq!(turn, (remaining == 0).then_some(Turn::Closed));
         }
         assert!(breaker.is_closed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_probe_opens_it_again() {
-        let breaker = breaker();
-        breaker.record(0, 20, rt::now());
-        tokio::time::advance(5 * SECOND).await;
-        breaker.tick(rt::now());
-        assert!(breaker.try_probe(rt::now()));
-        assert_eq!(breaker.record(0, 1, rt::now()), Some(BreakerState::Open));
-        assert_eq!(breaker.tick(rt::now()), (Some(rt::now() + 5 * SECOND), false));
+    async fn a_probe_that_fails_or_is_slow_opens_it_again() {
+        for bad in [
+            runs(0, 1),
+            Runs {
+                slow: 1,
+                ..runs(1, 0)
+            },
+        ] {
+            let breaker = breaker();
+            breaker.record(runs(0, 20), rt::now());
+            tokio::time::advance(5 * SECOND).await;
+            breaker.tick(rt::now());
+            let turn = breaker.record(bad, rt::now());
+            assert_eq!(turn, Some(Turn::Opened(OpenedBy::Probe)));
+            assert_eq!(breaker.tick(rt::now()), (Some(rt::now() + 5 * SECOND), false));
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_without_an_outcome_does_not_hold_it_for_ever() {
+    async fn what_was_permitted_before_it_opened_is_no_probe() {
         let breaker = breaker();
-        breaker.record(0, 20, rt::now());
+        let era = breaker.permit().unwrap();
+        breaker.record(runs(0, 20), rt::now());
         tokio::time::advance(5 * SECOND).await;
         breaker.tick(rt::now());
-        assert!(breaker.try_probe(rt::now()));
-        tokio::time::advance(5 * SECOND).await;
-        assert!(breaker.try_probe(rt::now()));
+        assert_eq!(breaker.record_permitted(era, runs(0, 1), rt::now()), None);
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_after_many_successes_say_that_it_may_open_but_not_for_longer_than_a_window() {
+        let breaker = breaker();
+        breaker.record(runs(1_000, 0), rt::now());
+        assert!(!breaker.may_open(rt::now()));
+        tokio::time::advance(2 * SECOND).await;
+        breaker.record(runs(0, 2), rt::now());
+        assert!(breaker.may_open(rt::now()));
+        breaker.record(runs(3, 0), rt::now());
+        assert!(!breaker.may_open(rt::now()));
+        // Too few to open it.
+        for _ in 0..10 {
+            tokio::time::advance(SECOND).await;
+            breaker.record(runs(0, 1), rt::now());
+        }
+        assert!(breaker.is_closed() && breaker.may_open(rt::now()));
+        tokio::time::advance(2 * SECOND).await;
+        assert!(!breaker.may_open(rt::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_settings_hold_at_once_and_what_was_counted_stands() {
+        let breaker = breaker();
+        breaker.record(runs(0, 10), rt::now());
+        breaker.set(BreakerSpec {
+            minimum: std::num::NonZeroU32::new(11).unwrap(),
+            ..BreakerSpec::default()
+        });
+        let turn = breaker.record(runs(0, 1), rt::now());
+        assert_eq!(turn, Some(Turn::Opened(OpenedBy::Failures)));
     }
 }

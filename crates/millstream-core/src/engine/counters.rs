@@ -69,7 +69,7 @@ counters! {
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
     waits_cut,
-    /// Failures that counted no attempt because the breaker was not closed.
+    /// Failures that counted no attempt because a breaker was not closed, or was about to open.
     uncounted,
     /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.
     acked,
@@ -95,10 +95,28 @@ counters! {
     settle_retries,
     /// Dead letters and put-off messages that their sink did not take and that were tried again.
     outbox_retries,
+    /// Messages acknowledged unrun because one with their id was done within the window.
+    duplicates,
+    /// Messages that have no id to be told from others by.
+    unidentified,
+    /// Messages that ran or were acknowledged although the store of ids could not be asked or told.
+    unchecked,
+    /// Times that the store of ids could not be asked or told.
+    store_failures,
+    /// Ids that the store has forgotten before their window was over, to have room.
+    forgotten_ids,
+    /// Gaps in the numbers of a key that were met, or waited for in vain.
+    sequence_gaps,
+    /// Messages whose number their key had passed already; they run.
+    sequence_repeats,
+    /// Messages that were held because one was missing before them.
+    sequence_held,
+    /// Messages without a number, or without a key, that pass unchecked.
+    unnumbered,
+    /// Batches, and parts of them, that failed as a whole and were run again in parts.
+    batches_split,
     /// Suspects that ran alone.
     suspects,
-    /// Times that the breaker opened.
-    breaker_opened,
     /// Times that a limit made intake wait.
     throttled,
     /// Times that the source worked again after it had not.
@@ -107,6 +125,8 @@ counters! {
     commit_failures,
     /// Tasks restarted by the supervisor.
     restarts,
+    /// Times that nothing moved for a while although there was work.
+    stalls,
     {
         /// Messages whose processor run succeeded.
         processed,
@@ -122,6 +142,8 @@ counters! {
         batch_failed,
         /// Messages given up, before it is known where they end.
         given_up,
+        /// Times that a breaker opened, the pipeline's own or a dependency's.
+        breaker_opened,
     }
 }
 
@@ -132,6 +154,7 @@ impl Hub {
             processed: self.processor.succeeded.get(),
             failed: self.processor.failures(&Failed::RETRYABLE),
             given_up: self.counters.reasons.get().into_iter().sum(),
+            breaker_opened: self.breakers.opened(),
             ..self.counters.snapshot()
         };
         for batcher in self.batchers() {

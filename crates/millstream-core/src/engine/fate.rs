@@ -20,6 +20,9 @@ use crate::ticket::{Scope, Ticket};
 /// The longest that a handler may ask a message to wait within the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
+/// The most of an error that is kept, in bytes: brokers bound what headers may weigh, and a dead letter must arrive.
+const LONGEST_ERROR: usize = 4096;
+
 /// Why a run did not succeed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -31,15 +34,16 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Whether it says something of the message and nothing of what handling it needs.
-    pub(crate) fn is_reject(&self) -> bool {
-        self.kind() == Failed::Rejected
+    /// Whether it says something of what handling the message needs, and not of the message alone.
+    pub(crate) fn feeds_breaker(&self) -> bool {
+        !matches!(self.kind(), Failed::Rejected | Failed::NotPermitted)
     }
 
     /// In a word.
     pub(crate) fn kind(&self) -> Failed {
         match self {
             Self::Failure(failure) if failure.is_reject() => Failed::Rejected,
+            Self::Failure(failure) if failure.is_not_permitted() => Failed::NotPermitted,
             Self::Failure(_) => Failed::Failure,
             Self::Panic(_) => Failed::Panic,
             Self::Timeout(_) => Failed::Timeout,
@@ -53,7 +57,7 @@ impl Fault {
 pub(crate) enum Next {
     /// Another attempt then.
     Park(Instant),
-    /// Another attempt as soon as the breaker lets it.
+    /// Another attempt as soon as the breakers let it.
     Back,
     /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
@@ -65,7 +69,12 @@ impl Hub {
     /// What comes next for a message whose run in this stage did not succeed; its failures are counted.
     pub(crate) fn next(&self, envelope: &mut Envelope, fault: Fault) -> Next {
         // A probe has had its run: from here on the message runs when the breaker lets it.
+        let probed = envelope.alone == Some(Alone::Probe);
         envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
+        if probed && !fault.feeds_breaker() {
+            self.probe_over();
+        }
+        let not_permitted = fault.kind() == Failed::NotPermitted;
         let (error, after) = match fault {
             Fault::Failure(failure) if failure.is_reject() => {
                 return Next::GiveUp(Reason::Rejected, failure.to_string());
@@ -78,7 +87,7 @@ impl Hub {
             ),
             Fault::Died => ("the worker died while the handler ran".to_owned(), None),
         };
-        if self.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed()) {
+        if not_permitted || !self.breakers.is_closed() {
             self.counters.uncounted.add(1);
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
@@ -86,12 +95,18 @@ impl Hub {
                 Next::Back
             };
         }
-        envelope.message.failures = envelope.message.failures.saturating_add(1);
-        if envelope.message.failures >= self.spec.retry.attempts.get() {
+        envelope.note_failure();
+        let failures = envelope.message.failures.saturating_add(1);
+        if failures < self.spec.retry.attempts.get() {
+            envelope.message.failures = failures;
+        } else if self.breakers.may_open() {
+            // Not the last word while this may be the beginning of an outage.
+            self.counters.uncounted.add(1);
+        } else {
+            envelope.message.failures = failures;
             return Next::GiveUp(Reason::Attempts, error);
         }
-        let mut wait =
-            retry::wait(&self.spec.retry, envelope.message.failures).max(after.unwrap_or_default());
+        let mut wait = retry::wait(&self.spec.retry, failures).max(after.unwrap_or_default());
         let longest = self
             .capabilities
             .longest_delay
@@ -111,19 +126,29 @@ impl Hub {
         Next::Park(rt::now() + wait)
     }
 
+    /// Whether one more failure would be its last.
+    pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
+        envelope.message.failures.saturating_add(1) >= self.spec.retry.attempts.get()
+    }
+
     /// No further attempt: the message goes where the policy says.
     pub(crate) fn give_up(&self, envelope: Envelope, stage: &Arc<str>, reason: Reason, error: String) {
         self.counters.reasons.add(reason as usize, 1);
+        if envelope.alone == Some(Alone::Probe) {
+            self.probe_over();
+        }
         let message = &envelope.message;
+        let now = SystemTime::now();
         let rejection = Arc::new(Rejection {
             pipeline: Arc::clone(&self.spec.name),
             stage: Arc::clone(stage),
             reason,
-            error,
+            error: shortened(error),
             attempts: message.failures,
             deliveries: message.deliveries,
             origin: format!("{}@{}", self.origin_name(message.origin), message.position),
-            at: SystemTime::now(),
+            first_at: envelope.first_failed().unwrap_or(now).min(now),
+            at: now,
         });
         if let Some(unwritten) = self.rare.given_up.tell() {
             warn!(
@@ -133,6 +158,9 @@ impl Hub {
         }
         if envelope.settled {
             return self.failed_after_settlement();
+        }
+        if let Some(twins) = &self.twins {
+            twins.given_up(self, &envelope.ticket, &rejection);
         }
         match self.spec.dead_letter {
             DeadLetter::Source => {
@@ -180,6 +208,9 @@ impl Hub {
         let can = &self.capabilities;
         let puts_off = self.retry_sink.is_some() && !self.spec.ordering.is_ordered();
         if puts_off && !can.delay {
+            if let Some(twins) = &self.twins {
+                twins.gone(self, [&envelope.ticket].into_iter());
+            }
             return self.retries.add(envelope, Letter::Later(rt::after(after)));
         }
         let settlement = if can.delay || can.holds_places {
@@ -255,5 +286,26 @@ impl Hub {
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
+    }
+}
+
+/// As much of an error as is kept.
+fn shortened(mut error: String) -> String {
+    if error.len() > LONGEST_ERROR {
+        error.truncate(error.floor_char_boundary(LONGEST_ERROR - '…'.len_utf8()));
+        error.push('…');
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_cut_between_its_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let cut = shortened("ä".repeat(LONGEST_ERROR));
+        assert!(cut.len() <= LONGEST_ERROR && cut.len() > LONGEST_ERROR - 4 && cut.ends_with('…'));
     }
 }

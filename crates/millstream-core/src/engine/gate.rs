@@ -7,7 +7,7 @@ use tokio::sync::watch;
 pub(crate) struct GateState {
     /// A person or the host said so.
     pub(crate) paused: bool,
-    /// The breaker is not closed.
+    /// A breaker is not closed.
     pub(crate) broken: bool,
     /// Batchers that hold their share and cannot give anything back.
     pub(crate) full_batchers: usize,
@@ -17,7 +17,7 @@ pub(crate) struct GateState {
     pub(crate) ended: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Gate(watch::Sender<GateState>);
 
 impl Gate {

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::batcher::AnyBatcher;
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::Runs;
+use super::breakers::Breakers;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -21,9 +22,13 @@ use super::places::Places;
 use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
-use super::seat::Seat;
+use super::seat::Seats;
+use super::sentinels::Sentinels;
+use super::sequence::Sequence;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
+use super::stall::Stall;
+use super::twins::Twins;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -40,6 +45,7 @@ use crate::ticket::Ticket;
 pub(crate) struct Hub {
     pub(crate) spec: PipelineSpec,
     pub(crate) capabilities: Capabilities,
+    pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
@@ -49,12 +55,15 @@ pub(crate) struct Hub {
     pub(crate) retries: Outbox,
     pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
-    pub(crate) breaker: Option<Breaker>,
-    pub(crate) breaker_changed: Notify,
+    pub(crate) breakers: Arc<Breakers>,
+    pub(crate) twins: Option<Twins>,
+    pub(crate) sequence: Option<Sequence>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) seats: Seats,
+    /// The supervisor waits here for seats to be filled.
+    pub(crate) resized: Notify,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
     /// Acknowledgers shall keep nothing back.
     pub(crate) flush_now: Notify,
@@ -72,6 +81,10 @@ pub(crate) struct Hub {
     /// Places that stand still.
     halts: AtomicUsize,
     pub(super) losses: Losses,
+    /// What moves no more although it should, since the watchdog has said so.
+    pub(crate) stalled: Mutex<Option<Stall>>,
+    /// Intake holds messages that have places and are not in the queue.
+    pub(crate) admitting: AtomicBool,
     degraded: Mutex<FxHashMap<&'static str, String>>,
     pub(super) rare: RareLines,
 }
@@ -82,27 +95,34 @@ pub(super) struct RareLines {
     pub(super) settled_early: Rare,
     pub(super) stale: Rare,
     pub(super) settle_failed: Rare,
+    pub(super) split: Rare,
 }
 
 impl Hub {
     pub(crate) fn new(spec: PipelineSpec) -> Self {
+        let sentinels = Sentinels::new(Arc::clone(&spec.name));
+        let gate = Gate::new();
+        let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.concurrency.get()),
-            places: Places::new(spec.limits),
+            ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
+            places: Places::new(spec.limits, Arc::clone(&sentinels)),
+            sentinels,
+            stalled: Mutex::new(None),
+            admitting: AtomicBool::new(false),
             settling: Settling::default(),
             dead_letters: Outbox::new("dead letter"),
             retries: Outbox::new("retry"),
             retry_sink: spec.source.retry_sink(),
-            gate: Gate::new(),
-            breaker: spec.breaker.map(Breaker::new),
-            breaker_changed: Notify::new(),
+            gate,
+            breakers: Arc::new(breakers),
+            twins: spec.deduplicate.clone().map(Twins::new),
+            sequence: spec.sequence.clone().map(Sequence::new),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
-            seats: (0..spec.processor.concurrency.get())
-                .map(|_| Seat::default())
-                .collect(),
+            seats: Seats::default(),
+            resized: Notify::new(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
             flush_now: Notify::new(),
@@ -224,11 +244,20 @@ impl Hub {
         self.pace.store(next, Ordering::Relaxed);
     }
 
+    // === workers
+
+    /// From now on so many messages are processed at a time, at least one. New workers are started at once; those that
+    /// are too many end as soon as they ask for more, so nothing that runs is broken off.
+    pub(crate) fn resize(&self, workers: usize) {
+        self.ready.resize(workers.max(1));
+        self.resized.notify_one();
+    }
+
     // === cancelling
 
     /// Cancels what workers run now of these. Says how many.
     pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
-        self.seats.iter().filter(|seat| seat.cancel(&which)).count()
+        self.seats.cancel(which)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -242,6 +271,9 @@ impl Hub {
     /// From now on nothing is parked: what is, and what waits behind it, goes back to the source.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(sequence) = &self.sequence {
+            self.release(sequence.remove(|_| true));
+        }
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
             self.return_later(envelope, due.saturating_duration_since(now));
@@ -263,51 +295,32 @@ impl Hub {
         self.flush_now.notify_one();
     }
 
-    // === breaker
+    // === breakers
 
     /// How many of so many messages may be taken to run now.
     pub(crate) fn may_take(&self, number: usize) -> usize {
-        match &self.breaker {
-            Some(breaker) if !breaker.is_closed() => usize::from(breaker.try_probe(rt::now())),
-            _ => number,
+        match self.breakers.is_closed() {
+            true => number,
+            false => usize::from(self.breakers.try_probe(rt::now())),
         }
     }
 
     /// Whether what was just taken runs as a probe.
     pub(crate) fn probing(&self) -> Option<Alone> {
-        self.breaker
-            .as_ref()
-            .is_some_and(|breaker| !breaker.is_closed())
-            .then_some(Alone::Probe)
+        (!self.breakers.is_closed()).then_some(Alone::Probe)
     }
 
-    /// Counts runs for the breaker.
-    pub(crate) fn record(&self, succeeded: usize, failed: usize) {
-        let Some(breaker) = &self.breaker else { return };
-        if succeeded + failed == 0 {
-            return;
-        }
-        let was_closed = breaker.is_closed();
-        let [succeeded, failed] = [succeeded, failed].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-        match breaker.record(succeeded, failed, rt::now()) {
-            Some(BreakerState::Open) => {
-                self.counters.breaker_opened.add(1);
-                warn!(
-                    pipeline = self.name(),
-                    "breaker opened: too many runs failed; the source pauses"
-                );
-                self.gate.change(|gate| gate.broken = true);
-                self.breaker_changed.notify_one();
-            }
-            Some(BreakerState::Closed) => {
-                info!(pipeline = self.name(), "breaker closed");
-                self.gate.change(|gate| gate.broken = false);
-            }
-            Some(BreakerState::HalfOpen) | None => {}
-        }
-        if !was_closed {
+    /// Counts runs for the pipeline's breaker.
+    pub(crate) fn record(&self, runs: Runs) {
+        if self.breakers.any() && runs.succeeded + runs.failed > 0 && self.breakers.record(runs) {
             self.wake_all();
         }
+    }
+
+    /// What probed has ended in a way that no breaker counts: another message may.
+    pub(super) fn probe_over(&self) {
+        self.breakers.probe_over();
+        self.wake_all();
     }
 
     /// Something may run now that could not before.
@@ -336,9 +349,11 @@ impl Hub {
                 .into_iter()
                 .zip(self.counters.rebalances.get())
                 .collect(),
+            sentinels: self.sentinels.counts(),
             partitions: self.partitions.lock().clone(),
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
+            breakers: self.breakers.measures(),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
                 messages: 0,
                 bytes: 0,
@@ -369,6 +384,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Whether this part cannot do its work now.
+    pub(crate) fn is_degraded(&self, part: &str) -> bool {
+        self.degraded.lock().contains_key(part)
+    }
+
+    /// What is wrong whatever else the pipeline was told to do: nothing moves that should, or a promise was broken.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let stalled = self.stalled.lock().as_ref().map(Stall::to_string);
+        stalled.into_iter().chain(self.sentinels.cause()).collect()
     }
 
     /// Why the pipeline cannot do all its work, if so.

@@ -4,12 +4,14 @@
 //! and long lanes all hold back the next read.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::rate::Rate;
+use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
@@ -72,24 +74,30 @@ impl Intake {
             tokio::select! {
                 biased;
                 _ = gate.changed() => {}
+                () = hub.sequence_due(), if hub.sequence.is_some() => {
+                    if let Some(sequence) = &hub.sequence {
+                        sequence.expire(&hub, &mut self.held_back);
+                    }
+                    self.admit_held_back().await;
+                    hub.admitting.store(false, Relaxed);
+                }
                 read = self.read(source, probe_only) => {
                     if read? == Read::Ended {
                         return Ok(());
                     }
                     self.admit().await;
+                    hub.admitting.store(false, Relaxed);
                 }
             }
         }
     }
 
-    /// With the breaker half open, one message is wanted when there is none in the engine to probe with.
+    /// With a breaker half open, one message is wanted when there is none in the engine to probe with.
     fn wants_probe(&self) -> bool {
         let hub = &*self.hub;
-        let half_open = hub
-            .breaker
-            .as_ref()
-            .is_some_and(|breaker| breaker.state() == super::BreakerState::HalfOpen);
-        half_open && hub.ready.load().is_empty() && hub.batchers().iter().all(|batcher| batcher.held() == 0)
+        hub.breakers.wants_probe()
+            && hub.ready.load().is_empty()
+            && hub.batchers().iter().all(|batcher| batcher.held() == 0)
     }
 
     /// One read within the credit there is, waiting for some. Cancel safe.
@@ -113,7 +121,13 @@ impl Intake {
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }
+        // What a read that was dropped has left in the chunk was asked for then.
+        let most = messages.max(self.chunk.len());
         let read = source.read(Credit { messages, bytes }, &mut self.chunk).await?;
+        if let Some(more) = self.chunk.len().checked_sub(most).filter(|more| *more > 0) {
+            let known = format_args!("{} for {most}", self.chunk.len());
+            hub.sentinels.fire(Sentinel::Overfetch, more, &known);
+        }
         if let Some(rate) = &mut self.rate {
             rate.fetched(self.chunk.len());
         }
@@ -132,6 +146,13 @@ impl Intake {
                 .map(|envelope| &mut envelope.ticket),
         );
         hub.counters.received.add(received);
+        if let Some(twins) = &hub.twins {
+            // Where the end of intake finds them.
+            std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+            hub.admitting.store(true, Relaxed);
+            twins.admit(&hub, &mut self.held_back).await;
+            std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+        }
         if hub.capabilities.counts_deliveries || hub.capabilities.counts_ends {
             self.reject_deadly();
             if self.chunk.envelopes.iter().any(Envelope::is_suspect) {
@@ -149,9 +170,19 @@ impl Intake {
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
+        if let Some(sequence) = &hub.sequence {
+            sequence.pass(&hub, &mut self.held_back);
+        }
+        self.admit_held_back().await;
+    }
+
+    /// Puts what is held back into the lanes, waiting for room where it has to.
+    async fn admit_held_back(&mut self) {
+        let hub = Arc::clone(&self.hub);
         let can = &hub.capabilities;
         let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
         self.admit_ordered(keeps_order);
+        hub.admitting.store(true, Relaxed);
         let patience = rt::after(LONG_LANE_PATIENCE);
         let mut gate = hub.gate.watch();
         loop {
@@ -225,6 +256,7 @@ impl Intake {
         for envelope in std::mem::take(&mut self.chunk.envelopes) {
             let deliveries = envelope.message.deliveries;
             if deliveries > most {
+                self.hub.passed(&envelope);
                 let error = format!(
                     "delivered {deliveries} times without an outcome: it seems to end the process that runs it"
                 );
@@ -240,6 +272,7 @@ impl Intake {
     async fn admit_suspect(&mut self) {
         let hub = Arc::clone(&self.hub);
         self.suspicious = true;
+        hub.admitting.store(true, Relaxed);
         let mut suspect = None;
         let mut others = Vec::new();
         self.chunk.bytes = 0;
@@ -260,6 +293,7 @@ impl Intake {
             "a suspect runs alone"
         );
         hub.release(others);
+        hub.passed(&suspect);
         // Where the end of intake finds it.
         self.held_back.push(suspect);
         // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands.
@@ -307,6 +341,7 @@ impl Intake {
 impl Drop for Intake {
     /// What was read and not admitted dies with its source; the store hands it out again.
     fn drop(&mut self) {
+        self.hub.admitting.store(false, Relaxed);
         if !self.held_back.is_empty() {
             warn!(
                 pipeline = self.hub.name(),

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -15,6 +14,7 @@ use hashbrown::hash_table::Entry;
 use rustc_hash::FxBuildHasher;
 
 use super::envelope::{Envelope, LaneId};
+use super::guard;
 use crate::message::{Message, OriginId};
 use crate::spec::Ordering;
 
@@ -31,10 +31,7 @@ impl<'a> OrderKey<'a> {
         match ordering {
             Ordering::None => None,
             Ordering::Key => message.key.as_ref().map(|key| Self::Bytes(Cow::Borrowed(key))),
-            // The user's code: a panic must not take the chunk with it.
-            Ordering::By(by) => catch_unwind(AssertUnwindSafe(|| by(message)))
-                .unwrap_or_default()
-                .map(|key| Self::Bytes(Cow::Owned(key))),
+            Ordering::By(by) => guard::by(by, message).map(|key| Self::Bytes(Cow::Owned(key))),
             Ordering::Partition => Some(Self::Origin(message.origin)),
         }
     }
@@ -53,6 +50,14 @@ impl<'a> OrderKey<'a> {
     }
 }
 
+/// The key of a message that is ordered by one.
+pub(super) fn key_of<'a>(ordering: &Ordering, message: &'a Message) -> Option<Cow<'a, Bytes>> {
+    match OrderKey::of(ordering, message)? {
+        OrderKey::Bytes(key) => Some(key),
+        OrderKey::Origin(_) => None,
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     /// The lanes by their keys, which stand in the slots.
@@ -62,6 +67,8 @@ pub(crate) struct Lanes {
     /// Lanes whose first message may run.
     ready: VecDeque<LaneId>,
     waiting: usize,
+    /// Messages started out of turn: how many, and the position of the first.
+    inverted: Option<(usize, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +77,9 @@ struct Lane {
     order: u64,
     messages: VecDeque<Envelope>,
     busy: bool,
+    /// Numbers for its messages as they come, and that of the one that was started last.
+    turns: u32,
+    started: u32,
 }
 
 /// Why a message was not put into a lane.
@@ -105,6 +115,8 @@ impl Lanes {
         }
         envelope.order = order;
         envelope.lane = lane;
+        slot.turns = slot.turns.wrapping_add(1);
+        envelope.turn = slot.turns;
         if slot.messages.is_empty() && !slot.busy {
             self.ready.push_back(lane);
         }
@@ -146,13 +158,37 @@ impl Lanes {
     pub(crate) fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
         for lane in self.ready.drain(..number.min(self.ready.len())) {
             if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
-                slot.busy = true;
+                let was_busy = std::mem::replace(&mut slot.busy, true);
                 if let Some(envelope) = slot.messages.pop_front() {
+                    // The same one may start again; an earlier one must not.
+                    if was_busy || (envelope.turn.wrapping_sub(slot.started)).cast_signed() < 0 {
+                        let (times, first) = self.inverted.unwrap_or((0, envelope.message.position));
+                        self.inverted = Some((times + 1, first));
+                    }
+                    slot.started = envelope.turn;
                     self.waiting -= 1;
                     taken.push_back(envelope);
                 }
             }
         }
+    }
+
+    /// What was started out of turn since the last look: how many, and the position of the first.
+    pub(crate) fn inverted(&mut self) -> Option<(usize, u64)> {
+        self.inverted.take()
+    }
+
+    /// What this lane is for, where it is for a key.
+    pub(crate) fn key(&self, lane: LaneId) -> Option<Bytes> {
+        match self.slots.get(lane.0 as usize)?.key.as_ref()? {
+            OrderKey::Bytes(key) => Some(key.as_ref().clone()),
+            OrderKey::Origin(_) => None,
+        }
+    }
+
+    /// The first message of each lane.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = &Envelope> {
+        self.slots.iter().filter_map(|slot| slot.messages.front())
     }
 
     /// The message that kept the lane busy is out of it: the next one may run, or the lane is gone.
@@ -228,5 +264,65 @@ impl Lanes {
             .unwrap_or_default();
         self.waiting -= followers.len();
         followers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ticket::Ticket;
+
+    fn lanes(messages: u64) -> Lanes {
+        let mut lanes = Lanes::default();
+        for position in 1..=messages {
+            let mut message = Message::new("a").with_key("key");
+            message.position = position;
+            let ticket = Ticket::new(1, OriginId::default(), position);
+            assert!(
+                lanes
+                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10)
+                    .is_ok()
+            );
+        }
+        lanes
+    }
+
+    fn take(lanes: &mut Lanes) -> Envelope {
+        let mut taken = VecDeque::new();
+        lanes.take(1, &mut taken);
+        taken.pop_front().unwrap()
+    }
+
+    #[test]
+    fn p3_turns_taken_in_order_and_again_fire_nothing() {
+        let mut lanes = lanes(3);
+        let first = take(&mut lanes);
+        lanes.put_back(first);
+        for _ in 0..3 {
+            let envelope = take(&mut lanes);
+            lanes.advance(envelope.lane);
+        }
+        assert_eq!((lanes.inverted(), lanes.len()), (None, 0));
+    }
+
+    #[test]
+    fn p3_a_lane_that_is_ready_while_one_of_its_messages_runs_fires_the_sentinel() {
+        let mut lanes = lanes(2);
+        let first = take(&mut lanes);
+        lanes.ready.push_back(first.lane);
+        take(&mut lanes);
+        assert_eq!(lanes.inverted(), Some((1, 2)));
+        assert_eq!(lanes.inverted(), None);
+    }
+
+    #[test]
+    fn p3_a_message_that_starts_behind_a_later_one_fires_the_sentinel() {
+        let mut lanes = lanes(3);
+        lanes.slots[0].messages.swap(0, 1);
+        for _ in 0..3 {
+            let envelope = take(&mut lanes);
+            lanes.advance(envelope.lane);
+        }
+        assert_eq!(lanes.inverted(), Some((1, 1)));
     }
 }

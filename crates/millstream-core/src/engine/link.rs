@@ -9,6 +9,7 @@ use tracing::info;
 use super::hub::{Hub, SOURCE};
 use super::intake::Intake;
 use super::retry::patience;
+use super::sentinels::Sentinel;
 use super::settling;
 use crate::connector::{BoxFuture, OpenError, Opened, SourceError};
 use crate::handle::{Drained, EngineCalls, EngineHandle};
@@ -142,10 +143,22 @@ impl EngineCalls for Calls {
         }
     }
 
+    fn commit_gap(&self, place: &str, offset: u64, unsettled: u64) {
+        if let Some(hub) = self.0.upgrade() {
+            let known =
+                format_args!("{place}: {offset} was about to be committed and {unsettled} is not settled");
+            hub.sentinels.fire(Sentinel::CommitGap, 1, &known);
+        }
+    }
+
     fn rejects_to_source(&self) -> bool {
         self.0
             .upgrade()
             .is_some_and(|hub| matches!(hub.spec.dead_letter, DeadLetter::Source | DeadLetter::Halt))
+    }
+
+    fn wants_ids(&self) -> bool {
+        self.0.upgrade().is_some_and(|hub| hub.twins.is_some())
     }
 
     fn halted(&self, at: &[String]) {

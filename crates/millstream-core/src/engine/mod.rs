@@ -2,13 +2,16 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`settling`] tells the broker. [`outbox`], [`timers`] and [`breaker`] stand beside it; [`hub`] is what they
-//! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and
+//! [`breakers`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done already or comes
+//! too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
 mod batch_worker;
 mod batcher;
+mod bisect;
 mod breaker;
+mod breakers;
 mod counters;
 mod drain;
 mod envelope;
@@ -28,19 +31,29 @@ mod rare;
 mod rate;
 mod ready;
 mod receipts;
+mod restarts;
 mod retry;
 mod returning;
 mod seat;
+mod sentinels;
+mod sequence;
 mod settling;
 mod shard;
 mod stage;
+mod stall;
 mod timers;
+mod twins;
+mod watchdog;
+mod window;
 mod worker;
 
-pub(crate) use breaker::Breaker;
-pub use breaker::BreakerState;
+pub(crate) use breaker::Runs;
+pub use breaker::{BreakerState, OpenedBy};
+pub(crate) use breakers::{Breakers, Named};
 pub use counters::Counts;
 pub use drain::DrainReport;
+pub use sentinels::Sentinel;
+pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;
@@ -49,4 +62,5 @@ pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
+pub(crate) use sequence::Sequence;
 pub(crate) use worker::Worker;

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::envelope::Envelope;
 use super::hub::Hub;
 use super::retry::patience;
+use super::stall::Named;
 use crate::connector::{Delivered, DynSink, DynSinkConnector};
 use crate::message::Outgoing;
 use crate::rt::{self, Duration, Instant};
@@ -27,6 +28,8 @@ const REFUSED_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Outbox {
     /// What the pipeline's condition calls it.
     part: &'static str,
+    /// How many are being written, and the first of them.
+    writing: Mutex<(usize, Option<Named>)>,
     queue: Mutex<VecDeque<(Envelope, Letter)>>,
     added: Notify,
 }
@@ -59,14 +62,34 @@ impl Outbox {
     pub(crate) fn new(part: &'static str) -> Self {
         Self {
             part,
+            writing: Mutex::default(),
             queue: Mutex::default(),
             added: Notify::new(),
         }
     }
 
+    pub(crate) fn part(&self) -> &'static str {
+        self.part
+    }
+
     pub(crate) fn add(&self, envelope: Envelope, letter: Letter) {
         self.queue.lock().push_back((envelope, letter));
         self.added.notify_one();
+    }
+
+    /// How many there are, those that are being written included.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.lock().len() + self.writing.lock().0
+    }
+
+    /// The first of them, for a stall to name.
+    pub(crate) fn first(&self) -> Option<Named> {
+        let writing = self.writing.lock().1.clone();
+        writing.or_else(|| self.queued())
+    }
+
+    fn queued(&self) -> Option<Named> {
+        self.queue.lock().front().map(|(envelope, _)| Named::of(envelope))
     }
 
     /// Takes everything out, for the release at the end of a drain.
@@ -116,6 +139,8 @@ pub(crate) async fn run(hub: Arc<Hub>, connector: Arc<dyn DynSinkConnector>, whi
             outbox.added.notified().await;
             continue;
         }
+        let first = held.letters.first();
+        *outbox.writing.lock() = (held.letters.len(), first.map(|(envelope, _)| Named::of(envelope)));
         let outgoing: Vec<Outgoing> = held
             .letters
             .iter()
@@ -220,6 +245,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        *self.outbox.writing.lock() = (0, None);
         if !self.letters.is_empty() {
             let mut queue = self.outbox.queue.lock();
             for letter in self.letters.drain(..).rev() {

@@ -1,17 +1,18 @@
 //! One pipeline under its supervisor: it starts the tasks, restarts what dies, and drains.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::batcher::AnyBatcher;
 use super::drain::{Beginning, DrainReport, Order};
-use super::hub::Hub;
+use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};
-use super::{outbox, text_of, timers};
+use super::restarts::Restarts;
+use super::{outbox, text_of, timers, watchdog};
 use crate::connector::{BoxFuture, Opened};
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
@@ -32,14 +33,15 @@ impl fmt::Debug for Machine {
 }
 
 /// A task of a pipeline. Each is restarted alone; the link to the broker is source and acknowledger together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Child {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Child {
     Link,
     Worker(usize),
     BatchWorker(usize, usize),
     DeadLetters,
     Retries,
     Timers,
+    Watchdog,
 }
 
 /// How a task ended, when it ended by itself.
@@ -47,6 +49,15 @@ enum Child {
 enum Exit {
     Ended,
     Link(LinkEnd),
+}
+
+/// What a supervisor acts on.
+enum Event {
+    Exited((Child, Result<Exit, rt::Died>)),
+    /// A restart has waited long enough.
+    Due(Child),
+    /// There are to be more workers, or fewer.
+    Resized,
 }
 
 /// How a pipeline ended.
@@ -63,7 +74,9 @@ pub(crate) struct Supervisor {
     machine: Machine,
     orders: watch::Receiver<Option<Order>>,
     tasks: Tasks<Child, Exit>,
-    restarts: VecDeque<Instant>,
+    restarts: Restarts,
+    /// The workers and batch workers that there are, also those that wait for their restart.
+    seated: FxHashSet<Child>,
 }
 
 impl Supervisor {
@@ -73,7 +86,8 @@ impl Supervisor {
             machine,
             orders,
             tasks: Tasks::default(),
-            restarts: VecDeque::new(),
+            restarts: Restarts::default(),
+            seated: FxHashSet::default(),
         }
     }
 
@@ -115,25 +129,29 @@ impl Supervisor {
             opened = link::open(&hub) => opened?,
             _ = self.orders.wait_for(Option::is_some) => return Ok(()),
         };
-        for seat in 0..hub.seats.len() {
-            self.spawn(Child::Worker(seat), None);
-        }
-        for index in 0..self.machine.batchers.len() {
-            for worker in 0..self
-                .machine
-                .batchers
-                .get(index)
-                .map_or(0, |batcher| batcher.concurrency())
-            {
-                self.spawn(Child::BatchWorker(index, worker), None);
-            }
-        }
+        self.fill_seats();
         self.spawn(Child::DeadLetters, None);
         self.spawn(Child::Retries, None);
         self.spawn(Child::Timers, None);
+        self.spawn(Child::Watchdog, None);
         self.spawn(Child::Link, Some(opened));
         info!(pipeline = hub.name(), "running");
         Ok(())
+    }
+
+    /// Starts a worker in each seat that may take and has none, and the batch workers that are wanted.
+    fn fill_seats(&mut self) {
+        let workers = (0..self.hub.ready.seats()).map(Child::Worker);
+        let batchers = self.machine.batchers.iter().enumerate();
+        let batch_workers = batchers.flat_map(|(index, batcher)| {
+            (0..batcher.concurrency()).map(move |worker| Child::BatchWorker(index, worker))
+        });
+        let wanted: Vec<_> = workers.chain(batch_workers).collect();
+        for child in wanted {
+            if self.seated.insert(child) {
+                self.spawn(child, None);
+            }
+        }
     }
 
     fn spawn(&mut self, child: Child, opened: Option<Opened>) {
@@ -160,6 +178,7 @@ impl Supervisor {
                 None => return,
             },
             Child::Timers => ending(Box::pin(timers::run(hub))),
+            Child::Watchdog => ending(Box::pin(watchdog::run(hub))),
         };
         self.tasks.spawn(child, task);
     }
@@ -167,46 +186,58 @@ impl Supervisor {
     /// Keeps the tasks running until the pipeline is ordered to drain.
     async fn serve(&mut self) -> Result<(), String> {
         loop {
-            let exited = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 _ = self.orders.wait_for(Option::is_some) => return Ok(()),
-                exited = self.tasks.next() => exited,
+                () = self.hub.resized.notified() => Event::Resized,
+                exited = self.tasks.next() => Event::Exited(exited),
+                child = self.restarts.due() => Event::Due(child),
             };
-            self.replace(exited)?;
+            match event {
+                Event::Exited(exited) => self.replace(exited)?,
+                Event::Due(child) => self.spawn(child, None),
+                Event::Resized => self.fill_seats(),
+            }
         }
     }
 
-    /// Starts again what has died, unless that has happened too often.
+    /// Has what has died started again after a while, unless that has happened too often. A drain waits for nothing.
     fn replace(&mut self, (child, exit): (Child, Result<Exit, rt::Died>)) -> Result<(), String> {
         let cause = match exit {
-            Ok(Exit::Ended) => return Ok(()),
+            Ok(Exit::Ended) => {
+                // Its seat may be wanted again by now.
+                if self.seated.remove(&child) {
+                    self.fill_seats();
+                }
+                return Ok(());
+            }
             Ok(Exit::Link(LinkEnd::Refused(why))) => return Err(why),
             Ok(Exit::Link(LinkEnd::Failed(error))) => error.to_string(),
             Err(rt::Died::Panicked(panic)) => format!("panicked: {}", text_of(&*panic)),
             Err(rt::Died::Killed) => "was killed".to_owned(),
         };
         let spec = self.hub.spec.supervisor;
-        let now = rt::now();
-        self.restarts.push_back(now);
-        while self
-            .restarts
-            .front()
-            .is_some_and(|&at| now.duration_since(at) > spec.within)
-        {
-            self.restarts.pop_front();
-        }
-        if self.restarts.len() > spec.max_restarts as usize {
+        let Some(wait) = self.restarts.next(&spec, child) else {
             return Err(format!(
                 "{child:?} {cause}: more than {} restarts within {:?}",
                 spec.max_restarts, spec.within
             ));
-        }
+        };
         self.hub.counters.restarts.add(1);
-        warn!(pipeline = self.hub.name(), ?child, %cause, "restarting");
+        let draining = self.hub.is_draining();
+        let wait = if draining { rt::Duration::ZERO } else { wait };
+        warn!(pipeline = self.hub.name(), ?child, %cause, ?wait, "restarting");
         if child == Child::Link {
             self.hub.lose_all();
         }
-        self.spawn(child, None);
+        if wait.is_zero() {
+            self.spawn(child, None);
+            return Ok(());
+        }
+        if child == Child::Link {
+            self.hub.degraded(SOURCE, Some(&cause));
+        }
+        self.restarts.wait(child, rt::after(wait));
         Ok(())
     }
 
@@ -217,6 +248,9 @@ impl Supervisor {
         let beginning = Beginning::of(&hub);
         hub.gate.change(|gate| gate.draining = true);
         hub.begin_drain();
+        for child in self.restarts.take() {
+            self.spawn(child, None);
+        }
         let mut cut = false;
         let no_source = self.tasks.is_empty();
         loop {
@@ -245,6 +279,7 @@ impl Supervisor {
                         warn!(pipeline = hub.name(), cause = %why, "no further restarts while draining");
                     }
                 }
+                () = hub.resized.notified() => self.fill_seats(),
                 Ok(()) = self.orders.changed() => {
                     if let Some(sooner) = *self.orders.borrow_and_update() {
                         order = Order { cut: order.cut.min(sooner.cut), deadline: order.deadline.min(sooner.deadline) };
@@ -265,6 +300,9 @@ impl Supervisor {
             }
         }
         hub.ready.close();
+        if hub.places.messages() > 0 && !watchdog::holds(&hub) {
+            watchdog::leak(&hub, hub.places.messages());
+        }
         (beginning.report(&hub), order.deadline)
     }
 }

@@ -1,11 +1,14 @@
 //! The limits on what is in flight, counted per place and generation (P4), and how long it has been in flight.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::histogram::Histogram;
 use super::receipts::Receipts;
+use super::sentinels::{Sentinel, Sentinels};
 use crate::connector::Credit;
 use crate::message::OriginId;
 use crate::rt::{self, Instant};
@@ -15,6 +18,7 @@ use crate::ticket::{Scope, Ticket};
 #[derive(Debug)]
 pub(crate) struct Places {
     limits: Limits,
+    sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// From receipt until the broker has answered for the settlement.
     pub(crate) settled_after: Histogram,
@@ -33,9 +37,10 @@ struct State {
 }
 
 impl Places {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, sentinels: Arc<Sentinels>) -> Self {
         Self {
             limits,
+            sentinels,
             state: Mutex::new(State {
                 messages: 0,
                 bytes: 0,
@@ -78,21 +83,33 @@ impl Places {
         state.receipts.add(receipt, received);
     }
 
-    /// Gives back the place of each, for whose settlement the broker has answered; there must be one.
+    /// Gives back the place of each, for whose settlement the broker has answered. There is one, or a sentinel fires.
     pub(crate) fn settled<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
         self.free(tickets, Some(&self.settled_after));
     }
 
-    /// Gives back the place of each, which will never be settled; there must be one.
+    /// Gives back the place of each, which will never be settled; alike.
     pub(crate) fn lost<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>) {
         self.free(tickets, None);
     }
 
     fn free<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>, ages: Option<&Histogram>) {
+        let mut twice: Option<(usize, Ticket)> = None;
         {
             let now = rt::now();
             let mut state = self.state.lock();
-            by_run(tickets, |run| {
+            by_run(tickets, |mut run| {
+                let held = state.by_scope.get(&run.scope).copied().unwrap_or(0);
+                let held = held.min(state.receipts.in_flight(run.receipt));
+                if let Some(more) = run.messages.checked_sub(held).filter(|more| *more > 0) {
+                    let (times, first) = twice.unwrap_or((0, run.first));
+                    twice = Some((times + more, first));
+                    run.bytes = run.bytes.min(state.bytes) / run.messages * held;
+                    run.messages = held;
+                    if held == 0 {
+                        return;
+                    }
+                }
                 state.messages -= run.messages;
                 state.bytes -= run.bytes;
                 if let Some(held) = state.by_scope.get_mut(&run.scope) {
@@ -110,12 +127,21 @@ impl Places {
                 *since = now;
             }
         }
+        if let Some((times, first)) = twice {
+            self.sentinels
+                .fire(Sentinel::DoubleSettlement, times, &format_args!("{first:?}"));
+        }
         self.freed.notify_waiters();
     }
 
     /// When the oldest message in flight was received.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.state.lock().receipts.oldest()
+    }
+
+    /// When the delivery with this ticket was received, while it is in flight.
+    pub(crate) fn received(&self, ticket: &Ticket) -> Option<Instant> {
+        self.state.lock().receipts.received(ticket.receipt)
     }
 
     /// Messages in flight.
@@ -183,6 +209,7 @@ impl Places {
 
 /// Tickets in a row with the same place, generation and receipt.
 struct Run {
+    first: Ticket,
     scope: (OriginId, u32),
     receipt: u32,
     messages: usize,
@@ -202,6 +229,7 @@ fn by_run<'a>(tickets: impl Iterator<Item = &'a Ticket>, mut each: impl FnMut(Ru
             }
             _ => {
                 let next = Run {
+                    first: *ticket,
                     scope,
                     receipt: ticket.receipt,
                     messages: 1,
@@ -215,5 +243,38 @@ fn by_run<'a>(tickets: impl Iterator<Item = &'a Ticket>, mut each: impl FnMut(Ru
     }
     if let Some(run) = run {
         each(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> (Places, Arc<Sentinels>) {
+        let sentinels = Sentinels::new("test".into());
+        (Places::new(Limits::default(), Arc::clone(&sentinels)), sentinels)
+    }
+
+    fn fired(sentinels: &Sentinels) -> u64 {
+        sentinels.counts().into_iter().map(|(_, times)| times).sum()
+    }
+
+    /// P2: the second answer for a delivery takes nobody else's place away.
+    #[tokio::test]
+    async fn p2_a_delivery_that_is_settled_twice_fires_the_sentinel_and_frees_one_place() {
+        let (places, sentinels) = places();
+        let mut tickets = [1, 2].map(|sequence| Ticket::new(1, OriginId::default(), sequence));
+        let [first, second] = &mut tickets;
+        places.occupy([first].into_iter());
+        places.occupy([second].into_iter());
+        let [first, second] = &tickets;
+        places.settled([first].into_iter());
+        assert_eq!((places.messages(), fired(&sentinels)), (1, 0));
+        places.settled([first].into_iter());
+        assert_eq!((places.messages(), fired(&sentinels)), (1, 1));
+        places.settled([second, second].into_iter());
+        assert_eq!((places.messages(), fired(&sentinels)), (0, 2));
+        places.settled([&Ticket::new(9, OriginId::default(), 3)].into_iter());
+        assert_eq!((places.messages(), places.bytes(), fired(&sentinels)), (0, 0, 3));
     }
 }

@@ -5,17 +5,22 @@
 
 use std::cmp::{Ordering as Cmp, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::sentinels::{Sentinel, Sentinels};
+use super::stall::Named;
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ready {
+    sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// Workers that found nothing to take wait here.
     takers: Notify,
@@ -41,18 +46,20 @@ struct State {
     unordered_messages: usize,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
+    /// Messages that wait for what comes of another one: they hold their lanes and places, and no worker.
+    aside: Vec<Envelope>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
     /// Taken and not yet finished.
     running: usize,
+    /// Seats that may take, from the first; none once it is closed.
+    seats: usize,
+    /// Workers that live.
     workers: usize,
     /// Workers that wait for something to take.
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
-    /// Messages that may run of which there need not be more.
-    enough: usize,
-    closed: bool,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -88,6 +95,8 @@ impl Ord for Parked {
 pub(crate) enum Left {
     /// To be tried again then; it keeps its lane.
     Parked(Instant, Envelope),
+    /// To wait for what comes of another message; it keeps its lane.
+    Aside(Envelope),
     /// Not run, or not to be counted: back to the front; it keeps its lane.
     Back(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
@@ -100,28 +109,56 @@ pub(crate) struct Load {
     pub(crate) ready: usize,
     pub(crate) waiting: usize,
     pub(crate) parked: usize,
+    pub(crate) aside: usize,
     pub(crate) running: usize,
     pub(crate) lanes: usize,
 }
 
 impl Load {
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready + self.waiting + self.parked + self.running == 0
+        self.ready + self.waiting + self.parked + self.aside + self.running == 0
     }
 }
 
 impl Ready {
-    /// An empty queue for so many workers.
-    pub(crate) fn new(workers: usize) -> Self {
+    /// An empty queue from which so many workers may take.
+    pub(crate) fn new(workers: usize, sentinels: Arc<Sentinels>) -> Self {
         let state = State {
-            enough: ENOUGH * workers,
-            workers,
+            seats: workers,
             ..State::default()
         };
         Self {
+            sentinels,
             state: Mutex::new(state),
-            ..Self::default()
+            takers: Notify::new(),
+            parked_sooner: Notify::new(),
+            hungry: Notify::new(),
+            lane_room: Notify::new(),
         }
+    }
+
+    /// So many workers may take from now on, unless it is closed.
+    pub(crate) fn resize(&self, workers: usize) {
+        {
+            let mut state = self.state.lock();
+            if state.seats > 0 {
+                state.seats = workers;
+            }
+        }
+        // Those that are too many end; and intake may have to read more.
+        self.wake_takers();
+        self.hungry.notify_one();
+    }
+
+    /// How many workers may take; none once it is closed.
+    pub(crate) fn seats(&self) -> usize {
+        self.state.lock().seats
+    }
+
+    /// A worker begins: it counts until the guard is dropped.
+    pub(crate) fn begin(&self) -> AtWork<'_> {
+        self.state.lock().workers += 1;
+        AtWork(self)
     }
 
     /// Takes in messages that are unordered, in chunks of at most so many. Another worker is woken where there are
@@ -175,13 +212,14 @@ impl Ready {
         self.wake(&state, spare);
     }
 
-    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once closed.
+    /// Takes up to `most` ready messages into `taken`, waiting for the first; false once nobody in this seat may take.
     ///
     /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
     /// [`wake_takers`](Self::wake_takers) says that its answer may have. While more than `spare` remain, another
     /// worker is woken.
     pub(crate) async fn take(
         &self,
+        seat: usize,
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
         spare: impl Fn() -> usize,
@@ -191,7 +229,9 @@ impl Ready {
             let mut notified = std::pin::pin!(self.takers.notified());
             {
                 let mut state = self.state.lock();
-                if state.closed {
+                if seat >= state.seats {
+                    // It may have been woken for something that another has to take now.
+                    self.wake(&state, 0);
                     return false;
                 }
                 let ready = state.ready();
@@ -209,6 +249,12 @@ impl Ready {
                         }
                         // A busy worker wakes the next one, so that an admission wakes one and not all.
                         self.wake(&state, spare());
+                        let inverted = state.lanes.inverted();
+                        drop(state);
+                        if let Some((times, position)) = inverted {
+                            let known = format_args!("the first at position {position}");
+                            self.sentinels.fire(Sentinel::KeyInversion, times, &known);
+                        }
                         return true;
                     }
                 }
@@ -283,6 +329,7 @@ impl Ready {
                 match left {
                     Left::Withdrawn(LaneId::NONE) => {}
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
+                    Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
@@ -331,6 +378,16 @@ impl Ready {
         state.parked.peek().map(|Reverse(parked)| parked.due)
     }
 
+    /// Moves those to the front that wait for another message, and that `ready` says need not any more.
+    pub(crate) fn bring_back(&self, ready: impl Fn(&Envelope) -> bool) {
+        let mut state = self.state.lock();
+        let back: Vec<_> = state.aside.extract_if(.., |envelope| ready(envelope)).collect();
+        for envelope in back.into_iter().rev() {
+            state.put_back(envelope);
+        }
+        self.wake(&state, 0);
+    }
+
     /// What is in the queue, by where it is.
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
@@ -338,9 +395,29 @@ impl Ready {
             ready: state.ready(),
             waiting: state.lanes.messages() - state.lanes.ready(),
             parked: state.parked.len(),
+            aside: state.aside.len(),
             running: state.running,
             lanes: state.lanes.len(),
         }
+    }
+
+    /// When the next one that is parked is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.state.lock().parked.peek().map(|Reverse(parked)| parked.due)
+    }
+
+    /// What of the queue is first to run, of each lane and of what is unordered, or overdue: for a stall to name.
+    pub(crate) fn firsts(&self) -> Vec<Named> {
+        let state = self.state.lock();
+        let unordered = state.unordered.front().and_then(|chunk| chunk.first());
+        let parked = state.parked.peek().map(|Reverse(parked)| &parked.envelope);
+        let firsts = unordered.into_iter().chain(parked);
+        firsts.chain(state.lanes.firsts()).map(Named::of).collect()
+    }
+
+    /// The key of a message that keeps this lane busy.
+    pub(crate) fn key(&self, lane: LaneId) -> Option<Bytes> {
+        self.state.lock().lanes.key(lane)
     }
 
     /// Takes out every message that is not running and that `leave` picks.
@@ -356,7 +433,9 @@ impl Ready {
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
         state.parked = stay.into();
-        for Reverse(Parked { envelope, .. }) in gone {
+        let aside: Vec<_> = state.aside.extract_if(.., |envelope| leave(envelope)).collect();
+        let gone = gone.into_iter().map(|Reverse(parked)| parked.envelope);
+        for envelope in gone.chain(aside) {
             if envelope.lane != LaneId::NONE {
                 state.lanes.advance(envelope.lane);
             }
@@ -396,7 +475,7 @@ impl Ready {
 
     /// Ends every worker once it asks for more.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        self.state.lock().seats = 0;
         self.wake_takers();
     }
 }
@@ -409,7 +488,7 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= self.enough && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
@@ -479,6 +558,16 @@ impl State {
             envelope,
         }));
         sooner
+    }
+}
+
+/// Counts a worker for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a>(&'a Ready);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().workers -= 1;
     }
 }
 

@@ -53,6 +53,19 @@ impl Receipts {
         Some(entry.at)
     }
 
+    /// How many that came with it are in flight.
+    pub(super) fn in_flight(&self, number: u32) -> usize {
+        self.entries
+            .get(number as usize)
+            .map_or(0, |entry| entry.in_flight)
+    }
+
+    /// When what came with it was received, while something of it is in flight.
+    pub(super) fn received(&self, number: u32) -> Option<Instant> {
+        let entry = self.entries.get(number as usize)?;
+        (entry.in_flight > 0).then_some(entry.at)
+    }
+
     /// When the oldest message in flight was received.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.entries

@@ -1,9 +1,47 @@
-//! Where a worker says what it runs, so that it can be cancelled: [`Seat`].
+//! Where a worker says what it runs, so that it can be cancelled: [`Seat`], and all of them: [`Seats`].
 
-use parking_lot::Mutex;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
+use super::envelope::{Envelope, LaneId};
 use crate::ticket::Ticket;
+
+/// The seats that there are: as many as there have been workers at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(RwLock<Vec<Arc<Seat>>>);
+
+impl Seats {
+    /// The seat with this number; new ones where there are fewer.
+    pub(crate) fn get(&self, number: usize) -> Arc<Seat> {
+        if let Some(seat) = self.0.read().get(number) {
+            return Arc::clone(seat);
+        }
+        let mut seats = self.0.write();
+        while seats.len() < number {
+            seats.push(Arc::default());
+        }
+        match seats.get(number) {
+            Some(seat) => Arc::clone(seat),
+            None => {
+                let seat = Arc::<Seat>::default();
+                seats.push(Arc::clone(&seat));
+                seat
+            }
+        }
+    }
+
+    /// What runs now and takes a while.
+    pub(crate) fn running(&self) -> Vec<Occupant> {
+        self.0.read().iter().filter_map(|seat| seat.running()).collect()
+    }
+
+    /// Cancels what runs now of these. Says how many.
+    pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
+        self.0.read().iter().filter(|seat| seat.cancel(&which)).count()
+    }
+}
 
 /// Where a worker says what it runs, so that it can be cancelled.
 #[derive(Debug, Default)]
@@ -11,8 +49,16 @@ pub(crate) struct Seat(Mutex<SeatState>);
 
 #[derive(Debug, Default)]
 struct SeatState {
-    ticket: Option<Ticket>,
+    running: Option<Occupant>,
     cancellation: CancellationToken,
+}
+
+/// What runs on a seat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occupant {
+    pub(crate) ticket: Ticket,
+    pub(crate) position: u64,
+    pub(crate) lane: LaneId,
 }
 
 impl Seat {
@@ -26,17 +72,26 @@ impl Seat {
     }
 
     /// Says what runs here, once it has turned out to take a while.
-    pub(crate) fn occupy(&self, ticket: Ticket) {
-        self.0.lock().ticket = Some(ticket);
+    pub(crate) fn occupy(&self, envelope: &Envelope) {
+        self.0.lock().running = Some(Occupant {
+            ticket: envelope.ticket,
+            position: envelope.message.position,
+            lane: envelope.lane,
+        });
+    }
+
+    /// What runs here and takes a while.
+    pub(crate) fn running(&self) -> Option<Occupant> {
+        self.0.lock().running
     }
 
     pub(crate) fn leave(&self) {
-        self.0.lock().ticket = None;
+        self.0.lock().running = None;
     }
 
-    pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> bool {
+    fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> bool {
         let state = self.0.lock();
-        let hit = state.ticket.as_ref().is_some_and(which);
+        let hit = state.running.is_some_and(|running| which(&running.ticket));
         if hit {
             state.cancellation.cancel();
         }

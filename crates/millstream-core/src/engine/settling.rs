@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -23,6 +24,8 @@ const LINGER: Duration = Duration::from_millis(5);
 pub(crate) struct Settling {
     queue: Mutex<Vec<Settle>>,
     added: Notify,
+    /// How many the acknowledger was given and has not answered for.
+    owed: AtomicUsize,
 }
 
 impl Settling {
@@ -36,6 +39,13 @@ impl Settling {
         if wake {
             self.added.notify_one();
         }
+    }
+}
+
+impl Settling {
+    /// How many the broker has not answered for.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.lock().len() + self.owed.load(Ordering::Acquire)
     }
 }
 
@@ -61,6 +71,7 @@ impl Drop for Owed<'_> {
             .map(|(ticket, settlement)| Settle { ticket, settlement });
         let again = self.again.drain(..).map(|(_, _, settle)| settle);
         self.settling.add(self.given.drain(..).chain(kept).chain(again));
+        self.settling.owed.store(0, Ordering::Release);
     }
 }
 
@@ -85,6 +96,12 @@ impl Owed<'_> {
             }
         }
         next
+    }
+
+    /// Says how many there are.
+    fn tell(&self) {
+        let owed = self.given.len() + self.kept.len() + self.again.len();
+        self.settling.owed.store(owed, Ordering::Release);
     }
 
     /// The call has returned with so many answers; what it did not answer for it keeps.
@@ -115,6 +132,7 @@ impl Owed<'_> {
                 }
             }
         }
+        self.tell();
         hub.settled(outcomes);
         outcomes.clear();
     }
@@ -147,6 +165,16 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
                 owed.answer(&hub, &mut outcomes);
             }
             continue;
+        }
+        owed.tell();
+        if let Some(twins) = &hub.twins {
+            let later = twins.enter(&hub, &mut owed.given).await;
+            let due = twins.again_at();
+            owed.again
+                .extend(later.into_iter().map(|settle| (due, 0, settle)));
+            if owed.given.is_empty() {
+                continue;
+            }
         }
         acknowledger.settle(&owed.given, &mut outcomes).await;
         owed.returned(outcomes.len());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::batcher::Mark;
+use super::bisect::Split;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
 use crate::rt::Instant;
@@ -40,6 +41,8 @@ pub(crate) struct Closed<T> {
     pub(crate) by: ClosedBy,
     /// Handler runs of it so far.
     pub(crate) runs: u32,
+    /// Of what it is a part, since that failed as a whole.
+    pub(crate) split: Option<Arc<Split>>,
 }
 
 /// A failed batch between two attempts. Its keys are blocked: later items of them wait behind it.
@@ -75,6 +78,7 @@ impl<T> Closed<T> {
             envelopes: Vec::with_capacity(room),
             by: ClosedBy::Age,
             runs: 0,
+            split: None,
         }
     }
 
@@ -96,7 +100,7 @@ impl<T> Closed<T> {
     }
 
     /// Moves the messages that `which` picks to a batch of their own.
-    fn split(&mut self, which: impl Fn(&Envelope) -> bool) -> Self {
+    fn take_out(&mut self, which: impl Fn(&Envelope) -> bool) -> Self {
         let mut out = Self {
             key: self.key.clone(),
             by: self.by,
@@ -217,7 +221,7 @@ impl<T> Shard<T> {
                     .filter(|order| *order != 0)
                     .collect();
                 if !keys.is_empty() {
-                    let behind = batch.split(|envelope| keys.contains(&envelope.order));
+                    let behind = batch.take_out(|envelope| keys.contains(&envelope.order));
                     if !behind.is_empty() {
                         parked.followers.push(behind);
                     }
@@ -240,6 +244,18 @@ impl<T> Shard<T> {
             .min();
         let aged = self.ages.front().map(|(deadline, _)| *deadline);
         Turn::Wait([due, aged].into_iter().flatten().min())
+    }
+
+    /// The first message of a batch that could run now, if there is one.
+    pub(crate) fn due(&self, now: Instant) -> Option<&Envelope> {
+        let parked = self.parked.iter().filter(|parked| parked.due <= now);
+        let parked = parked.map(|parked| &parked.batch).next();
+        let aged = self.open.values().filter(|open| open.deadline <= now);
+        let aged = aged.map(|open| &open.batch).next();
+        let blocked = self.parked.iter().any(|parked| parked.due > now);
+        // What is closed may wait behind what is parked.
+        let closed = self.closed.front().filter(|_| !blocked);
+        parked.or(closed).or(aged)?.envelopes.first()
     }
 
     fn close_aged(&mut self, now: Instant, draining: bool) {
@@ -265,24 +281,40 @@ impl<T> Shard<T> {
         });
     }
 
+    /// Runs these before all that is closed, in this order.
+    pub(crate) fn put_first(&mut self, parts: Vec<Closed<T>>) {
+        for part in parts.into_iter().rev() {
+            self.closed.push_front(part);
+        }
+    }
+
+    /// Takes out the parts of a split batch that still wait, in their order.
+    pub(crate) fn parts_of(&mut self, split: &Arc<Split>) -> Vec<Closed<T>> {
+        let (parts, others): (VecDeque<_>, _) = std::mem::take(&mut self.closed)
+            .into_iter()
+            .partition(|batch| batch.split.as_ref().is_some_and(|of| Arc::ptr_eq(of, split)));
+        self.closed = others;
+        Vec::from(parts)
+    }
+
     /// Takes out the messages that `which` picks, wherever they wait.
     pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
         let picks = |envelope: &Envelope| which(&envelope.ticket);
         let mut out = Vec::new();
         for open in self.open.values_mut() {
-            let gone = open.batch.split(picks);
+            let gone = open.batch.take_out(picks);
             open.bytes -= gone.envelopes.iter().map(Envelope::weight).sum::<usize>();
             out.extend(gone.envelopes);
         }
         self.open.retain(|_, open| !open.batch.is_empty());
         for batch in &mut self.closed {
-            out.extend(batch.split(picks).envelopes);
+            out.extend(batch.take_out(picks).envelopes);
         }
         self.closed.retain(|batch| !batch.is_empty());
         for parked in &mut self.parked {
-            out.extend(parked.batch.split(picks).envelopes);
+            out.extend(parked.batch.take_out(picks).envelopes);
             for follower in &mut parked.followers {
-                out.extend(follower.split(picks).envelopes);
+                out.extend(follower.take_out(picks).envelopes);
             }
         }
         // Without the batch they waited for, followers go on.

@@ -15,6 +15,7 @@ use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Entrance, Entries, Mark};
+use super::breaker::Runs;
 use super::envelope::{Alone, Envelope, LaneId};
 use super::fate::{Fault, Next};
 use super::guard::{caught, text_of};
@@ -22,6 +23,7 @@ use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
 use super::seat::Seat;
 use super::stage::Failures;
+use super::twins::{Turn, Twins};
 use crate::decode::Decode;
 use crate::measures::Failed;
 use crate::processor::{Context, Destination, Processor, Route};
@@ -53,10 +55,9 @@ impl<P: Processor> Worker<P> {
         let hub = Arc::clone(&self.hub);
         let stage = Arc::clone(&hub.processor.name);
         let mut round = Round::new(&hub, &self.entrances);
-        let mut cancellation = CancellationToken::new();
-        if let Some(seat) = hub.seats.get(self.seat) {
-            cancellation = seat.cancellation();
-        }
+        let _at_work = hub.ready.begin();
+        let seat = hub.seats.get(self.seat);
+        let mut cancellation = seat.cancellation();
         let mut running = Running {
             settled: AtomicBool::new(false),
             hub: &hub,
@@ -66,6 +67,7 @@ impl<P: Processor> Worker<P> {
         while hub
             .ready
             .take(
+                self.seat,
                 &mut round.rest,
                 || hub.fair_take(),
                 || hub.spare(),
@@ -73,9 +75,16 @@ impl<P: Processor> Worker<P> {
             )
             .await
         {
+            if let Some(twins) = &hub.twins {
+                round.sort_out(twins);
+            }
             let started = rt::now();
             let probing = hub.probing();
             loop {
+                // A breaker that opens meanwhile sends back what has not run.
+                if probing.is_none() && !hub.breakers.is_closed() {
+                    break;
+                }
                 running.envelope = round.rest.pop_front();
                 running.settled.store(false, Ordering::Relaxed);
                 let Some(envelope) = &mut running.envelope else {
@@ -106,12 +115,13 @@ impl<P: Processor> Worker<P> {
                 };
                 let mut route = Route::default();
                 let ran = self
-                    .run_one(input, &running, &mut route, &mut round, &cancellation)
+                    .run_one(input, &running, &mut route, &mut round, &seat, &cancellation)
                     .await;
+                if matches!(ran, Ran::Ended(Err(Fault::Timeout(_)))) {
+                    cancellation.cancel();
+                }
                 round.runs += 1;
-                if cancellation.is_cancelled()
-                    && let Some(seat) = hub.seats.get(self.seat)
-                {
+                if cancellation.is_cancelled() {
                     cancellation = seat.cancellation();
                 }
                 if let Some(envelope) = &mut running.envelope {
@@ -133,9 +143,10 @@ impl<P: Processor> Worker<P> {
         running: &Running<'_>,
         route: &mut Route,
         round: &mut Round<'_, P::Output>,
+        seat: &Seat,
         cancellation: &CancellationToken,
     ) -> Ran<P::Output> {
-        let Some(Envelope { ticket, message, .. }) = &running.envelope else {
+        let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
         let hub = &*self.hub;
@@ -154,8 +165,7 @@ impl<P: Processor> Worker<P> {
             return Ran::Ended(flatten(result));
         }
 
-        let seat = hub.seats.get(self.seat);
-        let occupied = Occupied::new(seat, *ticket);
+        let occupied = Occupied::new(seat, envelope);
         if hub.is_cut() || hub.is_lost(ticket) {
             cancellation.cancel();
             return Ran::Cancelled;
@@ -179,7 +189,6 @@ impl<P: Processor> Worker<P> {
                 () = &mut cancelled => break Ran::Cancelled,
                 () = &mut alarm => {
                     if rt::now() >= deadline {
-                        cancellation.cancel();
                         break Ran::Ended(Err(Fault::Timeout(timeout)));
                     }
                     if !std::mem::replace(&mut gave_back, true) {
@@ -190,7 +199,9 @@ impl<P: Processor> Worker<P> {
                 }
             }
         };
-        round.waited.push(pending_since.elapsed());
+        let waited = pending_since.elapsed();
+        round.slow_now = hub.breakers.is_slow(waited);
+        round.waited.push(waited);
         drop((away, occupied));
         ran
     }
@@ -225,7 +236,10 @@ impl Drop for Running<'_> {
             return;
         };
         self.hub.processor.failed(Failed::Died, 1);
-        self.hub.record(0, 1);
+        self.hub.record(Runs {
+            failed: 1,
+            ..Runs::default()
+        });
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
         let left = leave(self.hub, self.stage, envelope, next);
@@ -237,22 +251,18 @@ impl Drop for Running<'_> {
 }
 
 /// Says on the worker's seat what runs for a while.
-struct Occupied<'a>(Option<&'a Seat>);
+struct Occupied<'a>(&'a Seat);
 
 impl<'a> Occupied<'a> {
-    fn new(seat: Option<&'a Seat>, ticket: crate::Ticket) -> Self {
-        if let Some(seat) = seat {
-            seat.occupy(ticket);
-        }
+    fn new(seat: &'a Seat, envelope: &Envelope) -> Self {
+        seat.occupy(envelope);
         Self(seat)
     }
 }
 
 impl Drop for Occupied<'_> {
     fn drop(&mut self) {
-        if let Some(seat) = self.0 {
-            seat.leave();
-        }
+        self.0.leave();
     }
 }
 
@@ -302,8 +312,9 @@ struct Round<'a, T> {
     processed: usize,
     failures: Failures,
     /// Processed messages that end here, for the breaker: those that go to a batcher count there.
-    succeeded: usize,
-    failed: usize,
+    ended: Runs,
+    /// What runs now was slow.
+    slow_now: bool,
 }
 
 impl<'a, T> Round<'a, T> {
@@ -322,8 +333,8 @@ impl<'a, T> Round<'a, T> {
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
-            succeeded: 0,
-            failed: 0,
+            ended: Runs::default(),
+            slow_now: false,
         }
     }
 
@@ -331,17 +342,54 @@ impl<'a, T> Round<'a, T> {
         self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.gone == 0
     }
 
+    /// Runs no twin of a message that is in flight, or that has ended meanwhile.
+    fn sort_out(&mut self, twins: &Twins) {
+        let hub = self.hub;
+        if !self.rest.iter().any(|envelope| envelope.is_twin) {
+            return;
+        }
+        for mut envelope in std::mem::take(&mut self.rest) {
+            if !envelope.is_twin {
+                self.rest.push_back(envelope);
+            } else if hub.is_lost(&envelope.ticket) {
+                self.dropped(Some(envelope));
+            } else {
+                match twins.turn(&envelope.ticket) {
+                    Turn::Run => {
+                        envelope.is_twin = false;
+                        self.rest.push_back(envelope);
+                    }
+                    Turn::Wait => self.left.push(Left::Aside(envelope)),
+                    Turn::Done => {
+                        hub.counters.duplicates.add(1);
+                        self.settles.extend(envelope.settle(Settlement::Ack));
+                        self.free(envelope.lane);
+                    }
+                    Turn::GivenUp(first) => {
+                        self.give_up(Some(envelope), &first.stage, first.reason, first.error.clone());
+                    }
+                }
+            }
+        }
+    }
+
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
     fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
         let Some(envelope) = running else { return };
+        let slow = usize::from(std::mem::take(&mut self.slow_now));
         match ran {
             Ran::Ended(Ok(output)) => {
                 self.processed += 1;
+                let done = self.ended.succeeded;
                 self.route(running, output, route, stage);
+                self.ended.slow += slow * (self.ended.succeeded - done);
             }
             Ran::Ended(Err(fault)) => {
                 self.failed(fault.kind());
-                self.failed += usize::from(!fault.is_reject());
+                if fault.feeds_breaker() {
+                    self.ended.failed += 1;
+                    self.ended.slow += slow;
+                }
                 let next = self.hub.next(envelope, fault);
                 let lane = envelope.lane;
                 match running
@@ -383,7 +431,7 @@ impl<'a, T> Round<'a, T> {
         let lane = envelope.lane;
         match end {
             None => {
-                self.succeeded += 1;
+                self.ended.succeeded += 1;
                 self.settles.extend(envelope.settle(Settlement::Ack));
                 *running = None;
             }
@@ -422,6 +470,9 @@ impl<'a, T> Round<'a, T> {
         };
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
+        if self.hub.breakers.is_slow(share) {
+            self.ended.slow = self.ended.succeeded + self.ended.failed;
+        }
         let times = &self.hub.processor.took;
         if others > 0 {
             times.record_time(share, others);
@@ -473,14 +524,16 @@ impl<'a, T> Round<'a, T> {
         });
         let gone = std::mem::take(&mut self.gone);
         if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
+            let aside = self.left.iter().any(|left| matches!(left, Left::Aside(_)));
             hub.finish(gone, self.lanes.drain(..), self.left.drain(..).chain(rest));
+            // What they wait for may have happened since they were asked.
+            if let (true, Some(twins)) = (aside, &hub.twins) {
+                twins.bring_back(hub);
+            }
         }
         hub.processor.succeeded.add(std::mem::take(&mut self.processed));
         hub.processor.failed_all(&mut self.failures);
-        hub.record(
-            std::mem::take(&mut self.succeeded),
-            std::mem::take(&mut self.failed),
-        );
+        hub.record(std::mem::take(&mut self.ended));
     }
 }
 

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod batching;
+mod bisecting;
 mod breaking;
+mod dependencies;
 mod draining;
 mod halting;
 mod isolation;
@@ -11,7 +13,11 @@ mod measuring;
 mod order;
 mod processing;
 mod redelivery;
+mod resizing;
+mod sequences;
 mod settling;
 mod supervision;
 mod support;
 mod suspects;
+mod twins;
+mod watching;

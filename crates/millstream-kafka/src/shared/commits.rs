@@ -35,6 +35,11 @@ impl State {
             let Some(offset) = mark else {
                 continue;
             };
+            let written = |at| too.get(origin).is_some_and(|too| too.contains(&at));
+            if let Some(unsettled) = offsets.passed(offset, &beyond, written) {
+                self.gaps.push((assignment.place.name(), offset, unsettled));
+                continue;
+            }
             let ends = &assignment.gate.ends;
             let (version, note) = if self.given_up.contains(origin) {
                 (0, ends.last_note())
@@ -64,6 +69,12 @@ impl State {
 }
 
 impl Shared {
+    /// The commits since the last call that would have passed a message that is not settled, and were not made: the
+    /// place, the offset, and that of the message.
+    pub(crate) fn gaps(&self) -> Vec<(String, u64, u64)> {
+        std::mem::take(&mut self.state.lock().gaps)
+    }
+
     /// Whether a message waits for the group to keep a note.
     pub(crate) fn wants_note(&self) -> bool {
         let state = self.state.lock();

@@ -58,7 +58,10 @@ impl Shared {
             }
             written.entry(ticket.origin).or_default().insert(ticket.sequence);
         }
-        Some(state.uncommitted(&written))
+        let known = state.gaps.len();
+        let commits = state.uncommitted(&written);
+        // Outputs without their offsets would be written twice.
+        (state.gaps.len() == known).then_some(commits)
     }
 
     /// Settles what was committed with its outputs, where it still stands.

@@ -37,15 +37,7 @@ async fn offsets_that_transactions_take_hold_nothing_back() {
     .await
     .unwrap();
     let done = Done::default();
-    let counted = done.clone();
-    let member = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(topic.reads(), &done);
     done.reaches(15).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
@@ -80,15 +72,7 @@ async fn offsets_that_compaction_takes_hold_nothing_back() {
     assert!(gone, "the cleaner took nothing");
     topic.publish(&[Outgoing::new("last").with_key("last")]).await;
     let done = Done::default();
-    let counted = done.clone();
-    let member = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(topic.reads(), &done);
     until("the last is done", || async { done.times("last") == 1 }).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");

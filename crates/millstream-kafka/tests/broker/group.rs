@@ -20,17 +20,9 @@ async fn a_drain_commits_all_that_was_done() {
     let sent = keyed(0..300, 16);
     topic.publish(&sent).await;
     let done = Done::default();
-    let counted = done.clone();
     // It commits when it drains, or not at all.
     let source = topic.reads().commit_interval(Duration::from_secs(3_600));
-    let member = Member::start(
-        source,
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(source, &done);
     done.reaches(sent.len()).await;
     assert_eq!(topic.total_committed().await, 0);
     let report = member.drain().await;
@@ -70,15 +62,7 @@ async fn what_was_done_beyond_an_unsettled_message_is_not_done_again() {
     assert_eq!((report.released, report.left), (1, 0), "{report}");
     assert_eq!(topic.committed().await[0].0, Some(7), "P7");
 
-    let counted = done.clone();
-    let member = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(topic.reads(), &done);
     done.reaches(100).await;
     member.drain().await;
     assert_eq!(done.total(), 100, "one was left, and one is done");

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_brokers::Kafka;
 use millstream_core::{Condition, DeadLetter, Failure, Message, PipelineSpec, Rejection};
 use millstream_kafka::KafkaSink;
 use parking_lot::Mutex;
 
-use crate::support::{Done, Member, Topic, keyed, until};
+use crate::support::{Done, Member, OwnKafka, Topic, keyed, until};
 
 fn cause(member: &Member) -> Option<String> {
     match member.pipeline().status().condition {
@@ -112,11 +111,8 @@ async fn a_missing_dead_letter_topic_loses_nothing() {
 /// P1: a broker that goes away while dead letters are on their way, and comes back, loses none of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_outlive_an_outage_of_their_broker() {
-    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
-        .await
-        .unwrap();
+    let kafka = OwnKafka::start().await;
     let dead = Topic::with(&kafka.brokers(), "outage.dead", 1, &[]).await;
-    let kafka = Arc::new(Mutex::new(kafka));
     let topic = Topic::make("outage", 2).await;
     topic.publish(&keyed(0..20, 20)).await;
     let done = Done::default();
@@ -126,10 +122,7 @@ async fn dead_letters_outlive_an_outage_of_their_broker() {
     let set = |spec: &mut PipelineSpec| spec.dead_letter = DeadLetter::Sink(Arc::new(sink));
     let member = rejects(&topic, set, &done, &["bad"]);
     done.reaches(20).await;
-    let down = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || down.lock().kill())
-        .await
-        .unwrap();
+    kafka.kill().await;
     let bad: Vec<_> = (0..10)
         .map(|number| millstream_core::Outgoing::new(format!("bad-{number}")).with_key("bad"))
         .collect();
@@ -137,14 +130,8 @@ async fn dead_letters_outlive_an_outage_of_their_broker() {
     until("the pipeline says so", || async { cause(&member).is_some() }).await;
     assert_eq!(member.pipeline().status().counts.dead_lettered, 0);
     assert_eq!(topic.total_committed().await, 20, "P1");
-    let up = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
-        .await
-        .unwrap();
-    until("all is committed", || async {
-        topic.total_committed().await == 30
-    })
-    .await;
+    kafka.start_again().await;
+    topic.all_committed(30).await;
     member.drain().await;
     let letters = read_all(&dead, 10).await;
     let mut payloads: Vec<_> = letters.iter().map(|letter| letter.payload.clone()).collect();

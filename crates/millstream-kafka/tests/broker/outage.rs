@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_brokers::Kafka;
 use millstream_core::{Condition, Rebalance, rt};
-use parking_lot::Mutex;
 
-use crate::support::{Done, Member, Topic, keyed, until};
+use crate::support::{Done, Member, OwnKafka, Topic, keyed, until};
 
 fn is_degraded(member: &Member) -> bool {
     matches!(member.pipeline().status().condition, Condition::Degraded(_))
@@ -16,11 +14,8 @@ fn is_degraded(member: &Member) -> bool {
 /// P1 P7 P8: a broker that is killed amid the work is reported, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_broker_is_reported_and_costs_nothing() {
-    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
-        .await
-        .unwrap();
+    let kafka = OwnKafka::start().await;
     let topic = Topic::with(&kafka.brokers(), "killed", 2, &[]).await;
-    let kafka = Arc::new(Mutex::new(kafka));
     let sent = keyed(0..400, 20);
     topic.publish(&sent).await;
     let done = Done::default();
@@ -38,22 +33,13 @@ async fn a_killed_broker_is_reported_and_costs_nothing() {
         },
     );
     done.reaches(100).await;
-    let down = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || down.lock().kill())
-        .await
-        .unwrap();
+    kafka.kill().await;
     until("it is reported", || async { is_degraded(&member) }).await;
-    let up = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
-        .await
-        .unwrap();
+    kafka.start_again().await;
     topic.publish(&keyed(400..500, 20)).await;
     done.reaches(500).await;
     until("it is well again", || async { !is_degraded(&member) }).await;
-    until("all is committed", || async {
-        topic.total_committed().await == 500
-    })
-    .await;
+    topic.all_committed(500).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
 }
@@ -63,11 +49,8 @@ async fn a_killed_broker_is_reported_and_costs_nothing() {
 /// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_lost_assignment_held_comes_again() {
-    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
-        .await
-        .unwrap();
+    let kafka = OwnKafka::start().await;
     let topic = Topic::with(&kafka.brokers(), "lost", 1, &[]).await;
-    let kafka = Arc::new(Mutex::new(kafka));
     topic.publish(&keyed(0..8, 8)).await;
     let (done, runs) = (Done::default(), Done::default());
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
@@ -86,20 +69,14 @@ async fn what_a_lost_assignment_held_comes_again() {
         },
     );
     runs.reaches(8).await;
-    let down = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || down.lock().kill())
-        .await
-        .unwrap();
+    kafka.kill().await;
     until("what it held is lost", || async {
         member.pipeline().status().counts.lost == 8
     })
     .await;
     let rebalances = member.pipeline().measures().rebalances;
     assert!(rebalances.contains(&(Rebalance::Lost, 1)), "{rebalances:?}");
-    let up = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
-        .await
-        .unwrap();
+    kafka.start_again().await;
     until("all of it runs again", || async { runs.total() == 16 }).await;
     assert_eq!(topic.total_committed().await, 0, "P7");
     gate.add_permits(8);

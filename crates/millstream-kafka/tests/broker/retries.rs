@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use millstream_brokers::Kafka;
 use millstream_core::rt::{self, Instant};
 use millstream_core::{
     Condition, Connector, EngineHandle, Failure, Message, OpenError, Outgoing, PipelineSpec, RetrySpec,
@@ -11,7 +10,7 @@ use millstream_core::{
 };
 use parking_lot::Mutex;
 
-use crate::support::{Done, Member, Topic, keyed, until};
+use crate::support::{Done, Member, OwnKafka, Topic, keyed, until};
 
 fn policy(backoff: u64, attempts: u32) -> RetrySpec {
     RetrySpec {
@@ -73,10 +72,7 @@ async fn a_failed_message_comes_again_not_before_its_time_and_as_what_it_was() {
     });
     done.reaches(29).await;
     done.reaches(30).await;
-    until("all is committed", || async {
-        topic.total_committed().await == 30
-    })
-    .await;
+    topic.all_committed(30).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
     assert_eq!(done.total(), 30);
@@ -166,11 +162,8 @@ async fn what_waits_holds_up_nobody_and_keeps_its_member_in_the_group() {
 /// P1 P8: while nothing can be written to the retry topic, what was to go there stays unsettled; it goes once it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_is_confirmed_before_its_message_is_settled() {
-    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
-        .await
-        .unwrap();
+    let kafka = OwnKafka::start().await;
     let topic = Topic::with(&kafka.brokers(), "retry-outage", 1, &[]).await;
-    let kafka = Arc::new(Mutex::new(kafka));
     topic.publish(&keyed(0..5, 5)).await;
     let (runs, done) = (Done::default(), Done::default());
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
@@ -189,25 +182,16 @@ async fn a_retry_is_confirmed_before_its_message_is_settled() {
         }
     });
     runs.reaches(5).await;
-    let down = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || down.lock().kill())
-        .await
-        .unwrap();
+    kafka.kill().await;
     gate.add_permits(100);
     until("the pipeline says so", || async {
         matches!(member.pipeline().status().condition, Condition::Degraded(_))
     })
     .await;
     assert_eq!((done.total(), member.pipeline().status().counts.put_off), (0, 0));
-    let up = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || up.lock().start_again().unwrap())
-        .await
-        .unwrap();
+    kafka.start_again().await;
     done.reaches(5).await;
-    until("all is committed", || async {
-        topic.total_committed().await == 5
-    })
-    .await;
+    topic.all_committed(5).await;
     member.drain().await;
 }
 
@@ -218,15 +202,7 @@ async fn a_change_of_policy_strands_nothing() {
     let left = Topic::with(&topic.brokers, "policies.retry.5s", 2, &[]).await;
     left.publish(&keyed(0..4, 4)).await;
     let done = Done::default();
-    let counted = done.clone();
-    let member = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(topic.reads(), &done);
     done.reaches(4).await;
     member.drain().await;
 }

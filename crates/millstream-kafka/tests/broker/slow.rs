@@ -81,15 +81,7 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
     );
     runs.reaches(8).await;
     let done = Done::default();
-    let counted = done.clone();
-    let second = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let second = Member::counts(topic.reads(), &done);
     until("one partition is done", || async {
         let (committed, ends) = (topic.committed().await, topic.ends().await);
         committed

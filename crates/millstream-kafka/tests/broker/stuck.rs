@@ -47,14 +47,11 @@ async fn a_stuck_offset_stops_its_partition_at_a_bound() {
             }
         },
     );
-    let other = async || {
-        // Which of them is not stuck shows in that its end is reached.
-        let committed = topic.committed().await;
-        let offsets: Vec<_> = committed.iter().map(|(offset, _)| offset.unwrap_or(0)).collect();
-        let ends = topic.ends().await;
-        offsets.iter().zip(&ends).any(|(offset, end)| offset == end)
-    };
-    until("the other partition is at its end", other).await;
+    // Which of them is not stuck shows in that its end is reached.
+    until("the other partition is at its end", || {
+        topic.has_a_partition_at_its_end()
+    })
+    .await;
     assert!(stuck.lock().is_some());
     assert!(
         *beside.lock() <= WINDOW + BATCH,
@@ -118,13 +115,11 @@ async fn a_stuck_key_holds_its_partition_alone() {
             }
         },
     );
-    let other = async || {
-        let committed = topic.committed().await;
-        let offsets: Vec<_> = committed.iter().map(|(offset, _)| offset.unwrap_or(0)).collect();
-        let ends = topic.ends().await;
-        offsets.iter().zip(&ends).any(|(offset, end)| offset == end)
-    };
-    until("the other partition is at its end", other).await;
+    // Which of them is not stuck shows in that its end is reached.
+    until("the other partition is at its end", || {
+        topic.has_a_partition_at_its_end()
+    })
+    .await;
     assert!(member.pipeline().status().counts.returned > 0);
     gate.add_permits(1);
     done.reaches(sent.len()).await;

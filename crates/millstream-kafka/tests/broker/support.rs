@@ -45,6 +45,35 @@ pub(crate) async fn brokers() -> String {
     .unwrap()
 }
 
+/// A Kafka of a test's own, which it may kill.
+pub(crate) struct OwnKafka(Arc<Mutex<Kafka>>);
+
+impl OwnKafka {
+    pub(crate) async fn start() -> Self {
+        let started = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap());
+        Self(Arc::new(Mutex::new(started.await.unwrap())))
+    }
+
+    pub(crate) fn brokers(&self) -> String {
+        self.0.lock().brokers()
+    }
+
+    pub(crate) async fn kill(&self) {
+        self.has(Kafka::kill).await;
+    }
+
+    pub(crate) async fn start_again(&self) {
+        self.has(|kafka| kafka.start_again().unwrap()).await;
+    }
+
+    async fn has(&self, done: impl FnOnce(&mut Kafka) + Send + 'static) {
+        let kafka = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || done(&mut kafka.lock()))
+            .await
+            .unwrap();
+    }
+}
+
 /// A topic of its own, and a group of the same name.
 #[derive(Clone, Debug)]
 pub(crate) struct Topic {
@@ -178,6 +207,22 @@ impl Topic {
         .unwrap()
     }
 
+    /// Whether the group is at the end of one of its partitions.
+    pub(crate) async fn has_a_partition_at_its_end(&self) -> bool {
+        let committed = self.committed().await;
+        let offsets: Vec<_> = committed.iter().map(|(offset, _)| offset.unwrap_or(0)).collect();
+        let ends = self.ends().await;
+        offsets.iter().zip(&ends).any(|(offset, end)| offset == end)
+    }
+
+    /// Waits until the group has committed so much.
+    pub(crate) async fn all_committed(&self, messages: usize) {
+        until("all of it is committed", || async {
+            self.total_committed().await == messages as u64
+        })
+        .await;
+    }
+
     pub(crate) async fn total_committed(&self) -> u64 {
         self.total_committed_by(&self.name).await
     }
@@ -276,6 +321,19 @@ impl Member {
         spec.processor.concurrency = NonZeroUsize::new(8).unwrap();
         set(&mut spec);
         Self::run(spec)
+    }
+
+    /// One that counts what it reads, and does nothing else.
+    pub(crate) fn counts(source: KafkaConnector, done: &Done) -> Self {
+        let done = done.clone();
+        Self::start(
+            source,
+            |_| {},
+            move |message| {
+                done.add(&message);
+                async { Ok(()) }
+            },
+        )
     }
 
     pub(crate) fn run(spec: PipelineSpec) -> Self {

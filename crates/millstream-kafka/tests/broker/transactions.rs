@@ -5,16 +5,14 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_brokers::Kafka;
 use millstream_core::{
     BatcherSpec, Context, DeadLetter, Delivered, Failure, Flow, Message, OpenError, Outgoing, PipelineSpec,
     Processor, Sink, SinkConnector, SinkError,
 };
 use millstream_kafka::{KafkaConnector, TransactionalSink, TransactionalWriter};
-use parking_lot::Mutex;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::support::{Done, Member, SOON, Topic, config, keyed, outputs, until};
+use crate::support::{Done, Member, OwnKafka, SOON, Topic, config, keyed, outputs, until};
 
 /// What becomes of a message.
 enum Fate {
@@ -99,13 +97,6 @@ fn assert_once(found: &BTreeMap<String, usize>, sent: &[Outgoing]) {
     assert_eq!((missing, found.len()), (0, sent.len()), "missing, and found");
 }
 
-async fn all_committed(topic: &Topic, messages: usize) {
-    until("all of it is committed", || async {
-        topic.total_committed().await == messages as u64
-    })
-    .await;
-}
-
 /// What is written, filtered and given up is committed together with its offsets; dead letters go to a topic within the
 /// same transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +113,7 @@ async fn outputs_dead_letters_and_offsets_are_committed_together() {
     });
     copies.spec.dead_letter = DeadLetter::Sink(Arc::new(copies.source.sink(&dead.name).unwrap()));
     let member = copies.start();
-    all_committed(&from, sent.len()).await;
+    from.all_committed(sent.len()).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
     let part = |which: fn(u32) -> bool| -> Vec<Outgoing> {
@@ -160,7 +151,7 @@ async fn a_fenced_source_is_opened_again_and_writes_nothing_twice() {
     // Whoever is fenced finds out when it writes.
     let more = keyed(3_000..3_300, 30);
     from.publish(&more).await;
-    all_committed(&from, sent.len() + more.len()).await;
+    from.all_committed(sent.len() + more.len()).await;
     assert!(member.pipeline().status().counts.restarts > 0, "it was fenced");
     member.drain().await;
     assert_once(&outputs(&out).await, &[sent, more].concat());
@@ -169,12 +160,9 @@ async fn a_fenced_source_is_opened_again_and_writes_nothing_twice() {
 /// A broker that is killed within a transaction, and comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_within_a_transaction_costs_and_doubles_nothing() {
-    let kafka = tokio::task::spawn_blocking(|| Kafka::builder().start().unwrap())
-        .await
-        .unwrap();
+    let kafka = OwnKafka::start().await;
     let from = Topic::with(&kafka.brokers(), "killed", 2, &[]).await;
     let out = Topic::with(&kafka.brokers(), "killed.out", 3, &[]).await;
-    let kafka = Arc::new(Mutex::new(kafka));
     let sent = keyed(0..5_000, 30);
     from.publish(&sent).await;
     let member = Copies::new(&from, "killed-1", &out, written).start();
@@ -182,14 +170,9 @@ async fn a_broker_that_is_killed_within_a_transaction_costs_and_doubles_nothing(
         outputs(&out).await.len() >= 300
     })
     .await;
-    let both = Arc::clone(&kafka);
-    tokio::task::spawn_blocking(move || {
-        both.lock().kill();
-        both.lock().start_again().unwrap();
-    })
-    .await
-    .unwrap();
-    all_committed(&from, sent.len()).await;
+    kafka.kill().await;
+    kafka.start_again().await;
+    from.all_committed(sent.len()).await;
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
     assert_once(&outputs(&out).await, &sent);
@@ -213,7 +196,7 @@ async fn a_rebalance_commits_what_was_written_and_repeats_nothing() {
         let report = second.drain().await;
         assert_eq!(report.left, 0, "{report}");
     }
-    all_committed(&from, sent.len()).await;
+    from.all_committed(sent.len()).await;
     let report = first.drain().await;
     assert_eq!(report.left, 0, "{report}");
     assert_once(&outputs(&out).await, &sent);
@@ -249,7 +232,7 @@ async fn what_is_done_out_of_order_is_all_told_of() {
     assert!(told.len() <= 4_096);
 
     let member = Copies::new(&from, "gaps-1", &out, written).start();
-    all_committed(&from, sent.len()).await;
+    from.all_committed(sent.len()).await;
     member.drain().await;
     assert_once(&outputs(&out).await, &sent);
 }
@@ -299,7 +282,7 @@ async fn what_a_dropped_call_wrote_is_written_once() {
     copies.spec.retry.backoff = Duration::from_millis(1);
     copies.spec.retry.max_backoff = Duration::from_millis(5);
     let member = copies.start();
-    all_committed(&from, sent.len()).await;
+    from.all_committed(sent.len()).await;
     assert!(
         member.pipeline().status().counts.retried > 0,
         "calls were dropped"
@@ -333,18 +316,10 @@ async fn what_was_aborted_is_not_read() {
     .await
     .unwrap();
     let done = Done::default();
-    let counted = done.clone();
-    let member = Member::start(
-        topic.reads(),
-        |_| {},
-        move |message| {
-            counted.add(&message);
-            async { Ok(()) }
-        },
-    );
+    let member = Member::counts(topic.reads(), &done);
     done.reaches(1).await;
     // A message and a marker of each transaction; what follows the last message is not its business.
-    all_committed(&topic, 3).await;
+    topic.all_committed(3).await;
     member.drain().await;
     assert_eq!((done.total(), done.times("committed")), (1, 1));
 }
@@ -357,7 +332,7 @@ async fn a_second_pipeline_with_the_same_connector_is_refused() {
     let again = copies.source.clone();
     let first = copies.start();
     from.publish(&keyed(0..10, 10)).await;
-    all_committed(&from, 10).await;
+    from.all_committed(10).await;
     let flow = Flow::process(Copy(written)).sink("out");
     let mut spec = PipelineSpec::new("again", Arc::new(again), flow);
     spec.dead_letter = DeadLetter::Discard;

@@ -41,6 +41,7 @@ pub(super) fn write(page: &mut Page, seen: &[Seen<'_>]) {
     batchers(page, seen);
     endings(page, seen);
     states(page, seen);
+    breakers(page, seen);
 }
 
 /// One series for each pipeline.
@@ -218,6 +219,16 @@ fn endings(page: &mut Page, seen: &[Seen<'_>]) {
 }
 
 fn states(page: &mut Page, seen: &[Seen<'_>]) {
+    page.counter(
+        "millstream_sentinels_total",
+        "Times that a promise was found broken, by the sentinel that found it: a defect.",
+        seen.iter().flat_map(|seen| {
+            seen.measures.sentinels.iter().map(|(sentinel, times)| {
+                let labels = [("pipeline", seen.name), ("sentinel", sentinel.as_str())];
+                Series::new(labels, *times)
+            })
+        }),
+    );
     page.gauge(
         "millstream_condition",
         "The pipeline's condition: 1 for the one that it is in.",
@@ -226,15 +237,42 @@ fn states(page: &mut Page, seen: &[Seen<'_>]) {
             one_of(seen, "condition", Condition::WORDS, now)
         }),
     );
+}
+
+/// Of the breakers: a pipeline's own has an empty `dependency`.
+fn breakers(page: &mut Page, seen: &[Seen<'_>]) {
+    let all = || {
+        seen.iter().flat_map(|seen| {
+            seen.measures.breakers.iter().map(move |breaker| {
+                let dependency = breaker.dependency.as_deref().unwrap_or_default();
+                ([("pipeline", seen.name), ("dependency", dependency)], breaker)
+            })
+        })
+    };
     page.gauge(
         "millstream_breaker_state",
-        "The breaker's state: 1 for the one that it is in. Absent where there is no breaker.",
-        seen.iter()
-            .filter_map(|seen| Some((seen, seen.status.breaker?)))
-            .flat_map(|(seen, breaker)| {
-                let words = BreakerState::ALL.map(BreakerState::as_str);
-                one_of(seen, "state", words, breaker.as_str())
-            }),
+        "A breaker's state: 1 for the one that it is in. Absent where there is no breaker.",
+        all().flat_map(|([pipeline, dependency], breaker)| {
+            BreakerState::ALL.map(|state| {
+                let value = if state == breaker.state { 1.0 } else { 0.0 };
+                Series::new([pipeline, dependency, ("state", state.as_str())], value)
+            })
+        }),
+    );
+    page.counter(
+        "millstream_breaker_opened_total",
+        "Times that a breaker opened, by why.",
+        all().flat_map(|([pipeline, dependency], breaker)| {
+            breaker
+                .opened
+                .iter()
+                .map(move |(by, times)| Series::new([pipeline, dependency, ("cause", by.as_str())], *times))
+        }),
+    );
+    page.counter(
+        "millstream_breaker_closed_total",
+        "Times that a breaker closed again.",
+        all().map(|(labels, breaker)| Series::new(labels, breaker.closed)),
     );
 }
 
@@ -258,7 +296,7 @@ mod tests {
     use super::*;
 
     /// Counts that are sums over stages and reasons, which are exported one by one.
-    const SUMS: [&str; 7] = [
+    const SUMS: [&str; 8] = [
         "processed",
         "failed",
         "panicked",
@@ -266,6 +304,7 @@ mod tests {
         "batches",
         "batch_failed",
         "given_up",
+        "breaker_opened",
     ];
 
     fn nothing() -> Distribution {
@@ -297,11 +336,21 @@ mod tests {
             settle_retries: 1015,
             outbox_retries: 1016,
             suspects: 1017,
-            breaker_opened: 1018,
             throttled: 1019,
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
+            duplicates: 1101,
+            unidentified: 1102,
+            unchecked: 1103,
+            store_failures: 1104,
+            forgotten_ids: 1105,
+            sequence_gaps: 1106,
+            sequence_repeats: 1107,
+            sequence_held: 1108,
+            unnumbered: 1109,
+            stalls: 1023,
+            batches_split: 1024,
             processed: 0,
             failed: 0,
             panicked: 0,
@@ -309,6 +358,7 @@ mod tests {
             batches: 0,
             batch_failed: 0,
             given_up: 0,
+            breaker_opened: 0,
         };
         let status = Status {
             condition: Condition::Running,
@@ -318,12 +368,15 @@ mod tests {
             ready: 0,
             waiting: 0,
             parked: 0,
+            held: 0,
             running: 0,
+            concurrency: 0,
             lanes: 0,
             batchers: Vec::new(),
             breaker: None,
             depth: None,
             halted: 0,
+            stalled: None,
         };
         let measures = Measures {
             processor: StageMeasures {
@@ -335,9 +388,11 @@ mod tests {
             batchers: Vec::new(),
             given_up: Vec::new(),
             rebalances: Vec::new(),
+            sentinels: Vec::new(),
             partitions: None,
             settled_after: nothing(),
             oldest: None,
+            breakers: Vec::new(),
             demand: Credit {
                 messages: 0,
                 bytes: 0,
@@ -356,6 +411,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 22);
+        assert_eq!(exported, 23);
     }
 }

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 17] = [
+pub(super) const COUNTERS: [Count; 27] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -54,7 +54,7 @@ pub(super) const COUNTERS: [Count; 17] = [
     ),
     (
         "millstream_uncounted_failures_total",
-        "Failures that counted no attempt because the breaker was not closed.",
+        "Failures that counted no attempt because a breaker was not closed, or was about to open.",
         |counts| counts.uncounted,
     ),
     (
@@ -73,9 +73,9 @@ pub(super) const COUNTERS: [Count; 17] = [
         |counts| counts.outbox_retries,
     ),
     (
-        "millstream_breaker_opened_total",
-        "Times that the breaker opened.",
-        |counts| counts.breaker_opened,
+        "millstream_batches_split_total",
+        "Batches, and parts of them, that failed as a whole and were run again in parts.",
+        |counts| counts.batches_split,
     ),
     (
         "millstream_settled_early_total",
@@ -93,18 +93,73 @@ pub(super) const COUNTERS: [Count; 17] = [
         |counts| counts.commit_failures,
     ),
     (
+        "millstream_duplicates_total",
+        "Messages acknowledged unrun because one with their id was done within the window.",
+        |counts| counts.duplicates,
+    ),
+    (
+        "millstream_unidentified_total",
+        "Messages without an id to be told from others by.",
+        |counts| counts.unidentified,
+    ),
+    (
+        "millstream_unchecked_total",
+        "Ids that the store could not be asked for, or told of.",
+        |counts| counts.unchecked,
+    ),
+    (
+        "millstream_id_store_failures_total",
+        "Times that the store of ids could not be asked or told.",
+        |counts| counts.store_failures,
+    ),
+    (
+        "millstream_forgotten_ids_total",
+        "Ids that the store forgot before their window was over, to have room.",
+        |counts| counts.forgotten_ids,
+    ),
+    (
+        "millstream_sequence_gaps_total",
+        "Gaps in the numbers of a key that were met, or waited for in vain.",
+        |counts| counts.sequence_gaps,
+    ),
+    (
+        "millstream_sequence_repeats_total",
+        "Messages whose number their key had passed already; they run.",
+        |counts| counts.sequence_repeats,
+    ),
+    (
+        "millstream_sequence_held_total",
+        "Messages that were held because one was missing before them.",
+        |counts| counts.sequence_held,
+    ),
+    (
+        "millstream_unnumbered_total",
+        "Messages without a number or a key, which pass unchecked.",
+        |counts| counts.unnumbered,
+    ),
+    (
         "millstream_restarts_total",
         "Tasks restarted by the supervisor.",
         |counts| counts.restarts,
     ),
+    (
+        "millstream_stalls_total",
+        "Times that nothing moved for a while although there was work.",
+        |counts| counts.stalls,
+    ),
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 11] = [
+pub(super) const GAUGES: [Gauge; 14] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
         |seen| seen.status.halted as f64,
+    ),
+    (
+        "millstream_stalled",
+        "1 while nothing moves although there is work, else 0.",
+        |seen| f64::from(u8::from(seen.status.stalled.is_some())),
     ),
     (
         "millstream_demand_messages",
@@ -147,9 +202,19 @@ pub(super) const GAUGES: [Gauge; 11] = [
         |seen| seen.status.parked as f64,
     ),
     (
+        "millstream_held_messages",
+        "Messages that wait for another one: for what comes of one with their id, or for one that is missing before them.",
+        |seen| seen.status.held as f64,
+    ),
+    (
         "millstream_running_messages",
         "Messages taken by workers.",
         |seen| seen.status.running as f64,
+    ),
+    (
+        "millstream_concurrency",
+        "Messages that may be processed at a time now.",
+        |seen| seen.status.concurrency as f64,
     ),
     ("millstream_lanes", "Keys that have a message at work.", |seen| {
         seen.status.lanes as f64

@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::error::tail;
-use crate::group::Group;
+use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::wait::{self, SOON, START};
+use crate::wait::{self, START};
 use crate::{ControlError, StartError, http};
 
 const WHAT: &str = "ElasticMQ";
@@ -154,9 +154,7 @@ impl ElasticMq {
 
     /// Kills it with SIGKILL, and returns once it is gone. One that does not run is left alone.
     pub fn kill(&mut self) {
-        if let Some(mut group) = self.group.take() {
-            group.kill();
-        }
+        group::kill(&mut self.group);
     }
 
     /// Has it stop in order, and returns once it is gone. One that does not run is left alone.
@@ -164,20 +162,7 @@ impl ElasticMq {
     /// # Errors
     /// If it took more than half a minute, and was killed.
     pub fn stop(&mut self) -> Result<(), ControlError> {
-        let Some(group) = self.group.take() else {
-            return Ok(());
-        };
-        let status = group.stop(SOON).map_err(|cause| ControlError::Run {
-            program: WHAT.to_owned(),
-            cause,
-        })?;
-        if status.code().is_some() {
-            return Ok(());
-        }
-        Err(ControlError::Late {
-            what: format!("{WHAT} has stopped"),
-            within: SOON,
-        })
+        group::stop(&mut self.group, WHAT)
     }
 
     /// Whether it was started and neither killed nor stopped since.

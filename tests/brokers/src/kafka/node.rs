@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use super::installation::Installation;
 use crate::error::tail;
-use crate::group::Group;
+use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::wait::{self, SOON, START};
+use crate::wait::{self, START};
 use crate::{ControlError, StartError};
 
 /// Any will do: nothing else hears of it.
@@ -208,26 +208,11 @@ impl Node {
     }
 
     pub(crate) fn kill(&mut self) {
-        if let Some(mut group) = self.group.take() {
-            group.kill();
-        }
+        group::kill(&mut self.group);
     }
 
     pub(crate) fn stop(&mut self, what: &str) -> Result<(), ControlError> {
-        let Some(group) = self.group.take() else {
-            return Ok(());
-        };
-        let status = group.stop(SOON).map_err(|cause| ControlError::Run {
-            program: what.to_owned(),
-            cause,
-        })?;
-        if status.code().is_some() {
-            return Ok(());
-        }
-        Err(ControlError::Late {
-            what: format!("{what} has stopped"),
-            within: SOON,
-        })
+        group::stop(&mut self.group, what)
     }
 }
 

@@ -10,8 +10,8 @@ use super::builder::Builder;
 use super::node::Node;
 use super::series::Series;
 use crate::error::tail;
-use crate::group::Group;
-use crate::wait::{self, SOON, START};
+use crate::group::{self, Group};
+use crate::wait::{self, START};
 use crate::{ControlError, StartError, tls};
 
 /// A client's first words, and the kind of the frame that only a broker at work answers them with.
@@ -109,9 +109,7 @@ impl RabbitMq {
     /// Kills it with SIGKILL, and returns once it is gone; what it was to send is cut off. One that does not run is
     /// left alone.
     pub fn kill(&mut self) {
-        if let Some(mut group) = self.group.take() {
-            group.kill();
-        }
+        group::kill(&mut self.group);
     }
 
     /// Has it stop as it does for its administrator, and returns once it is gone. One that does not run is left
@@ -120,20 +118,8 @@ impl RabbitMq {
     /// # Errors
     /// If it took more than half a minute, and was killed.
     pub fn stop(&mut self) -> Result<(), ControlError> {
-        let Some(group) = self.group.take() else {
-            return Ok(());
-        };
-        let status = group.stop(SOON).map_err(|cause| ControlError::Run {
-            program: self.what(),
-            cause,
-        })?;
-        if status.code().is_some() {
-            return Ok(());
-        }
-        Err(ControlError::Late {
-            what: format!("{} has stopped", self.what()),
-            within: SOON,
-        })
+        let what = self.what();
+        group::stop(&mut self.group, &what)
     }
 
     /// Whether it was started and neither killed nor stopped since.
