@@ -47,6 +47,7 @@ mod elsewhere;
 mod erased;
 mod explain;
 mod fields;
+mod fixed;
 mod interpolate;
 mod invalid;
 mod kind;
@@ -69,6 +70,7 @@ mod written;
 
 pub use config::{Config, HostSpec, LogFormat, PipelineConfig};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use fixed::Fixed;
 pub use interpolate::Environment;
 pub use invalid::Invalid;
 pub use kind::{HandlerContext, HandlerKind, NoSettings, SinkContext, SinkKind, SourceContext, SourceKind};

@@ -35,7 +35,7 @@ pub use connector::{
 };
 pub use decode::Decode;
 pub use dependency::Dependency;
-pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};

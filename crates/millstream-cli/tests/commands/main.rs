@@ -8,6 +8,7 @@ mod listen;
 mod pages;
 mod publish;
 mod rabbitmq;
+mod reload;
 mod run;
 mod sqlite;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::envelope::{Alone, Envelope, LaneId};
 use super::hub::Hub;
 use super::outbox::Letter;
 use super::ready::Left;
-use super::retry;
+use super::retry as schedule;
 use crate::failure::Failure;
 use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
@@ -92,8 +92,9 @@ impl Hub {
                 Next::Back
             };
         }
+        let retry = self.settings.retry();
         let failures = envelope.message.failures.saturating_add(1);
-        if failures < self.spec.retry.attempts.get() {
+        if failures < retry.attempts.get() {
             envelope.message.failures = failures;
         } else if self.breakers.may_open() {
             // Not the last word while this may be the beginning of an outage.
@@ -102,11 +103,11 @@ impl Hub {
             envelope.message.failures = failures;
             return Next::GiveUp(Reason::Attempts, error);
         }
-        let mut wait = retry::wait(&self.spec.retry, failures).max(after.unwrap_or_default());
+        let mut wait = schedule::wait(&retry, failures).max(after.unwrap_or_default());
         let longest = self
             .capabilities
             .longest_delay
-            .filter(|_| self.spec.retry.strategy == RetryStrategy::Redeliver)
+            .filter(|_| retry.strategy == RetryStrategy::Redeliver)
             .map_or(LONGEST_WAIT, |longest| longest.min(LONGEST_WAIT));
         if wait > longest {
             self.counters.waits_cut.add(1);
@@ -116,7 +117,7 @@ impl Hub {
             return Next::Return(wait);
         }
         self.counters.retried.add(1);
-        if self.spec.retry.strategy == RetryStrategy::Redeliver {
+        if retry.strategy == RetryStrategy::Redeliver {
             return Next::Return(wait);
         }
         Next::Park(rt::now() + wait)
@@ -124,7 +125,7 @@ impl Hub {
 
     /// Whether one more failure would be its last.
     pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
-        envelope.message.failures.saturating_add(1) >= self.spec.retry.attempts.get()
+        envelope.message.failures.saturating_add(1) >= self.settings.retry().attempts.get()
     }
 
     /// No further attempt: the message goes where the policy says.

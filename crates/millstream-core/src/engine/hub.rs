@@ -24,6 +24,7 @@ use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seats;
 use super::sentinels::Sentinels;
+use super::settings::Settings;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
@@ -41,7 +42,9 @@ use crate::ticket::Ticket;
 /// What the tasks of one pipeline share.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    /// What it was started with; what may have changed since is in `settings`.
     pub(crate) spec: PipelineSpec,
+    pub(crate) settings: Settings,
     pub(crate) capabilities: Capabilities,
     pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
@@ -100,6 +103,7 @@ impl Hub {
         let gate = Gate::new();
         let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
+            settings: Settings::new(&spec),
             capabilities: spec.source.capabilities(),
             ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
             places: Places::new(spec.limits, Arc::clone(&sentinels)),
@@ -210,7 +214,7 @@ impl Hub {
     /// How many messages about a millisecond of work is at the recent pace.
     pub(crate) fn fair_take(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(FAIR_TAKE.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .clamp(1, most)
@@ -219,7 +223,7 @@ impl Hub {
     /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .min(most)

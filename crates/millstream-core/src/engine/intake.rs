@@ -15,7 +15,7 @@ use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::Ordering;
+use crate::spec::{Ordering, RateLimit};
 
 /// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -26,6 +26,7 @@ const HELD_PLACE_DELAY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Intake {
     hub: Arc<Hub>,
+    limit: Option<RateLimit>,
     rate: Option<Rate>,
     chunk: Chunk,
     /// Read, and not admitted because its lane is too long.
@@ -36,10 +37,11 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        let rate = hub.spec.rate_limit.map(Rate::new);
+        let limit = hub.settings.rate_limit();
         Self {
             hub,
-            rate,
+            limit,
+            rate: limit.map(Rate::new),
             chunk: Chunk::new(),
             held_back: Vec::new(),
             suspicious: false,
@@ -57,6 +59,11 @@ impl Intake {
             let state = *gate.borrow_and_update();
             if state.draining {
                 return self.drain(source).await;
+            }
+            let limit = hub.settings.rate_limit();
+            if self.limit != limit {
+                self.limit = limit;
+                self.rate = limit.map(Rate::new);
             }
             let probe_only = state.broken;
             if state.paused || state.full_batchers > 0 || (probe_only && !self.wants_probe()) {
@@ -148,11 +155,9 @@ impl Intake {
         self.suspicious &= self.chunk.is_empty();
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
-            return hub.ready.admit(
-                &mut self.chunk.envelopes,
-                hub.spec.processor.max_demand.get(),
-                hub.spare(),
-            );
+            return hub
+                .ready
+                .admit(&mut self.chunk.envelopes, hub.settings.max_demand(), hub.spare());
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
@@ -193,7 +198,7 @@ impl Intake {
     /// What goes back has to arrive before anything more is read.
     fn admit_ordered(&mut self, gives_back: bool) {
         let hub = &*self.hub;
-        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let (ordering, per_key) = (&hub.spec.ordering, hub.settings.per_key());
         let mut full = Vec::new();
         hub.ready.admit_ordered(
             &mut self.held_back,
@@ -220,7 +225,7 @@ impl Intake {
 
     /// Gives up, unrun, what was delivered too often.
     fn reject_deadly(&mut self) {
-        let most = self.hub.spec.retry.max_deliveries.get();
+        let most = self.hub.settings.max_deliveries();
         if self
             .chunk
             .envelopes

@@ -5,6 +5,7 @@
 mod batching;
 mod bisecting;
 mod breaking;
+mod changing;
 mod dependencies;
 mod draining;
 mod halting;
