@@ -18,6 +18,7 @@ mod memory;
 mod place;
 mod rabbit_faults;
 mod sqlite_kills;
+mod sqlite_twins;
 mod sqs_crew;
 mod sqs_faults;
 

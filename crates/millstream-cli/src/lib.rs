@@ -10,26 +10,32 @@
 //! | `check FILE` | says all that is wrong with a file; connects to nothing, unless `--connect` has it compared with its brokers | 0, 2 |
 //! | `schema` | the JSON Schema of a file, for editors | 0 |
 //! | `publish FILE --pipeline NAME` | standard input to where the pipeline's source reads | 0, 1, 2 bad configuration |
+//! | `dead-letter list│show│replay│purge FILE --pipeline NAME` | looks after what the pipeline gave up | 0, 1, 2 bad configuration |
 //!
 //! What a command is asked for goes to standard output; logs, progress and errors go to standard error.
 
 mod args;
 mod connect;
 mod connectors;
+mod dead_letter;
 mod envelope;
 mod handlers;
 mod load;
 mod log;
+mod named;
 mod pace;
 mod program;
+mod progress;
 mod publish;
 mod reload;
 mod run;
 mod screen;
+mod sender;
 mod shape;
 mod signals;
 mod status;
 mod stock;
+mod stores;
 mod summary;
 
 #[cfg(feature = "rabbitmq")]
@@ -52,3 +58,8 @@ pub use millstream_config::Registry;
 pub use program::main;
 pub use shape::shape_of;
 pub use stock::stock;
+pub use stores::MemoryStoreKind;
+#[cfg(feature = "redis")]
+pub use stores::{RedisStoreKind, RedisStoreSettings};
+#[cfg(feature = "sqlite")]
+pub use stores::{SqliteStoreKind, SqliteStoreSettings};

@@ -88,6 +88,7 @@ mod tests {
             ready: 0,
             waiting: 0,
             parked: 0,
+            held: 0,
             running: 0,
             concurrency: 0,
             lanes: 0,

@@ -15,31 +15,13 @@ pub(crate) const CONNECTORS: [&str; 6] = ["memory", "sqlite", "file", "rabbitmq"
 /// Handlers of the reference.
 pub(crate) const HANDLERS: [&str; 3] = ["forward", "http", "exec"];
 
-const ENTRIES: [Entry; 3] = [
-    Entry {
-        table: "pipelines.*.processor",
-        key: "concurrency",
-        refused: Refused::Table,
-        schema: "",
-        remedy: "write a fixed number, as in `concurrency = 16`",
-    },
-    Entry {
-        table: "pipelines.*.retry",
-        key: "max_age",
-        refused: Refused::Always,
-        schema: r#"{"type": "string", "examples": ["1h"],
-            "description": "Older than this, no further attempt; absent: no limit."}"#,
-        remedy: "remove it, and bound retries by `attempts`",
-    },
-    Entry {
-        table: "pipelines.*.rate_limit",
-        key: "key",
-        refused: Refused::Always,
-        schema: r#"{"type": "string", "examples": ["header:tenant"],
-            "description": "One limit for each value of this header; absent: one limit for the pipeline."}"#,
-        remedy: "remove it: one limit holds for the whole pipeline",
-    },
-];
+const ENTRIES: [Entry; 1] = [Entry {
+    table: "pipelines.*.processor",
+    key: "concurrency",
+    refused: Refused::Table,
+    schema: "",
+    remedy: "write a fixed number, as in `concurrency = 16`",
+}];
 
 struct Entry {
     /// Where it is; `*` for any name.
@@ -52,8 +34,6 @@ struct Entry {
 }
 
 enum Refused {
-    /// Whatever it says.
-    Always,
     /// A table.
     Table,
 }
@@ -89,7 +69,6 @@ impl Entry {
     fn settle(&self, report: &mut Report<'_>, value: &Node<'_>) -> bool {
         let key = self.key;
         let named = match self.refused {
-            Refused::Always => format!("`{key}`"),
             Refused::Table if value.get_ref().is_table() => format!("`{key} = {{ min, max }}`"),
             Refused::Table => return false,
         };

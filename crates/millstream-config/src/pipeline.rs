@@ -20,13 +20,14 @@ use crate::parts;
 use crate::policies;
 use crate::processor::processor;
 use crate::registry::Registry;
+use crate::repeats;
 use crate::report::Report;
 use crate::table::{Node, Table};
 use crate::tables::{LimitsTable, OrderingName, PipelineTable};
 use crate::values::HumanDuration;
 
 /// The keys of a pipeline that are tables.
-pub(crate) const TABLES: [&str; 10] = [
+pub(crate) const TABLES: [&str; 12] = [
     "limits",
     "source",
     "processor",
@@ -37,6 +38,8 @@ pub(crate) const TABLES: [&str; 10] = [
     "breaker",
     "dependencies",
     "supervisor",
+    "deduplicate",
+    "sequence",
 ];
 
 /// Reads the pipeline of this name.
@@ -81,6 +84,10 @@ pub(crate) fn pipeline(
     let breaker = policies::breaker(report, &mut parts);
     let dependencies = policies::dependencies(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
+    let can = source.as_ref().map(|(source, _)| source.capabilities());
+    let deduplicate = repeats::deduplicate(report, registry, &mut parts, name, can);
+    let order = ordering.is_some().then_some(&order);
+    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref());
 
     let (ordering, _) = ordering?;
     let (source, publish_to) = source?;
@@ -95,6 +102,8 @@ pub(crate) fn pipeline(
         breaker: breaker?,
         dependencies: dependencies?,
         supervisor: supervisor?,
+        deduplicate: deduplicate?,
+        sequence: sequence?,
         ..PipelineSpec::new(name, source, flow?)
     };
     Some(PipelineConfig {

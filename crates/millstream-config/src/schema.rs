@@ -7,8 +7,8 @@ use crate::fields::{Fields, set};
 use crate::not_yet;
 use crate::registry::Registry;
 use crate::tables::{
-    BatcherTable, BreakerTable, HostTable, LimitsTable, PipelineTable, ProcessorTable, RateLimitTable,
-    RetryTable, SupervisorTable,
+    BatcherTable, BreakerTable, DeduplicateTable, HostTable, LimitsTable, PipelineTable, ProcessorTable,
+    RateLimitTable, RetryTable, SequenceTable, SupervisorTable,
 };
 
 /// The JSON Schema (draft 2020-12) of a file that uses this registry.
@@ -28,6 +28,10 @@ pub fn schema(registry: &Registry) -> Value {
         .map(|(name, kind)| typed(name, kind.fields().schema()));
     let sinks = registry
         .sinks
+        .iter()
+        .map(|(name, kind)| typed(name, kind.fields().schema()));
+    let stores = registry
+        .stores
         .iter()
         .map(|(name, kind)| typed(name, kind.fields().schema()));
     let mut schema = json!({
@@ -50,6 +54,7 @@ pub fn schema(registry: &Registry) -> Value {
             "pipeline": pipeline(),
             "source": { "description": "Where messages come from.", "oneOf": sources.collect::<Vec<_>>() },
             "sink": { "description": "Where messages go.", "oneOf": sinks.collect::<Vec<_>>() },
+            "store": { "description": "What remembers ids. Absent: the process does.", "oneOf": stores.collect::<Vec<_>>() },
             "processor": processor(registry),
             "batcher": batcher(),
         },
@@ -96,6 +101,8 @@ fn pipeline() -> Value {
                 "additionalProperties": table::<BreakerTable>("pipelines.*.dependencies.*"),
             },
             "supervisor": table::<SupervisorTable>("pipelines.*.supervisor"),
+            "deduplicate": deduplicate(),
+            "sequence": table::<SequenceTable>("pipelines.*.sequence"),
         }),
     );
     describe(
@@ -103,6 +110,12 @@ fn pipeline() -> Value {
         "One source, what runs on its messages, and the policies between.",
     );
     require(&mut schema, "source");
+    schema
+}
+
+fn deduplicate() -> Value {
+    let mut schema = table::<DeduplicateTable>("pipelines.*.deduplicate");
+    add(&mut schema, json!({ "store": { "$ref": "#/$defs/store" } }));
     schema
 }
 

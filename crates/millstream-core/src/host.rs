@@ -11,13 +11,14 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::dedup::{IdBy, Ids};
 use crate::engine::{
     BreakerState, Change, Counts, DrainReport, End, Hub, Order, Stall, Supervisor, take_over,
 };
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{BreakerSpec, OnGiveUp, PipelineSpec, RetryStrategy};
+use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RateLimit, RetrySpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -245,8 +246,8 @@ impl Drop for Ending {
     }
 }
 
-/// Whether the parts of a pipeline fit, and what it runs on.
-fn prepare(spec: &PipelineSpec) -> Result<Prepared, StartError> {
+/// Whether the parts of a pipeline fit.
+fn fits(spec: &PipelineSpec) -> Result<(), StartError> {
     let error = |cause: String| StartError::Pipeline {
         pipeline: spec.name.to_string(),
         cause,
@@ -289,8 +290,44 @@ fn prepare(spec: &PipelineSpec) -> Result<Prepared, StartError> {
             return Err(error("redelivery breaks the order: retry in place".to_owned()));
         }
     }
+    if spec
+        .deduplicate
+        .as_ref()
+        .is_some_and(|deduplicate| matches!(deduplicate.by, IdBy::Source))
+        && spec.source.capabilities().ids == Ids::None
+    {
+        return Err(error(
+            "its source gives messages no id: deduplicate by a header or a value in the payload".to_owned(),
+        ));
+    }
+    if spec.deduplicate.is_some() && spec.source.capabilities().transacts {
+        return Err(error(
+            "its source settles in transactions: what is undone with one would count as done".to_owned(),
+        ));
+    }
+    if let Some(sequence) = &spec.sequence {
+        if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
+            return Err(error(
+                "a sequence is of a key's messages: order by key".to_owned(),
+            ));
+        }
+        if sequence.held >= spec.limits.in_flight {
+            return Err(error(
+                "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a pipeline runs on, if its parts fit.
+fn prepare(spec: &PipelineSpec) -> Result<Prepared, StartError> {
+    fits(spec)?;
     let hub = Arc::new(Hub::new(spec.clone()));
-    let machine = spec.flow.build(&hub).map_err(error)?;
+    let machine = spec.flow.build(&hub).map_err(|cause| StartError::Pipeline {
+        pipeline: spec.name.to_string(),
+        cause,
+    })?;
     let _ = hub.batchers.set(machine.batchers.clone());
     Ok((hub, machine))
 }
@@ -392,27 +429,14 @@ impl Pipeline {
     /// # Errors
     /// [`StartError::Pipeline`] where the settings do not fit the flow; nothing has changed then.
     pub fn apply(&self, spec: &PipelineSpec) -> Result<Vec<Change>, StartError> {
-        for name in spec.batchers.keys() {
-            if !self
-                .0
-                .spec
-                .read()
-                .flow
-                .steps()
-                .iter()
-                .any(|step| step.name == *name)
-            {
-                return Err(StartError::Pipeline {
-                    pipeline: self.name().to_owned(),
-                    cause: format!("its flow has no batcher `{name}`"),
-                });
-            }
-        }
         let state = self.0.state.lock();
         let mut kept = self.0.spec.write();
-        let changes = take_over(&mut kept, spec);
+        let mut next = kept.clone();
+        let changes = take_over(&mut next, spec);
+        fits(&next)?;
         if !changes.is_empty() {
-            state.hub.apply(&kept);
+            state.hub.apply(&next);
+            *kept = next;
         }
         Ok(changes)
     }
@@ -456,10 +480,28 @@ impl Pipeline {
         self.hub().resize(concurrency.get());
     }
 
+    /// From now on it fetches so fast, and may have the whole burst at once. A later [`start`](Self::start) begins with its
+    /// spec again.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        self.hub().rate_limit.send_replace(limit);
+    }
+
     /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
     /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
     pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
         self.hub().breakers.set(own, dependencies);
+    }
+
+    /// From now on failures are judged by this, but for the strategy, which stays as it was started with. What waits for
+    /// its next attempt keeps its time. A later [`start`](Self::start) begins with its spec again.
+    pub fn set_retry(&self, retry: RetrySpec) {
+        let hub = self.hub();
+        hub.budget.set(retry.budget);
+        let mut set = hub.retry.write();
+        *set = RetrySpec {
+            strategy: set.strategy,
+            ..retry
+        };
     }
 
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is
@@ -560,6 +602,7 @@ impl Pipeline {
             ready: load.ready,
             waiting: load.waiting,
             parked: load.parked,
+            held: load.aside + hub.sequence.as_ref().map_or(0, crate::engine::Sequence::held),
             running: load.running,
             concurrency: hub.ready.seats(),
             lanes: load.lanes,
@@ -602,6 +645,8 @@ pub struct Status {
     pub waiting: usize,
     /// Messages between two attempts.
     pub parked: usize,
+    /// Messages that wait for another one: for what comes of one with their id, or for one that is missing before them.
+    pub held: usize,
     /// Messages taken by workers.
     pub running: usize,
     /// Messages that may be processed at a time now; none once it has ended.

@@ -116,7 +116,8 @@ impl Copies {
     }
 }
 
-fn headers(message: &BorrowedMessage<'_>) -> Headers {
+/// What a message has of them.
+pub(crate) fn headers(message: &BorrowedMessage<'_>) -> Headers {
     message
         .headers()
         .into_iter()

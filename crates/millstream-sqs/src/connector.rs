@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
-use millstream_core::{Capabilities, Connector, EngineHandle, Facts, Finding, OpenError, rt};
+use millstream_core::{
+    Capabilities, Connector, EngineHandle, Facts, Finding, Ids, OpenError, SharedLetterBox, rt,
+};
 use tokio::sync::OnceCell;
 
 use crate::address::Address;
@@ -15,10 +17,12 @@ use crate::check::{self, Redrive};
 use crate::desk::{Desk, Opening, Pace, Seat};
 use crate::heartbeat;
 use crate::leases::LONGEST;
+use crate::letters::QueueLetters;
 use crate::returned::Returned;
 use crate::service::{self, Service, Trouble};
 use crate::settling::Settling;
 use crate::source::Polling;
+use crate::wire;
 
 /// The shortest and the longest wait of a poll that SQS takes.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
@@ -202,8 +206,17 @@ impl Connector for SqsConnector {
             counts_deliveries: true,
             longest_delay: Some(LONGEST),
             orders_keys: self.address.is_fifo() && self.ordered,
+            ids: Ids::Header(wire::MESSAGE_ID),
             ..Capabilities::default()
         }
+    }
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(QueueLetters {
+            address: self.address.clone(),
+            client: Arc::clone(&self.client),
+            redriven: true,
+        }))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Polling, Settling), OpenError> {

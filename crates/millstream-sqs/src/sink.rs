@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{QueueAttributeName as Attribute, SendMessageBatchRequestEntry};
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError,
+};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::check;
+use crate::letters::QueueLetters;
 use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
@@ -84,6 +87,14 @@ impl SqsSink {
 
 impl SinkConnector for SqsSink {
     type Sink = Sending;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(QueueLetters {
+            address: self.address.clone(),
+            client: Arc::clone(&self.client),
+            redriven: false,
+        }))
+    }
 
     async fn open(&self) -> Result<Sending, OpenError> {
         let opened = self.begin().await;

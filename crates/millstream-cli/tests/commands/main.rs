@@ -1,6 +1,7 @@
 //! The commands as processes, on real files.
 
 mod check;
+mod dead_letter;
 mod files;
 mod http;
 mod kafka;
@@ -9,6 +10,7 @@ mod pages;
 mod publish;
 mod rabbitmq;
 mod reload;
+mod repeats;
 mod run;
 mod sqlite;
 #[cfg(test)]

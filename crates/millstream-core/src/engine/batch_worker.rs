@@ -388,7 +388,10 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 return self.hub.return_later(envelope, wait);
             }
             Next::Return(wait) => rt::now() + wait,
-            Next::Park(due) => due,
+            Next::Park(due) => {
+                let now = rt::now();
+                now + self.hub.within_budget(due.saturating_duration_since(now))
+            }
             Next::Back => rt::now(),
         };
         match item {

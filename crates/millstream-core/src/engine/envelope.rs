@@ -1,6 +1,8 @@
 //! A message inside the engine: [`Envelope`].
 
-use crate::message::Message;
+use std::time::SystemTime;
+
+use crate::message::{Message, time_of};
 use crate::settlement::{Settle, Settlement};
 use crate::ticket::Ticket;
 
@@ -22,6 +24,8 @@ pub(crate) struct Envelope {
     pub(crate) alone: Option<Alone>,
     /// The user's code has settled it already: what comes of it changes nothing at the source.
     pub(crate) settled: bool,
+    /// Another with its id was in flight when it came: it runs only if that one goes away unsettled.
+    pub(crate) is_twin: bool,
 }
 
 /// Why a message runs alone.
@@ -43,12 +47,26 @@ impl Envelope {
             order: 0,
             alone: None,
             settled: false,
+            is_twin: false,
         }
     }
 
     /// Whether it has been delivered so often that it may be what ends its process.
     pub(crate) fn is_suspect(&self) -> bool {
         self.message.deliveries > UNSUSPECTED
+    }
+
+    /// A run of it has failed, counted or not: if it is the first, when that was.
+    pub(crate) fn note_failure(&mut self) {
+        if self.first_failed().is_none() {
+            self.message.first_failed = Some(SystemTime::now());
+        }
+    }
+
+    /// When it first failed, here or before it came here, if it has. One that was replayed has a header that says so.
+    pub(crate) fn first_failed(&self) -> Option<SystemTime> {
+        let header = || self.message.headers.get(Message::FIRST_FAILED_AT);
+        self.message.first_failed.or_else(|| time_of(header()?))
     }
 
     /// What it counts for in limits on bytes.

@@ -11,8 +11,6 @@ pub(crate) struct GateState {
     pub(crate) broken: bool,
     /// Batchers that hold their share and cannot give anything back.
     pub(crate) full_batchers: usize,
-    /// How often settings have changed: intake looks at them again.
-    pub(crate) settings: u64,
     /// The source shall end.
     pub(crate) draining: bool,
     /// The source has ended.

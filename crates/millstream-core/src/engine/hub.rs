@@ -5,14 +5,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
+use super::budget::Budget;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -24,10 +25,12 @@ use super::ready::Ready;
 use super::returning::Returning;
 use super::seat::Seats;
 use super::sentinels::Sentinels;
+use super::sequence::Sequence;
 use super::settings::Settings;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
+use super::twins::Twins;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
 use crate::handle::intern;
@@ -36,7 +39,7 @@ use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::PipelineSpec;
+use crate::spec::{PipelineSpec, RateLimit, RetrySpec};
 use crate::ticket::Ticket;
 
 /// What the tasks of one pipeline share.
@@ -57,6 +60,13 @@ pub(crate) struct Hub {
     pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
     pub(crate) breakers: Arc<Breakers>,
+    pub(crate) twins: Option<Twins>,
+    pub(crate) sequence: Option<Sequence>,
+    /// When and how often to try again, as it is set now.
+    pub(crate) retry: RwLock<RetrySpec>,
+    pub(crate) budget: Budget,
+    /// How fast to fetch, as it is set now.
+    pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
@@ -116,6 +126,11 @@ impl Hub {
             retry_sink: spec.source.retry_sink(),
             gate,
             breakers: Arc::new(breakers),
+            twins: spec.deduplicate.clone().map(Twins::new),
+            sequence: spec.sequence.clone().map(Sequence::new),
+            retry: RwLock::new(spec.retry),
+            budget: Budget::new(spec.retry.budget),
+            rate_limit: watch::Sender::new(spec.rate_limit.clone()),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
@@ -269,6 +284,9 @@ impl Hub {
     /// From now on nothing is parked: what is, and what waits behind it, goes back to the source.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(sequence) = &self.sequence {
+            self.release(sequence.remove(|_| true));
+        }
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
             self.return_later(envelope, due.saturating_duration_since(now));

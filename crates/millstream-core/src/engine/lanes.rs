@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -15,6 +14,7 @@ use hashbrown::hash_table::Entry;
 use rustc_hash::FxBuildHasher;
 
 use super::envelope::{Envelope, LaneId};
+use super::guard;
 use crate::message::{Message, OriginId};
 use crate::spec::Ordering;
 
@@ -31,10 +31,7 @@ impl<'a> OrderKey<'a> {
         match ordering {
             Ordering::None => None,
             Ordering::Key => message.key.as_ref().map(|key| Self::Bytes(Cow::Borrowed(key))),
-            // The user's code: a panic must not take the chunk with it.
-            Ordering::By(by) => catch_unwind(AssertUnwindSafe(|| by(message)))
-                .unwrap_or_default()
-                .map(|key| Self::Bytes(Cow::Owned(key))),
+            Ordering::By(by) => guard::by(by, message).map(|key| Self::Bytes(Cow::Owned(key))),
             Ordering::Partition => Some(Self::Origin(message.origin)),
         }
     }
@@ -50,6 +47,14 @@ impl<'a> OrderKey<'a> {
             Self::Bytes(key) => OrderKey::Bytes(Cow::Owned(key.into_owned())),
             Self::Origin(origin) => OrderKey::Origin(origin),
         }
+    }
+}
+
+/// The key of a message that is ordered by one.
+pub(super) fn key_of<'a>(ordering: &Ordering, message: &'a Message) -> Option<Cow<'a, Bytes>> {
+    match OrderKey::of(ordering, message)? {
+        OrderKey::Bytes(key) => Some(key),
+        OrderKey::Origin(_) => None,
     }
 }
 

@@ -3,8 +3,8 @@
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
 //! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and
-//! [`breakers`] stand beside it; [`hub`] is what they
-//! share, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! [`breakers`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done already or comes
+//! too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
 //! drains.
 
 mod batch_worker;
@@ -12,6 +12,7 @@ mod batcher;
 mod bisect;
 mod breaker;
 mod breakers;
+mod budget;
 mod counters;
 mod drain;
 mod envelope;
@@ -21,6 +22,7 @@ mod guard;
 mod histogram;
 mod hub;
 mod intake;
+mod keyed;
 mod lanes;
 mod link;
 mod losses;
@@ -36,12 +38,15 @@ mod retry;
 mod returning;
 mod seat;
 mod sentinels;
+mod sequence;
 mod settings;
 mod settling;
 mod shard;
 mod stage;
 mod stall;
 mod timers;
+mod turns;
+mod twins;
 mod watchdog;
 mod window;
 mod worker;
@@ -62,5 +67,6 @@ pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
+pub(crate) use sequence::Sequence;
 pub(crate) use settings::take_over;
 pub(crate) use worker::Worker;

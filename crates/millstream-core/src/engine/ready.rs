@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
 use super::sentinels::{Sentinel, Sentinels};
@@ -46,8 +47,12 @@ struct State {
     unordered_messages: usize,
     lanes: Lanes,
     parked: BinaryHeap<Reverse<Parked>>,
+    /// Messages that wait for what comes of another one: they hold their lanes and places, and no worker.
+    aside: Vec<Envelope>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
+    /// How many were due at the last look, with no room in the budget.
+    held: usize,
     /// Taken and not yet finished.
     running: usize,
     /// Seats that may take, from the first; none once it is closed.
@@ -93,6 +98,8 @@ impl Ord for Parked {
 pub(crate) enum Left {
     /// To be tried again then; it keeps its lane.
     Parked(Instant, Envelope),
+    /// To wait for what comes of another message; it keeps its lane.
+    Aside(Envelope),
     /// Not run, or not to be counted: back to the front; it keeps its lane.
     Back(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
@@ -105,13 +112,14 @@ pub(crate) struct Load {
     pub(crate) ready: usize,
     pub(crate) waiting: usize,
     pub(crate) parked: usize,
+    pub(crate) aside: usize,
     pub(crate) running: usize,
     pub(crate) lanes: usize,
 }
 
 impl Load {
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready + self.waiting + self.parked + self.running == 0
+        self.ready + self.waiting + self.parked + self.aside + self.running == 0
     }
 }
 
@@ -324,6 +332,7 @@ impl Ready {
                 match left {
                     Left::Withdrawn(LaneId::NONE) => {}
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
+                    Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
@@ -353,15 +362,26 @@ impl Ready {
         }
     }
 
-    /// Moves what is due to the front of the queue and says when to look again.
-    pub(crate) fn unpark(&self) -> Option<Instant> {
+    /// Moves what is due to the front of the queue, as much of it as the budget allows. Says when to look again, and how
+    /// many it holds for the first time.
+    pub(crate) fn unpark(&self, budget: &Budget) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
+        let (mut allowed, mut newly_held) = (usize::MAX, 0);
+        if budget.is_set() {
+            let parked = state.parked.iter();
+            let due = parked.filter(|Reverse(parked)| parked.due <= now).count();
+            allowed = budget.take(due, now);
+            // The first to go are those that were held before.
+            newly_held = (due - allowed).saturating_sub(state.held.saturating_sub(allowed));
+            state.held = due - allowed;
+        }
         let mut due = Vec::new();
-        while state
-            .parked
-            .peek()
-            .is_some_and(|Reverse(parked)| parked.due <= now)
+        while due.len() < allowed
+            && state
+                .parked
+                .peek()
+                .is_some_and(|Reverse(parked)| parked.due <= now)
         {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
@@ -369,7 +389,21 @@ impl Ready {
             state.put_back(envelope);
         }
         self.wake(&state, 0);
-        state.parked.peek().map(|Reverse(parked)| parked.due)
+        let next = state.parked.peek().map(|Reverse(parked)| parked.due);
+        (
+            next.map(|due| if due <= now { now + AGAIN } else { due }),
+            newly_held,
+        )
+    }
+
+    /// Moves those to the front that wait for another message, and that `ready` says need not any more.
+    pub(crate) fn bring_back(&self, ready: impl Fn(&Envelope) -> bool) {
+        let mut state = self.state.lock();
+        let back: Vec<_> = state.aside.extract_if(.., |envelope| ready(envelope)).collect();
+        for envelope in back.into_iter().rev() {
+            state.put_back(envelope);
+        }
+        self.wake(&state, 0);
     }
 
     /// What is in the queue, by where it is.
@@ -379,6 +413,7 @@ impl Ready {
             ready: state.ready(),
             waiting: state.lanes.messages() - state.lanes.ready(),
             parked: state.parked.len(),
+            aside: state.aside.len(),
             running: state.running,
             lanes: state.lanes.len(),
         }
@@ -416,7 +451,9 @@ impl Ready {
             .into_iter()
             .partition(|Reverse(parked)| leave(&parked.envelope));
         state.parked = stay.into();
-        for Reverse(Parked { envelope, .. }) in gone {
+        let aside: Vec<_> = state.aside.extract_if(.., |envelope| leave(envelope)).collect();
+        let gone = gone.into_iter().map(|Reverse(parked)| parked.envelope);
+        for envelope in gone.chain(aside) {
             if envelope.lane != LaneId::NONE {
                 state.lanes.advance(envelope.lane);
             }

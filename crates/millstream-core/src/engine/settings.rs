@@ -2,16 +2,17 @@
 //!
 //! The spec in the hub stays what the pipeline was started with: of it, source, sinks, flow, ordering and dead letter
 //! hold until it is started again. Everything here is read where it is needed, numbers of the hot path as atomics, so
-//! that a change holds from then on. Limits, breaker, batchers and the number of workers keep their own.
+//! that a change holds from then on. Limits, retries, rate, breakers, batchers and
+//! the number of workers keep their own.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
 use super::hub::Hub;
 use crate::rt::Duration;
-use crate::spec::{PipelineSpec, RateLimit, RetrySpec, SupervisorSpec};
+use crate::spec::{PipelineSpec, SupervisorSpec};
 
 /// The settings that may change while the pipeline runs, as they are now.
 #[derive(Debug)]
@@ -19,18 +20,9 @@ pub(crate) struct Settings {
     concurrency: AtomicUsize,
     max_demand: AtomicUsize,
     per_key: AtomicUsize,
-    max_deliveries: AtomicU32,
     /// Nanoseconds.
     timeout: AtomicU64,
-    others: RwLock<Others>,
-}
-
-/// Those that are read when something is out of the ordinary.
-#[derive(Clone, Copy, Debug)]
-struct Others {
-    retry: RetrySpec,
-    rate_limit: Option<RateLimit>,
-    supervisor: SupervisorSpec,
+    supervisor: RwLock<SupervisorSpec>,
 }
 
 impl Settings {
@@ -39,13 +31,8 @@ impl Settings {
             concurrency: AtomicUsize::new(spec.processor.concurrency.get()),
             max_demand: AtomicUsize::new(0),
             per_key: AtomicUsize::new(0),
-            max_deliveries: AtomicU32::new(0),
             timeout: AtomicU64::new(0),
-            others: RwLock::new(Others {
-                retry: spec.retry,
-                rate_limit: spec.rate_limit,
-                supervisor: spec.supervisor,
-            }),
+            supervisor: RwLock::new(spec.supervisor),
         };
         settings.set(spec);
         settings
@@ -54,15 +41,9 @@ impl Settings {
     fn set(&self, spec: &PipelineSpec) {
         self.max_demand.store(spec.processor.max_demand.get(), Relaxed);
         self.per_key.store(spec.limits.per_key.get(), Relaxed);
-        self.max_deliveries
-            .store(spec.retry.max_deliveries.get(), Relaxed);
         let timeout = u64::try_from(spec.processor.timeout.as_nanos());
         self.timeout.store(timeout.unwrap_or(u64::MAX), Relaxed);
-        *self.others.write() = Others {
-            retry: spec.retry,
-            rate_limit: spec.rate_limit,
-            supervisor: spec.supervisor,
-        };
+        *self.supervisor.write() = spec.supervisor;
     }
 
     /// The most that a worker takes at a time.
@@ -75,26 +56,13 @@ impl Settings {
         self.per_key.load(Relaxed)
     }
 
-    /// Deliveries above which a message is given up unrun.
-    pub(crate) fn max_deliveries(&self) -> u32 {
-        self.max_deliveries.load(Relaxed)
-    }
-
     /// How long the processor may run on a message.
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_nanos(self.timeout.load(Relaxed))
     }
 
-    pub(crate) fn retry(&self) -> RetrySpec {
-        self.others.read().retry
-    }
-
-    pub(crate) fn rate_limit(&self) -> Option<RateLimit> {
-        self.others.read().rate_limit
-    }
-
     pub(crate) fn supervisor(&self) -> SupervisorSpec {
-        self.others.read().supervisor
+        *self.supervisor.read()
     }
 }
 
@@ -103,6 +71,13 @@ impl Hub {
     pub(crate) fn apply(&self, spec: &PipelineSpec) {
         self.settings.set(spec);
         self.places.set(spec.limits);
+        *self.retry.write() = spec.retry;
+        self.budget.set(spec.retry.budget);
+        self.rate_limit.send_if_modified(|limit| {
+            let differs = *limit != spec.rate_limit;
+            limit.clone_from(&spec.rate_limit);
+            differs
+        });
         for (step, batcher) in self.steps().iter().zip(self.batchers()) {
             let settings = spec.batchers.get(&step.name).cloned().unwrap_or_default();
             batcher.set(self, settings, spec.limits);
@@ -116,9 +91,8 @@ impl Hub {
         } else {
             self.resized.notify_one();
         }
-        // A message may wait for room in its lane, and the source for tokens of a slower rate.
+        // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
-        self.gate.change(|gate| gate.settings += 1);
     }
 }
 
@@ -161,6 +135,8 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
         retry.factor,
         retry.max_backoff,
         retry.jitter,
+        retry.max_age,
+        retry.budget,
         rate_limit,
         breaker,
         dependencies,
@@ -174,6 +150,11 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
         supervisor.stall_after,
     );
     let PipelineSpec { flow, batchers, .. } = kept;
+    // One that the flow does not have is for whoever checks the spec to find.
+    let unknown = |name: &String| !flow.steps().iter().any(|step| step.name == *name);
+    for (name, spec) in from.batchers.iter().filter(|(name, _)| unknown(name)) {
+        batchers.insert(name.clone(), spec.clone());
+    }
     for step in flow.steps() {
         let from = from.batchers.get(&step.name).cloned().unwrap_or_default();
         let kept = batchers.entry(step.name.clone()).or_default();

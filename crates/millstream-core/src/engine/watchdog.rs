@@ -14,6 +14,7 @@ use super::hub::{Hub, SOURCE};
 use super::sentinels::Sentinel;
 use super::stage::PROCESSOR;
 use super::stall::{Busy, Named};
+use super::twins::STORE;
 use crate::rt::{self, Duration, Instant};
 
 /// How often it looks within `stall_after`.
@@ -104,6 +105,7 @@ pub(super) fn holds(hub: &Hub) -> bool {
         || hub.batchers().iter().any(|batcher| batcher.held() > 0)
         || hub.dead_letters.len() + hub.retries.len() > 0
         || hub.settling.len() > 0
+        || hub.sequence.as_ref().is_some_and(|sequence| sequence.held() > 0)
         || hub.admitting.load(std::sync::atomic::Ordering::Relaxed)
 }
 
@@ -157,7 +159,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
     let overdue = hub.ready.next_due().is_some_and(|due| due < now);
-    let blocked = load.waiting > 0 && load.parked == 0;
+    let blocked = load.waiting > 0 && load.parked + load.aside == 0;
     if may_run && (load.ready + load.running > 0 || overdue || blocked) {
         let mut firsts: Vec<_> = running(hub).collect();
         firsts.extend(hub.ready.firsts());
@@ -178,7 +180,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
             );
         }
     }
-    if hub.settling.len() > 0 && !hub.is_degraded(SOURCE) {
+    if hub.settling.len() > 0 && !hub.is_degraded(SOURCE) && !hub.is_degraded(STORE) {
         add("settlement", Duration::ZERO, Vec::new());
     }
     stages

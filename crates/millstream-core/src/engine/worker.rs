@@ -23,6 +23,7 @@ use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
 use super::seat::Seat;
 use super::stage::Failures;
+use super::twins::{Turn, Twins};
 use crate::decode::Decode;
 use crate::measures::Failed;
 use crate::processor::{Context, Destination, Processor, Route};
@@ -74,6 +75,9 @@ impl<P: Processor> Worker<P> {
             )
             .await
         {
+            if let Some(twins) = &hub.twins {
+                round.sort_out(twins);
+            }
             let started = rt::now();
             let probing = hub.probing();
             loop {
@@ -338,6 +342,37 @@ impl<'a, T> Round<'a, T> {
         self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.gone == 0
     }
 
+    /// Runs no twin of a message that is in flight, or that has ended meanwhile.
+    fn sort_out(&mut self, twins: &Twins) {
+        let hub = self.hub;
+        if !self.rest.iter().any(|envelope| envelope.is_twin) {
+            return;
+        }
+        for mut envelope in std::mem::take(&mut self.rest) {
+            if !envelope.is_twin {
+                self.rest.push_back(envelope);
+            } else if hub.is_lost(&envelope.ticket) {
+                self.dropped(Some(envelope));
+            } else {
+                match twins.turn(&envelope.ticket) {
+                    Turn::Run => {
+                        envelope.is_twin = false;
+                        self.rest.push_back(envelope);
+                    }
+                    Turn::Wait => self.left.push(Left::Aside(envelope)),
+                    Turn::Done => {
+                        hub.counters.duplicates.add(1);
+                        self.settles.extend(envelope.settle(Settlement::Ack));
+                        self.free(envelope.lane);
+                    }
+                    Turn::GivenUp(first) => {
+                        self.give_up(Some(envelope), &first.stage, first.reason, first.error.clone());
+                    }
+                }
+            }
+        }
+    }
+
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
     fn end(&mut self, running: &mut Option<Envelope>, ran: Ran<T>, route: Route, stage: &Arc<str>) {
         let Some(envelope) = running else { return };
@@ -430,6 +465,9 @@ impl<'a, T> Round<'a, T> {
     fn ran(&mut self, took: Duration) {
         let runs = std::mem::take(&mut self.runs);
         self.hub.ran(runs, took);
+        if self.hub.budget.is_set() {
+            self.hub.budget.ran(runs, rt::now());
+        }
         let Some(others) = runs.checked_sub(self.waited.len()).filter(|_| runs > 0) else {
             return self.waited.clear();
         };
@@ -489,7 +527,12 @@ impl<'a, T> Round<'a, T> {
         });
         let gone = std::mem::take(&mut self.gone);
         if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
+            let aside = self.left.iter().any(|left| matches!(left, Left::Aside(_)));
             hub.finish(gone, self.lanes.drain(..), self.left.drain(..).chain(rest));
+            // What they wait for may have happened since they were asked.
+            if let (true, Some(twins)) = (aside, &hub.twins) {
+                twins.bring_back(hub);
+            }
         }
         hub.processor.succeeded.add(std::mem::take(&mut self.processed));
         hub.processor.failed_all(&mut self.failures);

@@ -119,6 +119,8 @@ async fn a_rate_that_is_raised_or_taken_away_holds_at_once() {
                 messages: NonZeroU32::new(messages).unwrap(),
                 per: Duration::from_secs(3_600),
                 burst: NonZeroU32::MIN,
+                key: None,
+                weights: std::collections::BTreeMap::new(),
             });
         }
     };

@@ -268,6 +268,13 @@ impl Rig {
             .publish_all(messages.iter().map(|(key, payload)| keyed(key, payload)));
     }
 
+    /// Fails if the watchdog has found anything, or a sentinel has fired.
+    pub(crate) fn assert_sound(&self) {
+        let fired = self.pipeline().measures().sentinels;
+        assert!(fired.iter().all(|(_, times)| *times == 0), "{fired:?}");
+        assert_eq!(self.pipeline().status().counts.stalls, 0);
+    }
+
     /// Waits until every message is settled.
     pub(crate) async fn settled(&self) {
         until(|| self.queue.is_empty()).await;

@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use super::{Desk, Excuse, Stage, State, tickets};
 use crate::leases::Received;
 use crate::service::BATCH;
-use crate::wire::Arrived;
+use crate::wire::{Arrived, MESSAGE_ID};
 
 /// A message delivered more often than this may be what ends the process: the engine runs it alone, and then nothing
 /// else is kept here either, whose count would grow with its own.
@@ -70,11 +70,15 @@ impl Desk {
                 state.allowed = 1;
             }
             let mut unwanted = Vec::new();
+            let wants_ids = self.engine.wants_ids();
             let keep = self.stage() != Stage::Closed && !state.suspicious;
             for mut arrived in arrived {
                 let sequence = self.sequences.fetch_add(1, Ordering::Relaxed);
                 let id: Arc<str> = arrived.id.into();
                 let (deliveries, failures) = self.returned.look(&id, arrived.receives);
+                if wants_ids {
+                    arrived.message.headers.push(MESSAGE_ID, &id);
+                }
                 arrived.message.origin = self.origin;
                 arrived.message.position = sequence;
                 arrived.message.deliveries = deliveries;
