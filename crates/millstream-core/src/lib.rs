@@ -40,7 +40,7 @@ pub use dedup::{
     DedupError, DedupStore, DeduplicateSpec, IdBy, Ids, MemoryStore, OnStoreFailure, SharedDedupStore,
 };
 pub use dependency::Dependency;
-pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};

@@ -28,6 +28,7 @@ use super::returning::Returning;
 use super::seat::Seats;
 use super::sentinels::Sentinels;
 use super::sequence::Sequence;
+use super::settings::Settings;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
@@ -46,7 +47,9 @@ use crate::ticket::Ticket;
 /// What the tasks of one pipeline share.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    /// What it was started with; what may have changed since is in `settings`.
     pub(crate) spec: PipelineSpec,
+    pub(crate) settings: Settings,
     pub(crate) capabilities: Capabilities,
     pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
@@ -113,6 +116,7 @@ impl Hub {
         let gate = Gate::new();
         let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
+            settings: Settings::new(&spec),
             capabilities: spec.source.capabilities(),
             ready: Ready::new(spec.processor.least().get(), Arc::clone(&sentinels)),
             adaptive: Adaptive::new(
@@ -232,7 +236,7 @@ impl Hub {
     /// How many messages about a millisecond of work is at the recent pace.
     pub(crate) fn fair_take(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(FAIR_TAKE.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .clamp(1, most)
@@ -241,7 +245,7 @@ impl Hub {
     /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .min(most)

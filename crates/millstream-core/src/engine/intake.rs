@@ -170,11 +170,9 @@ impl Intake {
         self.await_turns().await;
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
-            return hub.ready.admit(
-                &mut self.chunk.envelopes,
-                hub.spec.processor.max_demand.get(),
-                hub.spare(),
-            );
+            return hub
+                .ready
+                .admit(&mut self.chunk.envelopes, hub.settings.max_demand(), hub.spare());
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
@@ -223,7 +221,7 @@ impl Intake {
     /// What goes back has to arrive before anything more is read.
     fn admit_ordered(&mut self, gives_back: bool) {
         let hub = &*self.hub;
-        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let (ordering, per_key) = (&hub.spec.ordering, hub.settings.per_key());
         let mut full = Vec::new();
         hub.ready.admit_ordered(
             &mut self.held_back,

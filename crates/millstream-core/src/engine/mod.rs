@@ -46,6 +46,7 @@ mod returning;
 mod seat;
 mod sentinels;
 mod sequence;
+mod settings;
 mod settling;
 mod shard;
 #[cfg(test)]
@@ -65,6 +66,7 @@ pub(crate) use breakers::{Breakers, Named};
 pub use counters::Counts;
 pub use drain::DrainReport;
 pub use sentinels::Sentinel;
+pub use settings::Change;
 pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
@@ -75,4 +77,5 @@ pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
 pub(crate) use sequence::Sequence;
+pub(crate) use settings::take_over;
 pub(crate) use worker::Worker;

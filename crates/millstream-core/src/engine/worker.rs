@@ -175,7 +175,7 @@ impl<P: Processor> Worker<P> {
         }
         let away = hub.ready.away();
         let pending_since = rt::now();
-        let timeout = hub.spec.processor.timeout;
+        let timeout = hub.settings.timeout();
         let give_back_at = pending_since + FAIR_TAKE;
         let deadline = rt::after(timeout);
         let mut gave_back = round.is_empty();

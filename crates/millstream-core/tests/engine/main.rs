@@ -6,6 +6,7 @@ mod adapting;
 mod batching;
 mod bisecting;
 mod breaking;
+mod changing;
 mod dependencies;
 mod draining;
 mod fairness;
