@@ -4,6 +4,7 @@ use millstream_config::Registry;
 
 use crate::connectors::{FileKind, MemoryKind, StdoutKind};
 use crate::handlers::ForwardHandler;
+use crate::stores::MemoryStoreKind;
 
 /// A registry with the connectors and handlers of this build, and with the names of those that it leaves out.
 pub fn stock() -> Registry {
@@ -12,9 +13,11 @@ pub fn stock() -> Registry {
         .connector("memory", MemoryKind::default())
         .connector("file", FileKind)
         .sink("stdout", StdoutKind)
+        .store("memory", MemoryStoreKind)
         .handler("forward", ForwardHandler);
     kafka(&mut registry);
     rabbitmq(&mut registry);
+    redis(&mut registry);
     sqlite(&mut registry);
     sqs(&mut registry);
     http(&mut registry);
@@ -41,9 +44,21 @@ fn rabbitmq(registry: &mut Registry) {
     registry.left_out("rabbitmq", "rabbitmq");
 }
 
+#[cfg(feature = "redis")]
+fn redis(registry: &mut Registry) {
+    registry.store("redis", crate::stores::RedisStoreKind);
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(registry: &mut Registry) {
+    registry.left_out("redis", "redis");
+}
+
 #[cfg(feature = "sqlite")]
 fn sqlite(registry: &mut Registry) {
-    registry.connector("sqlite", crate::connectors::SqliteKind);
+    registry
+        .connector("sqlite", crate::connectors::SqliteKind)
+        .store("sqlite", crate::stores::SqliteStoreKind);
 }
 
 #[cfg(not(feature = "sqlite"))]

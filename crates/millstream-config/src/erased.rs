@@ -1,11 +1,13 @@
 //! Kinds as the registry holds them: their settings' types forgotten, their schemas kept.
 
-use millstream_core::{SharedConnector, SharedFlow, SharedSinkConnector};
+use millstream_core::{SharedConnector, SharedDedupStore, SharedFlow, SharedSinkConnector};
 
 use crate::decode::decode;
 use crate::fields::Fields;
 use crate::invalid::Invalid;
-use crate::kind::{HandlerContext, HandlerKind, SinkContext, SinkKind, SourceContext, SourceKind};
+use crate::kind::{
+    HandlerContext, HandlerKind, SinkContext, SinkKind, SourceContext, SourceKind, StoreContext, StoreKind,
+};
 use crate::report::Report;
 use crate::table::Table;
 
@@ -13,6 +15,8 @@ use crate::table::Table;
 pub(crate) struct Source<K>(pub(crate) K, pub(crate) Fields);
 /// A [`SinkKind`] with the schema of its settings.
 pub(crate) struct Sink<K>(pub(crate) K, pub(crate) Fields);
+/// A [`StoreKind`] with the schema of its settings.
+pub(crate) struct Store<K>(pub(crate) K, pub(crate) Fields);
 /// A [`HandlerKind`] with the schema of its settings.
 pub(crate) struct Handler<K>(pub(crate) K, pub(crate) Fields);
 
@@ -37,6 +41,17 @@ pub(crate) trait AnySink: Send + Sync {
         table: &mut Table<'_>,
         cx: &SinkContext<'_>,
     ) -> Option<SharedSinkConnector>;
+}
+
+pub(crate) trait AnyStore: Send + Sync {
+    fn fields(&self) -> &Fields;
+
+    fn build(
+        &self,
+        report: &mut Report<'_>,
+        table: &mut Table<'_>,
+        cx: &StoreContext<'_>,
+    ) -> Option<SharedDedupStore>;
 }
 
 pub(crate) trait AnyHandler: Send + Sync {
@@ -87,6 +102,22 @@ impl<K: SinkKind> AnySink for Sink<K> {
     ) -> Option<SharedSinkConnector> {
         let settings: K::Settings = decode(report, table, &self.1, &["type"])?;
         accept(report, table, self.0.sink(&settings, cx))
+    }
+}
+
+impl<K: StoreKind> AnyStore for Store<K> {
+    fn fields(&self) -> &Fields {
+        &self.1
+    }
+
+    fn build(
+        &self,
+        report: &mut Report<'_>,
+        table: &mut Table<'_>,
+        cx: &StoreContext<'_>,
+    ) -> Option<SharedDedupStore> {
+        let settings: K::Settings = decode(report, table, &self.1, &["type"])?;
+        accept(report, table, self.0.store(&settings, cx))
     }
 }
 

@@ -1,6 +1,10 @@
 //! What a crate implements to appear in the TOML: [`SourceKind`], [`SinkKind`], [`HandlerKind`].
 
-use millstream_core::{Ordering, RetrySpec, SharedConnector, SharedFlow, SharedSinkConnector};
+use std::num::NonZeroUsize;
+
+use millstream_core::{
+    Ordering, RetrySpec, SharedConnector, SharedDedupStore, SharedFlow, SharedSinkConnector,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -154,6 +158,40 @@ impl<'a> SinkContext<'a> {
         Self {
             pipeline,
             source: None,
+        }
+    }
+}
+
+/// One `type` of `[pipelines.NAME.deduplicate.store]`.
+///
+/// What [`SourceKind`] says about `Settings` goes for these too.
+pub trait StoreKind: Send + Sync + 'static {
+    /// The keys of its table.
+    type Settings: DeserializeOwned + JsonSchema;
+
+    /// Makes the store; connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the settings do not go together.
+    fn store(&self, settings: &Self::Settings, cx: &StoreContext<'_>) -> Result<SharedDedupStore, Invalid>;
+}
+
+/// What a store of ids is told about its pipeline.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct StoreContext<'a> {
+    /// The pipeline's name. Processes with a pipeline of this name share what a shared store has for it.
+    pub pipeline: &'a str,
+    /// How many ids shall be remembered at most, where the file says so.
+    pub max_entries: Option<NonZeroUsize>,
+}
+
+impl<'a> StoreContext<'a> {
+    /// The context of a pipeline that says nothing of a bound.
+    pub const fn new(pipeline: &'a str) -> Self {
+        Self {
+            pipeline,
+            max_entries: None,
         }
     }
 }

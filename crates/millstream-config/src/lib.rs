@@ -4,7 +4,7 @@
 //! every value is within its bounds, or [`Diagnostics`]: everything that is wrong with the file at once, each
 //! with its line, column, cause and remedy, and with no secret in any of it (P8: nothing silent).
 //!
-//! What a file may name comes from a [`Registry`]: sources and sinks by their `type`, handlers and flows by
+//! What a file may name comes from a [`Registry`]: sources, sinks and stores of ids by their `type`, handlers and flows by
 //! the name in `handler`. There is no central list; a connector's crate brings its own settings, checks and
 //! documentation by implementing [`SourceKind`] and [`SinkKind`]. [`schema`] turns a registry into a JSON
 //! Schema of the whole file, for editors.
@@ -40,6 +40,7 @@
 //! ```
 
 mod batchers;
+mod by;
 mod config;
 mod decode;
 mod diagnostic;
@@ -47,6 +48,7 @@ mod elsewhere;
 mod erased;
 mod explain;
 mod fields;
+mod fixed;
 mod interpolate;
 mod invalid;
 mod kind;
@@ -58,6 +60,7 @@ mod pipeline;
 mod policies;
 mod processor;
 mod registry;
+mod repeats;
 mod report;
 mod schema;
 mod secret;
@@ -69,9 +72,13 @@ mod written;
 
 pub use config::{Config, HostSpec, LogFormat, PipelineConfig};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use fixed::Fixed;
 pub use interpolate::Environment;
 pub use invalid::Invalid;
-pub use kind::{HandlerContext, HandlerKind, NoSettings, SinkContext, SinkKind, SourceContext, SourceKind};
+pub use kind::{
+    HandlerContext, HandlerKind, NoSettings, SinkContext, SinkKind, SourceContext, SourceKind, StoreContext,
+    StoreKind,
+};
 pub use registry::Registry;
 pub use schema::schema;
 pub use secret::Secret;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::Ordering;
+use millstream_core::{OrderBy, Ordering};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -32,8 +32,19 @@ impl OrderByName {
     pub(crate) fn ordering(self) -> Ordering {
         match self {
             Self::Key => Ordering::Key,
-            Self::Header(name) => Ordering::by_header(&name),
-            Self::Json(steps) => Ordering::By(Arc::new(move |message| scalar_at(&message.payload, &steps))),
+            Self::Header(_) | Self::Json(_) => Ordering::By(self.value()),
+        }
+    }
+
+    /// What gives it.
+    pub(crate) fn value(self) -> OrderBy {
+        match self {
+            Self::Key => Arc::new(|message| message.key.clone()),
+            Self::Header(name) => Arc::new(move |message| {
+                let value = message.headers.get(&name)?;
+                Some(Bytes::copy_from_slice(value.as_bytes()))
+            }),
+            Self::Json(steps) => Arc::new(move |message| scalar_at(&message.payload, &steps)),
         }
     }
 }

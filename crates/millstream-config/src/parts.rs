@@ -1,31 +1,39 @@
 //! The source of a pipeline, its sinks and its dead letters: tables whose `type` says who reads them.
 
-use millstream_core::{DeadLetter, SharedConnector, SharedSinkConnector};
+use millstream_core::{DeadLetter, SharedConnector, SharedDedupStore, SharedSinkConnector};
 use toml::de::DeValue;
 
 use crate::erased::{AnySink, AnySource};
 use crate::explain;
-use crate::kind::{SinkContext, SourceContext};
+use crate::kind::{SinkContext, SourceContext, StoreContext};
 use crate::not_yet;
 use crate::registry::Registry;
 use crate::report::Report;
 use crate::suggest;
 use crate::table::{Table, described};
 
-/// The two roles a connector can have.
+/// What a `type` stands for.
 #[derive(Clone, Copy)]
 struct Role {
+    what: &'static str,
     name: &'static str,
     plural: &'static str,
 }
 
 const SOURCE: Role = Role {
+    what: "connector",
     name: "source",
     plural: "sources",
 };
 const SINK: Role = Role {
+    what: "connector",
     name: "sink",
     plural: "sinks",
+};
+const STORE: Role = Role {
+    what: "store",
+    name: "store",
+    plural: "stores",
 };
 
 /// The source, and what `publish` writes to.
@@ -61,6 +69,24 @@ pub(crate) fn sink(
         None => {
             let elsewhere = registry.sources.contains_key(&name);
             unknown(report, registry, table, &name, &names, SINK, elsewhere);
+            None
+        }
+    }
+}
+
+/// What remembers ids.
+pub(crate) fn store(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    table: &mut Table<'_>,
+    cx: &StoreContext<'_>,
+) -> Option<SharedDedupStore> {
+    let names: Vec<_> = registry.stores.keys().map(String::as_str).collect();
+    let name = type_of(report, table, &names)?;
+    match registry.stores.get(&name) {
+        Some(kind) => kind.build(report, table, cx),
+        None => {
+            unknown(report, registry, table, &name, &names, STORE, false);
             None
         }
     }
@@ -146,17 +172,17 @@ fn unknown(
         (format!("connector `{name}` cannot be a {}", role.name), known)
     } else if let Some(feature) = registry.left_out.get(name) {
         (
-            format!("connector `{name}` is left out of this build"),
+            format!("{} `{name}` is left out of this build", role.what),
             format!("build with the feature `{feature}`"),
         )
-    } else if not_yet::CONNECTORS.contains(&name) {
+    } else if role.what == "connector" && not_yet::CONNECTORS.contains(&name) {
         (not_yet::message(&format!("connector `{name}`")), known)
     } else {
         let help = match suggest::nearest(name, names.iter().copied()) {
             Some(near) => format!("did you mean `{near}`? ({known})"),
             None => known,
         };
-        (format!("unknown connector `{name}`"), help)
+        (format!("unknown {} `{name}`", role.what), help)
     };
     report.error(table.at("type"), message, help);
 }

@@ -13,19 +13,21 @@ use crate::batchers::Batchers;
 use crate::config::PipelineConfig;
 use crate::decode::decode;
 use crate::fields::Fields;
+use crate::fixed::Fixed;
 use crate::kind::{HandlerContext, SinkContext, SourceContext};
 use crate::order_by::OrderByName;
 use crate::parts;
 use crate::policies;
 use crate::processor::processor;
 use crate::registry::Registry;
+use crate::repeats;
 use crate::report::Report;
 use crate::table::{Node, Table};
 use crate::tables::{LimitsTable, OrderingName, PipelineTable};
 use crate::values::HumanDuration;
 
 /// The keys of a pipeline that are tables.
-pub(crate) const TABLES: [&str; 10] = [
+pub(crate) const TABLES: [&str; 12] = [
     "limits",
     "source",
     "processor",
@@ -36,6 +38,8 @@ pub(crate) const TABLES: [&str; 10] = [
     "breaker",
     "dependencies",
     "supervisor",
+    "deduplicate",
+    "sequence",
 ];
 
 /// Reads the pipeline of this name.
@@ -45,6 +49,7 @@ pub(crate) fn pipeline(
     name: &str,
     mut table: Table<'_>,
 ) -> Option<PipelineConfig> {
+    let fixed = Fixed::of(&table.entries);
     let mut parts = set_apart(&mut table);
     let ordering = ordering(report, &mut table);
     let limits = limits(report, &mut parts);
@@ -79,6 +84,10 @@ pub(crate) fn pipeline(
     let breaker = policies::breaker(report, &mut parts);
     let dependencies = policies::dependencies(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
+    let can = source.as_ref().map(|(source, _)| source.capabilities());
+    let deduplicate = repeats::deduplicate(report, registry, &mut parts, name, can);
+    let order = ordering.is_some().then_some(&order);
+    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref());
 
     let (ordering, _) = ordering?;
     let (source, publish_to) = source?;
@@ -93,9 +102,15 @@ pub(crate) fn pipeline(
         breaker: breaker?,
         dependencies: dependencies?,
         supervisor: supervisor?,
+        deduplicate: deduplicate?,
+        sequence: sequence?,
         ..PipelineSpec::new(name, source, flow?)
     };
-    Some(PipelineConfig { spec, publish_to })
+    Some(PipelineConfig {
+        spec,
+        publish_to,
+        fixed,
+    })
 }
 
 /// A part of the pipeline with its table, or its default where the file has none.

@@ -5,10 +5,10 @@ use std::fmt;
 
 use millstream_core::SharedFlow;
 
-use crate::erased::{AnyHandler, AnySink, AnySource, Handler, Sink, Source};
+use crate::erased::{AnyHandler, AnySink, AnySource, AnyStore, Handler, Sink, Source, Store};
 use crate::fields::Fields;
 use crate::invalid::Invalid;
-use crate::kind::{HandlerContext, HandlerKind, NoSettings, SinkKind, SourceKind};
+use crate::kind::{HandlerContext, HandlerKind, NoSettings, SinkKind, SourceKind, StoreKind};
 
 /// Sources and sinks by their `type`, handlers and flows by the name that `handler` gives.
 ///
@@ -18,6 +18,7 @@ use crate::kind::{HandlerContext, HandlerKind, NoSettings, SinkKind, SourceKind}
 pub struct Registry {
     pub(crate) sources: BTreeMap<String, Box<dyn AnySource>>,
     pub(crate) sinks: BTreeMap<String, Box<dyn AnySink>>,
+    pub(crate) stores: BTreeMap<String, Box<dyn AnyStore>>,
     pub(crate) handlers: BTreeMap<String, Box<dyn AnyHandler>>,
     pub(crate) left_out: BTreeMap<String, String>,
 }
@@ -49,6 +50,15 @@ impl Registry {
         self.source(name, kind.clone()).sink(name, kind)
     }
 
+    /// `type = "name"` in the `store` table of `deduplicate`.
+    pub fn store<K: StoreKind>(&mut self, name: &str, kind: K) -> &mut Self {
+        self.stores.insert(
+            name.to_owned(),
+            Box::new(Store(kind, Fields::of::<K::Settings>())),
+        );
+        self
+    }
+
     /// `handler = "name"`, with keys of its own in the processor's table.
     pub fn handler<K: HandlerKind>(&mut self, name: &str, kind: K) -> &mut Self {
         self.handlers.insert(
@@ -76,6 +86,7 @@ impl fmt::Debug for Registry {
         f.debug_struct("Registry")
             .field("sources", &self.sources.keys())
             .field("sinks", &self.sinks.keys())
+            .field("stores", &self.stores.keys())
             .field("handlers", &self.handlers.keys())
             .field("left_out", &self.left_out)
             .finish()

@@ -4,11 +4,10 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use crate::fields::{Fields, set};
-use crate::not_yet;
 use crate::registry::Registry;
 use crate::tables::{
-    BatcherTable, BreakerTable, HostTable, LimitsTable, PipelineTable, ProcessorTable, RateLimitTable,
-    RetryTable, SupervisorTable,
+    BatcherTable, BreakerTable, DeduplicateTable, HostTable, LimitsTable, PipelineTable, ProcessorTable,
+    RateLimitTable, RetryTable, SequenceTable, SupervisorTable,
 };
 
 /// The JSON Schema (draft 2020-12) of a file that uses this registry.
@@ -30,13 +29,17 @@ pub fn schema(registry: &Registry) -> Value {
         .sinks
         .iter()
         .map(|(name, kind)| typed(name, kind.fields().schema()));
+    let stores = registry
+        .stores
+        .iter()
+        .map(|(name, kind)| typed(name, kind.fields().schema()));
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Millstream",
         "description": "Pipelines that consume messages, and the host that runs them.",
         "type": "object",
         "properties": {
-            "host": table::<HostTable>("host"),
+            "host": table::<HostTable>(),
             "pipelines": {
                 "description": "The pipelines by name.",
                 "type": "object",
@@ -50,6 +53,7 @@ pub fn schema(registry: &Registry) -> Value {
             "pipeline": pipeline(),
             "source": { "description": "Where messages come from.", "oneOf": sources.collect::<Vec<_>>() },
             "sink": { "description": "Where messages go.", "oneOf": sinks.collect::<Vec<_>>() },
+            "store": { "description": "What remembers ids. Absent: the process does.", "oneOf": stores.collect::<Vec<_>>() },
             "processor": processor(registry),
             "batcher": batcher(),
         },
@@ -58,12 +62,9 @@ pub fn schema(registry: &Registry) -> Value {
     schema
 }
 
-/// A table of the reference, with the keys that are not honoured yet.
-fn table<T: JsonSchema>(path: &str) -> Value {
+/// A table of the reference.
+fn table<T: JsonSchema>() -> Value {
     let mut schema = Fields::of::<T>().schema().clone();
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        not_yet::document(path, properties);
-    }
     if let Some(root) = schema.as_object_mut() {
         root.remove("default");
     }
@@ -71,11 +72,11 @@ fn table<T: JsonSchema>(path: &str) -> Value {
 }
 
 fn pipeline() -> Value {
-    let mut schema = table::<PipelineTable>("pipelines.*");
+    let mut schema = table::<PipelineTable>();
     add(
         &mut schema,
         json!({
-            "limits": table::<LimitsTable>("pipelines.*.limits"),
+            "limits": table::<LimitsTable>(),
             "source": { "$ref": "#/$defs/source" },
             "processor": { "$ref": "#/$defs/processor" },
             "batchers": {
@@ -83,19 +84,21 @@ fn pipeline() -> Value {
                 "type": "object",
                 "additionalProperties": { "$ref": "#/$defs/batcher" },
             },
-            "retry": table::<RetryTable>("pipelines.*.retry"),
+            "retry": table::<RetryTable>(),
             "dead_letter": {
                 "description": "Where messages go that are given up. Absent: the source keeps them, if it can.",
                 "anyOf": [{ "enum": ["discard", "halt"] }, { "$ref": "#/$defs/sink" }],
             },
-            "rate_limit": table::<RateLimitTable>("pipelines.*.rate_limit"),
-            "breaker": table::<BreakerTable>("pipelines.*.breaker"),
+            "rate_limit": table::<RateLimitTable>(),
+            "breaker": table::<BreakerTable>(),
             "dependencies": {
                 "description": "What handlers call by name, each with a breaker: open, it pauses the source too.",
                 "type": "object",
-                "additionalProperties": table::<BreakerTable>("pipelines.*.dependencies.*"),
+                "additionalProperties": table::<BreakerTable>(),
             },
-            "supervisor": table::<SupervisorTable>("pipelines.*.supervisor"),
+            "supervisor": table::<SupervisorTable>(),
+            "deduplicate": deduplicate(),
+            "sequence": table::<SequenceTable>(),
         }),
     );
     describe(
@@ -106,15 +109,21 @@ fn pipeline() -> Value {
     schema
 }
 
+fn deduplicate() -> Value {
+    let mut schema = table::<DeduplicateTable>();
+    add(&mut schema, json!({ "store": { "$ref": "#/$defs/store" } }));
+    schema
+}
+
 fn batcher() -> Value {
-    let mut schema = table::<BatcherTable>("pipelines.*.batchers.*");
+    let mut schema = table::<BatcherTable>();
     add(&mut schema, json!({ "sink": { "$ref": "#/$defs/sink" } }));
     schema
 }
 
 /// The processor's table: one form for each handler with keys of its own, and one for all that have none.
 fn processor(registry: &Registry) -> Value {
-    let common = table::<ProcessorTable>("pipelines.*.processor");
+    let common = table::<ProcessorTable>();
     let mut plain = Vec::new();
     let mut forms = Vec::new();
     for (name, kind) in &registry.handlers {

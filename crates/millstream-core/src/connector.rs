@@ -12,6 +12,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::check::{Facts, Finding};
+use crate::dedup::Ids;
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::letters::SharedLetterBox;
@@ -48,6 +49,12 @@ pub struct Capabilities {
     pub holds_places: bool,
     /// The store holds the order of a key across processes, also while one of its messages is delayed.
     pub orders_keys: bool,
+    /// Which id its messages have, the same whenever one is handed out: what `deduplicate` goes by unless it says
+    /// otherwise.
+    pub ids: Ids,
+    /// A settlement that was sent may be undone, along with what sinks have written of the message: nothing else may take
+    /// note of it as done.
+    pub transacts: bool,
 }
 
 /// A broker's reading side: opens a source and its acknowledger, again after each failure.

@@ -90,6 +90,12 @@ impl EngineHandle {
         self.0.rejects_to_source()
     }
 
+    /// Whether anybody goes by the ids of messages: a connector that puts them in a header of its own
+    /// ([`Ids::Header`](crate::Ids::Header)) need not otherwise.
+    pub fn wants_ids(&self) -> bool {
+        self.0.wants_ids()
+    }
+
     /// The connector cannot do its work now, and keeps trying.
     pub fn degraded(&self, cause: &str) {
         self.0.degraded(Some(cause));
@@ -128,6 +134,7 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn commit_failed(&self);
     fn commit_gap(&self, place: &str, offset: u64, unsettled: u64);
     fn rejects_to_source(&self) -> bool;
+    fn wants_ids(&self) -> bool;
     fn halted(&self, at: &[String]);
     fn degraded(&self, cause: Option<&str>);
 }
@@ -234,6 +241,10 @@ impl EngineCalls for Detached {
 
     fn rejects_to_source(&self) -> bool {
         !self.0.lock().rejects_elsewhere
+    }
+
+    fn wants_ids(&self) -> bool {
+        true
     }
 
     fn halted(&self, at: &[String]) {

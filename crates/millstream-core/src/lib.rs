@@ -9,6 +9,7 @@ mod batch;
 mod check;
 mod connector;
 mod decode;
+mod dedup;
 mod dependency;
 mod engine;
 mod failure;
@@ -35,8 +36,11 @@ pub use connector::{
     SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
 };
 pub use decode::Decode;
+pub use dedup::{
+    DedupError, DedupStore, DeduplicateSpec, IdBy, Ids, MemoryStore, OnStoreFailure, SharedDedupStore,
+};
 pub use dependency::Dependency;
-pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
@@ -48,7 +52,7 @@ pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{
-    BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGiveUp, OrderBy, Ordering, PipelineSpec, ProcessorSpec,
-    RateLimit, RetrySpec, RetryStrategy, SupervisorSpec,
+    BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGap, OnGiveUp, OrderBy, Ordering, PipelineSpec,
+    ProcessorSpec, RateLimit, RetrySpec, RetryStrategy, SequenceSpec, SupervisorSpec,
 };
 pub use ticket::{Scope, Ticket};

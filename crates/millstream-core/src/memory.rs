@@ -12,6 +12,7 @@ use crate::connector::{
     Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, OpenError, Read, SharedSinkConnector,
     Sink, SinkConnector, SinkError, Source, SourceError,
 };
+use crate::dedup::Ids;
 use crate::handle::EngineHandle;
 use crate::message::{Message, OriginId, Outgoing};
 use crate::rt::{self, Instant};
@@ -76,6 +77,7 @@ impl MemoryQueue {
             keeps_rejected: true,
             counts_deliveries: true,
             orders_keys: false,
+            ids: Ids::Position,
             ..Capabilities::default()
         })
     }

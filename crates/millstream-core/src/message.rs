@@ -55,12 +55,22 @@ impl Message {
     /// The header that counts how often a message was replayed.
     pub const REPLAYS: &'static str = "millstream-replays";
 
+    /// The header that carries when a message was first received, in milliseconds since 1970, where it goes back through
+    /// a broker that knows no time of it, and the pipeline asks for its age.
+    pub const FIRST_RECEIVED: &'static str = "millstream-first-received";
+
     /// A message with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self {
             payload: payload.into(),
             ..Self::default()
         }
+    }
+
+    /// When it was first received, where the header [`FIRST_RECEIVED`](Self::FIRST_RECEIVED) says it.
+    pub(crate) fn first_received(&self) -> Option<SystemTime> {
+        let millis = self.headers.get(Self::FIRST_RECEIVED)?.parse().ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
     }
 
     /// The same with a key.
@@ -185,6 +195,15 @@ impl Outgoing {
     /// What it counts for in a batch's `bytes`: payload, key and headers.
     pub fn size(&self) -> usize {
         self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + self.headers.size()
+    }
+}
+
+impl Outgoing {
+    /// Takes along when it was first received.
+    pub(crate) fn set_first_received(&mut self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.headers
+            .set(Message::FIRST_RECEIVED, &since.as_millis().to_string());
     }
 }
 

@@ -76,20 +76,26 @@ pub enum Reason {
     Rejected,
     /// The last allowed attempt failed.
     Attempts,
+    /// An attempt failed, and it was too old for another.
+    Age,
     /// Delivered too often without an outcome: it ends its process.
     Deliveries,
     /// The handler named a batcher that does not exist.
     Route,
+    /// A message is missing before it in its sequence.
+    Gap,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Decode,
         Self::Rejected,
         Self::Attempts,
+        Self::Age,
         Self::Deliveries,
         Self::Route,
+        Self::Gap,
     ];
 
     /// The word that headers, logs and metrics carry.
@@ -98,8 +104,10 @@ impl Reason {
             Self::Decode => "decode",
             Self::Rejected => "rejected",
             Self::Attempts => "attempts",
+            Self::Age => "age",
             Self::Deliveries => "deliveries",
             Self::Route => "route",
+            Self::Gap => "gap",
         }
     }
 }

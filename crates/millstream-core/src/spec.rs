@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::connector::{SharedConnector, SharedSinkConnector};
+use crate::dedup::DeduplicateSpec;
 use crate::flow::SharedFlow;
 use crate::message::Message;
 
@@ -42,6 +43,10 @@ pub struct PipelineSpec {
     pub dependencies: BTreeMap<String, BreakerSpec>,
     /// How often to restart what dies.
     pub supervisor: SupervisorSpec,
+    /// How it knows what it has done already.
+    pub deduplicate: Option<DeduplicateSpec>,
+    /// What it makes of messages that are missing from a key's numbers.
+    pub sequence: Option<SequenceSpec>,
 }
 
 impl PipelineSpec {
@@ -61,6 +66,8 @@ impl PipelineSpec {
             breaker: None,
             dependencies: BTreeMap::new(),
             supervisor: SupervisorSpec::default(),
+            deduplicate: None,
+            sequence: None,
         }
     }
 }
@@ -138,18 +145,29 @@ impl Default for Limits {
 /// How the processor is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessorSpec {
-    /// How many messages are processed at a time.
+    /// How many messages are processed at a time; at most, where it adapts.
     pub concurrency: NonZeroUsize,
+    /// Where there is one, how many are processed at a time follows latency and errors, from this on.
+    pub adapts_from: Option<NonZeroUsize>,
     /// The most that one worker takes at a time.
     pub max_demand: NonZeroUsize,
     /// How long one run may take; longer is a retryable failure.
     pub timeout: Duration,
 }
 
+impl ProcessorSpec {
+    /// How many messages are processed at a time, at least.
+    pub fn least(&self) -> NonZeroUsize {
+        self.adapts_from
+            .map_or(self.concurrency, |least| least.min(self.concurrency))
+    }
+}
+
 impl Default for ProcessorSpec {
     fn default() -> Self {
         Self {
             concurrency: const { NonZeroUsize::new(16).unwrap() },
+            adapts_from: None,
             max_demand: const { NonZeroUsize::new(100).unwrap() },
             timeout: Duration::from_secs(30),
         }
@@ -205,6 +223,11 @@ pub struct RetrySpec {
     pub max_backoff: Duration,
     /// Whether to wait a random part of it, between half and all.
     pub jitter: bool,
+    /// The age beyond which no further attempt begins, counted from when a message was published, where its source says
+    /// that, or else from when it was first received.
+    pub max_age: Option<Duration>,
+    /// The share of recent runs that retries may be, above 0 and up to 1: what is beyond it waits longer.
+    pub budget: Option<f64>,
     /// Where a message waits for its next attempt.
     pub strategy: RetryStrategy,
 }
@@ -228,6 +251,8 @@ impl Default for RetrySpec {
             factor: 2.0,
             max_backoff: Duration::from_secs(30),
             jitter: true,
+            max_age: None,
+            budget: None,
             strategy: RetryStrategy::InPlace,
         }
     }
@@ -248,7 +273,7 @@ pub enum DeadLetter {
 }
 
 /// How fast to fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// So many messages …
     pub messages: NonZeroU32,
@@ -256,6 +281,11 @@ pub struct RateLimit {
     pub per: Duration,
     /// How many may come at once after a quiet time.
     pub burst: NonZeroU32,
+    /// The header of which each value has a limit of its own; messages without it share one. Absent: one limit for the
+    /// pipeline.
+    pub key: Option<String>,
+    /// Values of that header whose limit is so many times as high.
+    pub weights: BTreeMap<String, NonZeroU32>,
 }
 
 /// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the
@@ -336,4 +366,56 @@ pub enum OnGiveUp {
     Stop,
     /// The host drains the others and ends with status 1.
     Exit,
+}
+
+/// What becomes of messages that come behind a gap in the numbers of their key; needs an ordering by key.
+#[derive(Clone)]
+pub struct SequenceSpec {
+    /// Gives a message's number, in digits. One for which it gives none, or no number, passes unchecked.
+    pub by: OrderBy,
+    /// What becomes of what comes behind a gap.
+    pub on_gap: OnGap,
+    /// How many messages may be held, of all keys together; below [`Limits::in_flight`].
+    pub held: NonZeroUsize,
+    /// How long what is missing is waited for.
+    pub wait: Duration,
+}
+
+impl SequenceSpec {
+    /// Holds up to a thousand messages behind gaps, for half a minute.
+    pub const fn new(by: OrderBy) -> Self {
+        Self {
+            by,
+            on_gap: OnGap::Hold,
+            held: Self::HELD,
+            wait: Self::WAIT,
+        }
+    }
+
+    /// How many messages are held where no bound is named.
+    pub const HELD: NonZeroUsize = const { NonZeroUsize::new(1_000).unwrap() };
+    /// How long what is missing is waited for where no time is named.
+    pub const WAIT: Duration = Duration::from_secs(30);
+}
+
+impl fmt::Debug for SequenceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SequenceSpec")
+            .field("on_gap", &self.on_gap)
+            .field("held", &self.held)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of what comes behind a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// It waits for what is missing, and goes on without it when the time is over.
+    #[default]
+    Hold,
+    /// It goes on at once; the gap is counted and logged.
+    Report,
+    /// It waits for what is missing, and is given up when the time is over, with all that follows in its key until what is missing comes.
+    DeadLetter,
 }

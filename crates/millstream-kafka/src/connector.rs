@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
-    Read, RetrySpec, Settle, SharedSinkConnector, Source, SourceError, rt,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, Ids, OpenError,
+    Outcome, Read, RetrySpec, Settle, SharedSinkConnector, Source, SourceError, rt,
 };
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
@@ -217,6 +217,8 @@ impl Connector for KafkaConnector {
             counts_ends: true,
             halts: true,
             longest_delay: self.tiers.longest(),
+            ids: Ids::Position,
+            transacts: self.transactions.is_some(),
         }
     }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use millstream_core::{
-    Capabilities, Connector, EngineHandle, Facts, Finding, OpenError, SharedSinkConnector, rt,
+    Capabilities, Connector, EngineHandle, Facts, Finding, Ids, OpenError, SharedSinkConnector, rt,
 };
 
 use crate::acknowledger::RabbitAcknowledger;
 use crate::check;
 use crate::inbox::{Inbox, Presence};
 use crate::progress::{Keeper, Progress};
+use crate::properties;
 use crate::reader::{Reader, undeclared};
 use crate::settings::ReaderSettings;
 use crate::source::RabbitSource;
@@ -103,6 +104,7 @@ impl Connector for RabbitConnector {
             // because it never gets beyond two.
             counts_deliveries: !self.settings.is_stream() && !self.settings.topology.declares_classic(),
             orders_keys: false,
+            ids: Ids::Header(properties::MESSAGE_ID),
             ..Capabilities::default()
         }
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use millstream_core::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
-    Read, Settle, SharedLetterBox, SharedSinkConnector, Source, SourceError,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, Ids, OpenError,
+    Outcome, Read, Settle, SharedLetterBox, SharedSinkConnector, Source, SourceError,
 };
 use tokio::sync::oneshot;
 
@@ -132,6 +132,7 @@ impl Connector for SqliteConnector {
             keeps_rejected: true,
             counts_deliveries: true,
             orders_keys: self.settings.ordered,
+            ids: Ids::Position,
             ..Capabilities::default()
         }
     }

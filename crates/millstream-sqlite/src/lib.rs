@@ -23,6 +23,11 @@
 //! Messages go out by priority, then by age. With [`ordered`](SqliteConnector::ordered) none goes out while an
 //! earlier one of its key is out to another process or waits for its time (P3).
 //!
+//! # Ids
+//!
+//! [`SqliteStore`] remembers for the engine which messages were done: it is no part of a queue, and may be in a file of
+//! its own.
+//!
 //! # Limits
 //!
 //! The file must be on a local file system. SQLite has one writer at a time: processes take turns.
@@ -33,6 +38,7 @@ mod connector;
 mod consumer;
 mod database;
 mod dead;
+mod done;
 mod error;
 mod group;
 mod headers;
@@ -53,6 +59,7 @@ pub use rusqlite;
 
 pub use connector::{Leasing, Settling, SqliteConnector};
 pub use dead::{DeadLetter, DeadLetters};
+pub use done::SqliteStore;
 pub use error::Error;
 pub use queue::{Counts, Queue};
 pub use schema::SCHEMA;

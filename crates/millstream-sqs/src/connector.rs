@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
 use millstream_core::{
-    Capabilities, Connector, EngineHandle, Facts, Finding, OpenError, SharedLetterBox, rt,
+    Capabilities, Connector, EngineHandle, Facts, Finding, Ids, OpenError, SharedLetterBox, rt,
 };
 use tokio::sync::OnceCell;
 
@@ -19,9 +19,10 @@ use crate::heartbeat;
 use crate::leases::LONGEST;
 use crate::letters::QueueLetters;
 use crate::returned::Returned;
-use crate::service::{self, Service, Trouble};
+use crate::service::{Service, Trouble};
 use crate::settling::Settling;
 use crate::source::Polling;
+use crate::wire;
 
 /// The shortest and the longest wait of a poll that SQS takes.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
@@ -185,8 +186,7 @@ impl SqsConnector {
 
     /// The queue, and what it says of itself.
     async fn queue(&self) -> Result<(Service, HashMap<Attribute, String>), Trouble> {
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(&self.client, &self.address).await?;
         let attributes = service
             .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
             .await?;
@@ -205,6 +205,7 @@ impl Connector for SqsConnector {
             counts_deliveries: true,
             longest_delay: Some(LONGEST),
             orders_keys: self.address.is_fifo() && self.ordered,
+            ids: Ids::Header(wire::MESSAGE_ID),
             ..Capabilities::default()
         }
     }

@@ -25,6 +25,8 @@ pub(crate) const ENCODING: &str = "millstream-encoding";
 pub(crate) const KEY: &str = "millstream-key";
 /// The attribute with those headers that have none of their own, as a JSON list of names and values.
 pub(crate) const HEADERS: &str = "millstream-headers";
+/// The header with the id that SQS gave the message. It is not sent: what is sent gets one of its own.
+pub(crate) const MESSAGE_ID: &str = "sqs-message-id";
 /// How that attribute begins where it is no text.
 const CODED: &str = "base64:";
 /// How the group of a message begins that has no key, in a queue that wants one.
@@ -98,12 +100,13 @@ impl Parcel {
         let fits =
             |name: &str, value: &str| is_name(name) && !value.is_empty() && value.chars().all(is_allowed);
         let room = ATTRIBUTES - self.attributes.len();
+        let headers: Vec<_> = headers.iter().filter(|(name, _)| *name != MESSAGE_ID).collect();
         let all_fit = headers.len() <= room
             && headers.iter().all(|(name, value)| {
-                fits(name, value) && headers.iter().filter(|(other, _)| *other == name).count() == 1
+                fits(name, value) && headers.iter().filter(|(other, _)| other == name).count() == 1
             });
         let mut rest = Vec::new();
-        for (name, value) in headers.iter() {
+        for (name, value) in headers {
             let has_room = all_fit || self.attributes.len() < ATTRIBUTES - 1;
             if has_room && fits(name, value) && !self.attributes.contains_key(name) {
                 self.attribute(name, "String", value);

@@ -132,6 +132,7 @@
 //! | `kafka` | yes | the `kafka` connector; builds librdkafka from its C source |
 //! | `kafka-ssl` | no | TLS and SASL for it, with the system's OpenSSL |
 //! | `sqs` | yes | the `sqs` connector: standard and FIFO queues of Amazon SQS |
+//! | `redis` | yes | the `redis` store of ids, for `deduplicate` |
 //! | `http` | yes | the `http` handler: POSTs messages to a URL |
 //!
 //! The connectors `memory`, `file` and `stdout` and the handler `forward` are always there.
@@ -157,6 +158,8 @@ pub use millstream_kafka as kafka;
 pub use millstream_ops as ops;
 #[cfg(feature = "rabbitmq")]
 pub use millstream_rabbitmq as rabbitmq;
+#[cfg(feature = "redis")]
+pub use millstream_redis as redis;
 #[cfg(feature = "sqlite")]
 pub use millstream_sqlite as sqlite;
 #[cfg(feature = "sqs")]

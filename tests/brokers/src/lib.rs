@@ -10,10 +10,10 @@
 //! # Ok::<(), millstream_brokers::StartError>(())
 //! ```
 //!
-//! Each [`RabbitMq`], each node of a [`Kafka`], each [`ElasticMq`] and each [`Prometheus`] is a process of its own with
-//! its own ports, node name and folders; any number run at once. Readiness is awaited by its condition, a handshake or
-//! an answer. A broker that is not installed is an error that names what installs it, and a test without its broker is
-//! to fail with that.
+//! Each [`RabbitMq`], each node of a [`Kafka`], each [`ElasticMq`], each [`Redis`] and each [`Prometheus`] is a process of
+//! its own with its own ports, node name and folders; any number run at once. Readiness is awaited by its condition, a
+//! handshake or an answer. A broker that is not installed is an error that names what installs it, and a test without
+//! its broker is to fail with that.
 //!
 //! # Blocking
 //!
@@ -58,6 +58,7 @@ mod kafka;
 mod ports;
 mod prometheus;
 mod rabbitmq;
+mod redis;
 mod tls;
 mod wait;
 
@@ -66,3 +67,4 @@ pub use error::{ControlError, StartError};
 pub use kafka::{Kafka, KafkaBuilder};
 pub use prometheus::{Prometheus, Target, TargetHealth, lint};
 pub use rabbitmq::{Builder, RabbitMq, Series};
+pub use redis::Redis;

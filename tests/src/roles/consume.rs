@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    BatcherSpec, Condition, DeadLetter, Flow, Host, Ordering, PipelineSpec, SharedConnector, SharedFlow, rt,
+    BatcherSpec, Condition, DeadLetter, DeduplicateSpec, Flow, Host, IdBy, Ordering, PipelineSpec,
+    SharedConnector, SharedFlow, rt,
 };
 use millstream_kafka::KafkaConnector;
 use millstream_rabbitmq::{Dial, RabbitConnector, ReaderSettings, Topology};
-use millstream_sqlite::SqliteConnector;
+use millstream_sqlite::{SqliteConnector, SqliteStore};
 use millstream_sqs::SqsConnector;
 use millstream_tests::QUEUE;
 use tokio::sync::oneshot;
@@ -38,19 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             () = holds(&host, tell_at) => {}
         }
         let early = conditions(&host);
-        let reports = host.drain(within).await;
-        for (_, report) in &reports {
-            eprintln!(
-                "told: drained in_flight={} done={} given_up={} released={} lost={} left={} took_ms={}",
-                report.in_flight,
-                report.done,
-                report.given_up,
-                report.released,
-                report.lost,
-                report.left,
-                report.took.as_millis()
-            );
-        }
+        host.drain(within).await;
         match early {
             None => ExitCode::SUCCESS,
             Some(why) => {
@@ -86,6 +75,15 @@ fn spec(arguments: &Arguments) -> PipelineSpec {
     }
     if arguments.get_or("discard", false) {
         spec.dead_letter = DeadLetter::Discard;
+    }
+    if arguments.get_or("deduplicate", false) {
+        let path: String = arguments.get("path");
+        spec.deduplicate = Some(DeduplicateSpec {
+            // The number is all that tells a test's messages apart.
+            by: IdBy::By(Arc::new(|message| Some(message.payload.clone()))),
+            store: Arc::new(SqliteStore::new(path, "faults")),
+            ..DeduplicateSpec::new()
+        });
     }
     spec.limits.in_flight = arguments.get_or("in_flight", spec.limits.in_flight);
     spec.limits.per_key = arguments.get_or("per_key", spec.limits.per_key);

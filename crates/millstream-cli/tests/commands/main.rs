@@ -9,6 +9,8 @@ mod listen;
 mod pages;
 mod publish;
 mod rabbitmq;
+mod reload;
+mod repeats;
 mod run;
 mod sqlite;
 #[cfg(test)]

@@ -26,6 +26,39 @@ fn what_a_page_shows_is_right() {
     }
 }
 
+/// Pages on a table of a pipeline, and that table.
+const TABLES: [(&str, &str); 2] = [
+    ("deduplicate", include_str!("../../../../docs/idempotency.md")),
+    ("sequence", include_str!("../../../../docs/sequences.md")),
+];
+
+#[test]
+fn what_a_page_on_a_table_shows_is_right_and_names_its_keys() {
+    let ended = Scratch::new().run(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    for (table, page) in TABLES {
+        let blocks = page.split("```toml\n").skip(1);
+        let blocks: Vec<_> = blocks.map(|rest| rest.split_once("```").unwrap().0).collect();
+        let (first, others) = blocks.split_first().unwrap();
+        assert!(!others.is_empty(), "{table}");
+        let head = first.split_once(&format!(".{table}]")).unwrap().0;
+        let head = head.rsplit_once('\n').unwrap().0;
+        let scratch = Scratch::new();
+        let parts = others.iter().map(|part| format!("{head}\n{part}"));
+        for text in parts.chain([first.to_string()]) {
+            scratch.write("page.toml", &text);
+            let ended = scratch.run(&["check", "page.toml"]);
+            assert_eq!(ended.code, Some(0), "{table}: {}\n{text}", ended.stderr);
+        }
+        let properties = format!("/$defs/pipeline/properties/{table}/properties");
+        let keys = schema.pointer(&properties).unwrap().as_object().unwrap();
+        assert!(keys.len() >= 4, "{keys:?}");
+        for key in keys.keys() {
+            assert!(page.contains(&format!("\n| `{key}` |")), "{table}: {key}");
+        }
+    }
+}
+
 /// Every key in this part of a schema, those of tables within it included.
 fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
     for (key, value) in schema

@@ -4,6 +4,7 @@
 mod host;
 mod pipeline;
 mod policies;
+mod repeats;
 mod stages;
 
 pub(crate) use host::{HostTable, LogFormatName};
@@ -11,6 +12,7 @@ pub(crate) use pipeline::{LimitsTable, OrderingName, PipelineTable};
 pub(crate) use policies::{
     BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable,
 };
+pub(crate) use repeats::{DeduplicateTable, OnGapName, SequenceTable};
 pub(crate) use stages::{BatcherTable, ProcessorTable};
 
 /// A duration of the core's defaults, all of which are whole milliseconds and above zero.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use millstream_config::{Config, LogFormat};
-use millstream_core::{DeadLetter, Message, OnGiveUp, Ordering, PipelineSpec, ProcessorSpec};
+use millstream_core::{
+    DeadLetter, DeduplicateSpec, IdBy, Message, OnGap, OnGiveUp, OnStoreFailure, Ordering, PipelineSpec,
+    ProcessorSpec, SequenceSpec,
+};
 
 use super::support::parse;
 
@@ -66,6 +69,13 @@ minimum = 20
 open_for = "5s"
 probes = 3
 
+[pipelines.orders.deduplicate]
+by = "id"
+window = "10m"
+max_entries = 100000
+on_store_failure = "run"
+store = { type = "disk", path = "orders.db" }
+
 [pipelines.orders.supervisor]
 max_restarts = 5
 within = "60s"
@@ -105,7 +115,7 @@ fn the_reference_says_the_defaults() {
     assert_eq!(bare.processor, full.processor);
     assert_eq!(bare.retry, full.retry);
     assert_eq!(bare.supervisor, full.supervisor);
-    assert_eq!((bare.rate_limit, bare.breaker), (None, None));
+    assert_eq!((&bare.rate_limit, bare.breaker), (&None, None));
     assert!(matches!(bare.dead_letter, DeadLetter::Source));
     assert!(matches!(bare.ordering, Ordering::None));
     let shown = |spec: &PipelineSpec, name: &str| format!("{:?}", spec.batchers[name]);
@@ -132,10 +142,12 @@ fn every_key_reaches_its_place_in_the_spec() {
         order_by = "header:tenant"
         limits = { in_flight = 20, bytes = "2KB", per_key = 3, per_batcher = 1 }
         dead_letter = "discard"
-        retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false }
-        rate_limit = { messages = 7 }
+        retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false, max_age = "1h", budget = 0.2 }
+        rate_limit = { messages = 7, key = "header:tenant", weights = { gold = 4, "x y" = 2 } }
         breaker = { failure_rate = 1.0, slow_after = "3s", slow_rate = 0.25, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
         dependencies = { db = { slow_after = "250ms" }, "the cache" = {} }
+        deduplicate = { by = "json:/id", window = "1h", max_entries = 5, on_store_failure = "wait" }
+        sequence = { by = "header:seq", on_gap = "dead_letter", held = 4, wait = "5s" }
         [pipelines.orders.supervisor]
         max_restarts = 0
         within = "1h"
@@ -150,7 +162,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         url = "${STREAM_URL}"
 
         [pipelines.orders.processor]
-        concurrency = 2
+        concurrency = { min = 2, max = 20 }
         max_demand = 3
         timeout = "4s"
 
@@ -174,7 +186,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         "no more than the batcher's share"
     );
     assert_eq!(
-        pipeline.spec.rate_limit.unwrap().burst.get(),
+        pipeline.spec.rate_limit.as_ref().unwrap().burst.get(),
         7,
         "as many as messages"
     );
@@ -261,4 +273,34 @@ fn dead_letters_may_share_a_file_with_their_source_and_not_a_queue() {
     assert!(parse(&text("queue = \"audit\"")).is_err());
     assert!(parse(&text("queue = \"dead\"")).is_ok());
     assert!(parse(&text("")).is_ok(), "the default may be another");
+}
+
+#[test]
+fn what_is_left_out_of_the_tables_of_repeats_is_at_its_default() {
+    let spec = |limits: &str, tables: &str| {
+        only(&format!(
+            "[pipelines.audit]\nordering = \"key\"\nlimits = {{ {limits} }}\n{tables}\n\
+             [pipelines.audit.source]\ntype = \"sqlite\"\npath = \"audit.db\"\n"
+        ))
+    };
+    let bare = spec("", "");
+    assert!(bare.deduplicate.is_none() && bare.sequence.is_none());
+    let spare = spec(
+        "in_flight = 100",
+        "deduplicate = {}\nsequence = { by = \"json:/seq\" }",
+    );
+    let (deduplicate, sequence) = (spare.deduplicate.unwrap(), spare.sequence.unwrap());
+    assert!(matches!(deduplicate.by, IdBy::Source));
+    assert_eq!(deduplicate.window, DeduplicateSpec::WINDOW);
+    assert_eq!(deduplicate.on_store_failure, OnStoreFailure::Run);
+    assert_eq!(sequence.on_gap, OnGap::Hold);
+    assert_eq!(
+        (sequence.held.get(), sequence.wait),
+        (50, SequenceSpec::WAIT),
+        "half of what may be in flight"
+    );
+    let by = sequence.by;
+    assert_eq!(by(&Message::new(r#"{"seq": 7}"#)).as_deref(), Some(&b"7"[..]));
+    let roomy = spec("", "sequence = { by = \"header:seq\" }").sequence.unwrap();
+    assert_eq!(roomy.held, SequenceSpec::HELD);
 }

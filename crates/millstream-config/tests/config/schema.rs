@@ -63,10 +63,10 @@ fn every_key_of_the_reference_is_in_it() {
         ("pipelines.x.batchers.y.sink", "type path queue"),
         (
             "pipelines.x.retry",
-            "attempts max_deliveries backoff factor max_backoff jitter max_age strategy",
+            "attempts max_deliveries backoff factor max_backoff jitter max_age budget strategy",
         ),
         ("pipelines.x.dead_letter", "type path queue"),
-        ("pipelines.x.rate_limit", "messages per burst key"),
+        ("pipelines.x.rate_limit", "messages per burst key weights"),
         (
             "pipelines.x.breaker",
             "failure_rate slow_after slow_rate window minimum open_for probes",
@@ -79,6 +79,12 @@ fn every_key_of_the_reference_is_in_it() {
             "pipelines.x.supervisor",
             "max_restarts within on_give_up backoff factor max_backoff jitter stall_after",
         ),
+        (
+            "pipelines.x.deduplicate",
+            "by window max_entries on_store_failure store",
+        ),
+        ("pipelines.x.deduplicate.store", "type path"),
+        ("pipelines.x.sequence", "by on_gap held wait"),
     ] {
         for key in keys.split(' ') {
             let path: Vec<_> = table.split('.').chain([key]).collect();

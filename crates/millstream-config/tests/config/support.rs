@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use millstream_config::{
     Config, Count, Diagnostics, HandlerContext, HandlerKind, HumanDuration, Invalid, Registry, Secret,
-    SinkContext, SinkKind, SourceContext, SourceKind,
+    SinkContext, SinkKind, SourceContext, SourceKind, StoreContext, StoreKind,
 };
 use millstream_core::{
-    Acknowledger, Batch, BatchHandler, Capabilities, Chunk, Connector, Context, Credit, Delivered,
-    EngineHandle, Failure, Flow, OpenError, Outcome, Outgoing, Processor, Read, Settle, SharedConnector,
-    SharedFlow, SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
+    Acknowledger, Batch, BatchHandler, Capabilities, Chunk, Connector, Context, Credit, DeduplicateSpec,
+    Delivered, EngineHandle, Failure, Flow, Ids, MemoryStore, OpenError, Outcome, Outgoing, Processor, Read,
+    Settle, SharedConnector, SharedDedupStore, SharedFlow, SharedSinkConnector, Sink, SinkConnector,
+    SinkError, Source, SourceError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ pub(crate) fn registry() -> Registry {
         .connector("sqlite", Sqlite)
         .source("stream", Stream)
         .sink("print", Print)
+        .store("disk", Disk)
         .handler("forward", Forward)
         .handler("http", Http)
         .flow("audit", Flow::process(Nothing))
@@ -76,6 +78,8 @@ impl SourceKind for Sqlite {
         let capabilities = Capabilities {
             keeps_rejected: true,
             delay: settings.queue.as_deref() == Some("delayed"),
+            ids: Ids::Position,
+            transacts: settings.queue.as_deref() == Some("transacted"),
             ..Capabilities::default()
         };
         Ok(Arc::new(Fake { capabilities }))
@@ -180,6 +184,27 @@ impl SourceKind for Stream {
         Ok(Arc::new(Fake {
             capabilities: Capabilities::default(),
         }))
+    }
+}
+
+struct Disk;
+
+/// Ids on a disk.
+#[derive(Deserialize, JsonSchema)]
+struct DiskSettings {
+    /// The file.
+    path: String,
+}
+
+impl StoreKind for Disk {
+    type Settings = DiskSettings;
+
+    fn store(&self, settings: &DiskSettings, cx: &StoreContext<'_>) -> Result<SharedDedupStore, Invalid> {
+        if settings.path.is_empty() {
+            return Err(Invalid::new("`path` is empty", "name the file").at("path"));
+        }
+        let most = cx.max_entries.unwrap_or(DeduplicateSpec::MAX_ENTRIES);
+        Ok(Arc::new(MemoryStore::new(most)))
     }
 }
 

@@ -69,6 +69,8 @@ counters! {
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
     waits_cut,
+    /// Attempts that were put off for longer because the retry budget was spent.
+    over_budget,
     /// Failures that counted no attempt because a breaker was not closed, or was about to open.
     uncounted,
     /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.
@@ -95,6 +97,24 @@ counters! {
     settle_retries,
     /// Dead letters and put-off messages that their sink did not take and that were tried again.
     outbox_retries,
+    /// Messages acknowledged unrun because one with their id was done within the window.
+    duplicates,
+    /// Messages that have no id to be told from others by.
+    unidentified,
+    /// Messages that ran or were acknowledged although the store of ids could not be asked or told.
+    unchecked,
+    /// Times that the store of ids could not be asked or told.
+    store_failures,
+    /// Ids that the store has forgotten before their window was over, to have room.
+    forgotten_ids,
+    /// Gaps in the numbers of a key that were met, or waited for in vain.
+    sequence_gaps,
+    /// Messages whose number their key had passed already; they run.
+    sequence_repeats,
+    /// Messages that were held because one was missing before them.
+    sequence_held,
+    /// Messages without a number, or without a key, that pass unchecked.
+    unnumbered,
     /// Batches, and parts of them, that failed as a whole and were run again in parts.
     batches_split,
     /// Suspects that ran alone.

@@ -16,14 +16,16 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
     /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
-    /// Its number among those that came to that lane.
-    pub(crate) turn: u32,
+    /// Its number among those that came to that lane, which wraps around: there is room for no more.
+    pub(crate) turn: u16,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
     pub(crate) alone: Option<Alone>,
     /// The user's code has settled it already: what comes of it changes nothing at the source.
     pub(crate) settled: bool,
+    /// Another with its id was in flight when it came: it runs only if that one goes away unsettled.
+    pub(crate) is_twin: bool,
 }
 
 /// Why a message runs alone.
@@ -45,6 +47,7 @@ impl Envelope {
             order: 0,
             alone: None,
             settled: false,
+            is_twin: false,
         }
     }
 

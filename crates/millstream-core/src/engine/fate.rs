@@ -57,8 +57,9 @@ impl Fault {
 pub(crate) enum Next {
     /// Another attempt then.
     Park(Instant),
-    /// Another attempt as soon as the breakers let it.
-    Back,
+    /// Another attempt once the breakers let it, after others: it may be this message that fails, and not what handling
+    /// it needs.
+    Behind,
     /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
     /// No further attempt.
@@ -92,13 +93,21 @@ impl Hub {
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
             } else {
-                Next::Back
+                Next::Behind
             };
         }
         envelope.note_failure();
+        let spec = *self.retry.read();
         let failures = envelope.message.failures.saturating_add(1);
-        if failures < self.spec.retry.attempts.get() {
+        let mut wait = retry::wait(&spec, failures).max(after.unwrap_or_default());
+        if failures < spec.attempts.get() {
             envelope.message.failures = failures;
+            if spec
+                .max_age
+                .is_some_and(|most| self.age(envelope).saturating_add(wait) > most)
+            {
+                return Next::GiveUp(Reason::Age, error);
+            }
         } else if self.breakers.may_open() {
             // Not the last word while this may be the beginning of an outage.
             self.counters.uncounted.add(1);
@@ -106,11 +115,13 @@ impl Hub {
             envelope.message.failures = failures;
             return Next::GiveUp(Reason::Attempts, error);
         }
-        let mut wait = retry::wait(&self.spec.retry, failures).max(after.unwrap_or_default());
+        if spec.strategy == RetryStrategy::Redeliver {
+            wait = self.within_budget(wait);
+        }
         let longest = self
             .capabilities
             .longest_delay
-            .filter(|_| self.spec.retry.strategy == RetryStrategy::Redeliver)
+            .filter(|_| spec.strategy == RetryStrategy::Redeliver)
             .map_or(LONGEST_WAIT, |longest| longest.min(LONGEST_WAIT));
         if wait > longest {
             self.counters.waits_cut.add(1);
@@ -120,15 +131,45 @@ impl Hub {
             return Next::Return(wait);
         }
         self.counters.retried.add(1);
-        if self.spec.retry.strategy == RetryStrategy::Redeliver {
+        if spec.strategy == RetryStrategy::Redeliver {
             return Next::Return(wait);
         }
         Next::Park(rt::now() + wait)
     }
 
+    /// What a wait is at least, so that the retry after it is within the budget: where it cannot be held when its time
+    /// has come.
+    pub(super) fn within_budget(&self, wait: Duration) -> Duration {
+        let turn = self.budget.turn(rt::now());
+        self.counters.over_budget.add(usize::from(turn > wait));
+        wait.max(turn)
+    }
+
+    /// How old the message is: since it was published, where the source says that, or else since it was received first.
+    fn age(&self, envelope: &Envelope) -> Duration {
+        let message = &envelope.message;
+        if let Some(since) = message.timestamp.or_else(|| message.first_received()) {
+            return SystemTime::now().duration_since(since).unwrap_or_default();
+        }
+        self.places
+            .received(&envelope.ticket)
+            .map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// When the message was first received, to go with it where it is put off: nothing where its age is of no interest,
+    /// or known from elsewhere.
+    pub(super) fn first_received(&self, envelope: &Envelope) -> Option<SystemTime> {
+        let message = &envelope.message;
+        let known = message.timestamp.is_some() || message.first_received().is_some();
+        if known || self.retry.read().max_age.is_none() {
+            return None;
+        }
+        SystemTime::now().checked_sub(self.age(envelope))
+    }
+
     /// Whether one more failure would be its last.
     pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
-        envelope.message.failures.saturating_add(1) >= self.spec.retry.attempts.get()
+        envelope.message.failures.saturating_add(1) >= self.retry.read().attempts.get()
     }
 
     /// No further attempt: the message goes where the policy says.
@@ -158,6 +199,9 @@ impl Hub {
         }
         if envelope.settled {
             return self.failed_after_settlement();
+        }
+        if let Some(twins) = &self.twins {
+            twins.given_up(self, &envelope.ticket, &rejection);
         }
         match self.spec.dead_letter {
             DeadLetter::Source => {
@@ -205,6 +249,9 @@ impl Hub {
         let can = &self.capabilities;
         let puts_off = self.retry_sink.is_some() && !self.spec.ordering.is_ordered();
         if puts_off && !can.delay {
+            if let Some(twins) = &self.twins {
+                twins.gone(self, [&envelope.ticket].into_iter());
+            }
             return self.retries.add(envelope, Letter::Later(rt::after(after)));
         }
         let settlement = if can.delay || can.holds_places {

@@ -6,7 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use pin_project_lite::pin_project;
+
+use crate::message::Message;
+use crate::spec::OrderBy;
 
 pin_project! {
     /// A future whose panic becomes its result. After a panic it must not be polled again.
@@ -32,6 +36,11 @@ impl<F: Future> Future for Caught<F> {
             Err(panic) => Poll::Ready(Err(text_of(&*panic))),
         }
     }
+}
+
+/// What a function of the user's gives for a message; nothing where it panics, which must not take the chunk with it.
+pub(crate) fn by(by: &OrderBy, message: &Message) -> Option<Bytes> {
+    catch_unwind(AssertUnwindSafe(|| by(message))).unwrap_or_default()
 }
 
 /// What a panic said.

@@ -157,6 +157,10 @@ impl EngineCalls for Calls {
             .is_some_and(|hub| matches!(hub.spec.dead_letter, DeadLetter::Source | DeadLetter::Halt))
     }
 
+    fn wants_ids(&self) -> bool {
+        self.0.upgrade().is_some_and(|hub| hub.twins.is_some())
+    }
+
     fn halted(&self, at: &[String]) {
         if let Some(hub) = self.0.upgrade() {
             hub.halted(at);

@@ -75,7 +75,10 @@ impl Hub {
             }
             self.losses.any.store(true, Ordering::Release);
         }
-        let dropped = self.ready.remove(|envelope| scope.holds(&envelope.ticket));
+        let mut dropped = self.ready.remove(|envelope| scope.holds(&envelope.ticket));
+        if let Some(sequence) = &self.sequence {
+            dropped.extend(sequence.remove(|envelope| scope.holds(&envelope.ticket)));
+        }
         let number = dropped.len();
         self.drop_lost(&dropped);
         number
@@ -92,6 +95,9 @@ impl Hub {
                 .filter(|envelope| !envelope.settled)
                 .map(|envelope| &envelope.ticket),
         );
+        if let Some(twins) = &self.twins {
+            twins.gone(self, dropped.iter().map(|envelope| &envelope.ticket));
+        }
         self.forget_lost();
     }
 

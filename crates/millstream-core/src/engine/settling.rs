@@ -167,6 +167,15 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
             continue;
         }
         owed.tell();
+        if let Some(twins) = &hub.twins {
+            let later = twins.enter(&hub, &mut owed.given).await;
+            let due = twins.again_at();
+            owed.again
+                .extend(later.into_iter().map(|settle| (due, 0, settle)));
+            if owed.given.is_empty() {
+                continue;
+            }
+        }
         acknowledger.settle(&owed.given, &mut outcomes).await;
         owed.returned(outcomes.len());
         owed.answer(&hub, &mut outcomes);

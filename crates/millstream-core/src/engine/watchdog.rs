@@ -14,6 +14,7 @@ use super::hub::{Hub, SOURCE};
 use super::sentinels::Sentinel;
 use super::stage::PROCESSOR;
 use super::stall::{Busy, Named};
+use super::twins::STORE;
 use crate::rt::{self, Duration, Instant};
 
 /// How often it looks within `stall_after`.
@@ -22,7 +23,7 @@ const LOOKS: u32 = 4;
 pub(crate) async fn run(hub: Arc<Hub>) {
     let mut watchdog = Watchdog::new(&hub);
     loop {
-        let every = hub.spec.supervisor.stall_after / LOOKS;
+        let every = hub.settings.supervisor().stall_after / LOOKS;
         rt::sleep(every.max(Duration::from_millis(1))).await;
         watchdog.look(&hub, every);
     }
@@ -68,7 +69,7 @@ impl Watchdog {
             };
             let after = now.duration_since(*since);
             // A run may have begun just before the look after the one that found the stage busy.
-            if after >= hub.spec.supervisor.stall_after.max(busy.allowed + every) {
+            if after >= hub.settings.supervisor().stall_after.max(busy.allowed + every) {
                 tell(hub, busy, after);
                 return;
             }
@@ -104,6 +105,7 @@ pub(super) fn holds(hub: &Hub) -> bool {
         || hub.batchers().iter().any(|batcher| batcher.held() > 0)
         || hub.dead_letters.len() + hub.retries.len() > 0
         || hub.settling.len() > 0
+        || hub.sequence.as_ref().is_some_and(|sequence| sequence.held() > 0)
         || hub.admitting.load(std::sync::atomic::Ordering::Relaxed)
 }
 
@@ -157,11 +159,11 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
     let overdue = hub.ready.next_due().is_some_and(|due| due < now);
-    let blocked = load.waiting > 0 && load.parked == 0;
+    let blocked = load.waiting > 0 && load.parked + load.aside == 0;
     if may_run && (load.ready + load.running > 0 || overdue || blocked) {
         let mut firsts: Vec<_> = running(hub).collect();
         firsts.extend(hub.ready.firsts());
-        add(PROCESSOR, hub.spec.processor.timeout, firsts);
+        add(PROCESSOR, hub.settings.timeout(), firsts);
     }
     for batcher in hub.batchers().iter().filter(|_| may_run) {
         let look = batcher.look();
@@ -178,7 +180,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
             );
         }
     }
-    if hub.settling.len() > 0 && !hub.is_degraded(SOURCE) {
+    if hub.settling.len() > 0 && !hub.is_degraded(SOURCE) && !hub.is_degraded(STORE) {
         add("settlement", Duration::ZERO, Vec::new());
     }
     stages

@@ -14,6 +14,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
+use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::breaker::Runs;
 use super::envelope::{Alone, Envelope, LaneId};
@@ -23,6 +24,7 @@ use super::hub::{FAIR_TAKE, Hub};
 use super::ready::Left;
 use super::seat::Seat;
 use super::stage::Failures;
+use super::twins::{Turn, Twins};
 use crate::decode::Decode;
 use crate::measures::Failed;
 use crate::processor::{Context, Destination, Processor, Route};
@@ -74,7 +76,11 @@ impl<P: Processor> Worker<P> {
             )
             .await
         {
+            if let Some(twins) = &hub.twins {
+                round.sort_out(twins);
+            }
             let started = rt::now();
+            let busy = hub.adaptive.begin();
             let probing = hub.probing();
             loop {
                 // A breaker that opens meanwhile sends back what has not run.
@@ -126,6 +132,7 @@ impl<P: Processor> Worker<P> {
                 round.end(&mut running.envelope, ran, route, &stage);
             }
             round.ran(started.elapsed());
+            drop(busy);
             round.hand_over();
             tokio::task::consume_budget().await;
         }
@@ -168,7 +175,7 @@ impl<P: Processor> Worker<P> {
         }
         let away = hub.ready.away();
         let pending_since = rt::now();
-        let timeout = hub.spec.processor.timeout;
+        let timeout = hub.settings.timeout();
         let give_back_at = pending_since + FAIR_TAKE;
         let deadline = rt::after(timeout);
         let mut gave_back = round.is_empty();
@@ -275,7 +282,7 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
             None
         }
         Next::Park(due) => Some(Left::Parked(due, envelope)),
-        Next::Back => Some(Left::Back(envelope)),
+        Next::Behind => Some(Left::Behind(envelope)),
         Next::Return(after) => {
             let lane = envelope.lane;
             hub.return_later(envelope, after);
@@ -303,6 +310,8 @@ struct Round<'a, T> {
     left: Vec<Left>,
     dropped: Vec<Envelope>,
     runs: usize,
+    /// Of those, the ones that failed in a way worth another attempt.
+    faults: usize,
     /// How long each of those runs was pending that was.
     waited: Vec<Duration>,
     processed: usize,
@@ -326,6 +335,7 @@ impl<'a, T> Round<'a, T> {
             left: Vec::new(),
             dropped: Vec::new(),
             runs: 0,
+            faults: 0,
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
@@ -336,6 +346,37 @@ impl<'a, T> Round<'a, T> {
 
     fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.settles.is_empty() && self.left.is_empty() && self.gone == 0
+    }
+
+    /// Runs no twin of a message that is in flight, or that has ended meanwhile.
+    fn sort_out(&mut self, twins: &Twins) {
+        let hub = self.hub;
+        if !self.rest.iter().any(|envelope| envelope.is_twin) {
+            return;
+        }
+        for mut envelope in std::mem::take(&mut self.rest) {
+            if !envelope.is_twin {
+                self.rest.push_back(envelope);
+            } else if hub.is_lost(&envelope.ticket) {
+                self.dropped(Some(envelope));
+            } else {
+                match twins.turn(&envelope.ticket) {
+                    Turn::Run => {
+                        envelope.is_twin = false;
+                        self.rest.push_back(envelope);
+                    }
+                    Turn::Wait => self.left.push(Left::Aside(envelope)),
+                    Turn::Done => {
+                        hub.counters.duplicates.add(1);
+                        self.settles.extend(envelope.settle(Settlement::Ack));
+                        self.free(envelope.lane);
+                    }
+                    Turn::GivenUp(first) => {
+                        self.give_up(Some(envelope), &first.stage, first.reason, first.error.clone());
+                    }
+                }
+            }
+        }
     }
 
     /// Decides what comes of a run. The envelope is taken out, or dropped in place once it is settled.
@@ -353,6 +394,7 @@ impl<'a, T> Round<'a, T> {
                 self.failed(fault.kind());
                 if fault.feeds_breaker() {
                     self.ended.failed += 1;
+                    self.faults += 1;
                     self.ended.slow += slow;
                 }
                 let next = self.hub.next(envelope, fault);
@@ -429,16 +471,32 @@ impl<'a, T> Round<'a, T> {
     /// The take has ended, and took so long. What a run was pending is its own; the rest is shared by all alike.
     fn ran(&mut self, took: Duration) {
         let runs = std::mem::take(&mut self.runs);
+        let failures = std::mem::take(&mut self.faults);
         self.hub.ran(runs, took);
+        if self.hub.budget.is_set() {
+            self.hub.budget.ran(runs, rt::now());
+        }
         let Some(others) = runs.checked_sub(self.waited.len()).filter(|_| runs > 0) else {
             return self.waited.clear();
         };
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
-        if self.hub.breakers.is_slow(share) {
+        let hub = self.hub;
+        if hub.adaptive.is_on() && hub.breakers.is_closed() {
+            let pending = &self.waited;
+            let taken = Taken {
+                runs,
+                failures,
+                pending,
+                share,
+            };
+            hub.adaptive
+                .took(rt::now(), &taken, |workers| hub.resize(workers));
+        }
+        if hub.breakers.is_slow(share) {
             self.ended.slow = self.ended.succeeded + self.ended.failed;
         }
-        let times = &self.hub.processor.took;
+        let times = &hub.processor.took;
         if others > 0 {
             times.record_time(share, others);
         }
@@ -489,7 +547,12 @@ impl<'a, T> Round<'a, T> {
         });
         let gone = std::mem::take(&mut self.gone);
         if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
+            let aside = self.left.iter().any(|left| matches!(left, Left::Aside(_)));
             hub.finish(gone, self.lanes.drain(..), self.left.drain(..).chain(rest));
+            // What they wait for may have happened since they were asked.
+            if let (true, Some(twins)) = (aside, &hub.twins) {
+                twins.bring_back(hub);
+            }
         }
         hub.processor.succeeded.add(std::mem::take(&mut self.processed));
         hub.processor.failed_all(&mut self.failures);

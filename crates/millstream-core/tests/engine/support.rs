@@ -254,7 +254,7 @@ impl Rig {
         Self { queue, host }
     }
 
-    pub(crate) fn pipeline(&self) -> &Pipeline {
+    pub(crate) fn pipeline(&self) -> Pipeline {
         self.host.pipeline("test").unwrap()
     }
 
@@ -266,6 +266,13 @@ impl Rig {
     pub(crate) fn publish_keyed(&self, messages: &[(&str, &str)]) {
         self.queue
             .publish_all(messages.iter().map(|(key, payload)| keyed(key, payload)));
+    }
+
+    /// Fails if the watchdog has found anything, or a sentinel has fired.
+    pub(crate) fn assert_sound(&self) {
+        let fired = self.pipeline().measures().sentinels;
+        assert!(fired.iter().all(|(_, times)| *times == 0), "{fired:?}");
+        assert_eq!(self.pipeline().status().counts.stalls, 0);
     }
 
     /// Waits until every message is settled.

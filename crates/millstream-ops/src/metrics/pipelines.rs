@@ -336,10 +336,20 @@ mod tests {
             settle_retries: 1015,
             outbox_retries: 1016,
             suspects: 1017,
+            over_budget: 1018,
             throttled: 1019,
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
+            duplicates: 1101,
+            unidentified: 1102,
+            unchecked: 1103,
+            store_failures: 1104,
+            forgotten_ids: 1105,
+            sequence_gaps: 1106,
+            sequence_repeats: 1107,
+            sequence_held: 1108,
+            unnumbered: 1109,
             stalls: 1023,
             batches_split: 1024,
             processed: 0,
@@ -359,6 +369,7 @@ mod tests {
             ready: 0,
             waiting: 0,
             parked: 0,
+            held: 0,
             running: 0,
             concurrency: 0,
             lanes: 0,
@@ -401,6 +412,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 23);
+        assert_eq!(exported, 24);
     }
 }

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 18] = [
+pub(super) const COUNTERS: [Count; 28] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -51,6 +51,11 @@ pub(super) const COUNTERS: [Count; 18] = [
         "millstream_waits_cut_total",
         "Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.",
         |counts| counts.waits_cut,
+    ),
+    (
+        "millstream_retries_over_budget_total",
+        "Attempts that were put off for longer because the retry budget was spent.",
+        |counts| counts.over_budget,
     ),
     (
         "millstream_uncounted_failures_total",
@@ -93,6 +98,51 @@ pub(super) const COUNTERS: [Count; 18] = [
         |counts| counts.commit_failures,
     ),
     (
+        "millstream_duplicates_total",
+        "Messages acknowledged unrun because one with their id was done within the window.",
+        |counts| counts.duplicates,
+    ),
+    (
+        "millstream_unidentified_total",
+        "Messages without an id to be told from others by.",
+        |counts| counts.unidentified,
+    ),
+    (
+        "millstream_unchecked_total",
+        "Ids that the store could not be asked for, or told of.",
+        |counts| counts.unchecked,
+    ),
+    (
+        "millstream_id_store_failures_total",
+        "Times that the store of ids could not be asked or told.",
+        |counts| counts.store_failures,
+    ),
+    (
+        "millstream_forgotten_ids_total",
+        "Ids that the store forgot before their window was over, to have room.",
+        |counts| counts.forgotten_ids,
+    ),
+    (
+        "millstream_sequence_gaps_total",
+        "Gaps in the numbers of a key that were met, or waited for in vain.",
+        |counts| counts.sequence_gaps,
+    ),
+    (
+        "millstream_sequence_repeats_total",
+        "Messages whose number their key had passed already; they run.",
+        |counts| counts.sequence_repeats,
+    ),
+    (
+        "millstream_sequence_held_total",
+        "Messages that were held because one was missing before them.",
+        |counts| counts.sequence_held,
+    ),
+    (
+        "millstream_unnumbered_total",
+        "Messages without a number or a key, which pass unchecked.",
+        |counts| counts.unnumbered,
+    ),
+    (
         "millstream_restarts_total",
         "Tasks restarted by the supervisor.",
         |counts| counts.restarts,
@@ -105,7 +155,7 @@ pub(super) const COUNTERS: [Count; 18] = [
 ];
 
 /// What goes up and down.
-pub(super) const GAUGES: [Gauge; 13] = [
+pub(super) const GAUGES: [Gauge; 14] = [
     (
         "millstream_halted_places",
         "Partitions that stand still at a message that was given up.",
@@ -155,6 +205,11 @@ pub(super) const GAUGES: [Gauge; 13] = [
         "millstream_parked_messages",
         "Messages between two attempts.",
         |seen| seen.status.parked as f64,
+    ),
+    (
+        "millstream_held_messages",
+        "Messages that wait for another one: for what comes of one with their id, or for one that is missing before them.",
+        |seen| seen.status.held as f64,
     ),
     (
         "millstream_running_messages",

@@ -1,0 +1,13 @@
+//! The stock stores of ids, for `deduplicate`, as the registry knows them.
+
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use memory::MemoryStoreKind;
+#[cfg(feature = "redis")]
+pub use redis::{RedisStoreKind, RedisStoreSettings};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteStoreKind, SqliteStoreSettings};
