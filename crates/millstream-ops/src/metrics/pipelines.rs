@@ -411,6 +411,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 23);
+        assert_eq!(exported, 32);
     }
 }
