@@ -3,6 +3,7 @@
 //! `payload` is a string, or `payload_base64` stands in its place where it is not UTF-8; so too with `key`.
 //! `headers` is an object of strings in their order; where a header occurs twice, so does its name. `attempt`
 //! counts from 1, `origin` is for people, and `timestamp` is in milliseconds since 1970.
+//! A dead letter that is listed has an `id`.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use millstream_core::{Headers, Message, Outgoing};
+use millstream_core::{Headers, Letter, Message, Outgoing};
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -44,6 +45,8 @@ pub struct Envelope {
     pub origin: Option<String>,
     /// When it was published.
     pub timestamp: Option<SystemTime>,
+    /// Of a dead letter: what names it in its store.
+    pub id: Option<String>,
 }
 
 /// Why a line is no envelope. It never quotes what the line holds.
@@ -70,6 +73,7 @@ impl Envelope {
             attempt: fields.attempt,
             origin: fields.origin,
             timestamp,
+            id: fields.id,
         })
     }
 
@@ -90,6 +94,7 @@ impl Envelope {
                 .timestamp
                 .and_then(since)
                 .and_then(|since| u64::try_from(since.as_millis()).ok()),
+            id: self.id.as_deref(),
         };
         serde_json::to_writer(&mut *to, &line)
             .expect("strings and numbers always serialise, and memory takes them");
@@ -108,7 +113,20 @@ impl From<&Outgoing> for Envelope {
     }
 }
 
-/// Attempt, origin and time are not a sender's to say, and stay behind.
+impl From<Letter> for Envelope {
+    fn from(letter: Letter) -> Self {
+        Self {
+            payload: letter.payload,
+            key: letter.key,
+            headers: letter.headers,
+            timestamp: letter.timestamp,
+            id: Some(letter.id),
+            ..Self::default()
+        }
+    }
+}
+
+/// Attempt, origin, time and id are not a sender's to say, and stay behind.
 impl From<Envelope> for Outgoing {
     fn from(envelope: Envelope) -> Self {
         Self {
@@ -152,6 +170,8 @@ struct Line<'a> {
     origin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -166,6 +186,7 @@ struct Fields {
     attempt: Option<u32>,
     origin: Option<String>,
     timestamp: Option<u64>,
+    id: Option<String>,
 }
 
 /// The bytes as text, or in base64 if they are none.
@@ -274,7 +295,7 @@ mod tests {
         assert_eq!(
             error(r#"{"payload": "a", "heders": {}}"#),
             "unknown field, expected one of `payload`, `payload_base64`, `key`, `key_base64`, `headers`, `attempt`, \
-             `origin`, `timestamp` at line 1 column 25"
+             `origin`, `timestamp`, `id` at line 1 column 25"
         );
         assert!(error(r#"{"payload": 5}"#).starts_with("invalid type: integer, expected a string"));
         assert!(error(r#"{"payload": "", "headers": {"a": 1}}"#).starts_with("invalid type: integer"));
@@ -301,15 +322,19 @@ mod tests {
             any::<Option<u32>>(),
             any::<Option<String>>(),
             prop::option::of(time),
+            any::<Option<String>>(),
         )
-            .prop_map(|(payload, key, headers, attempt, origin, timestamp)| Envelope {
-                payload,
-                key,
-                headers: headers.into_iter().collect(),
-                attempt,
-                origin,
-                timestamp,
-            })
+            .prop_map(
+                |(payload, key, headers, attempt, origin, timestamp, id)| Envelope {
+                    payload,
+                    key,
+                    headers: headers.into_iter().collect(),
+                    attempt,
+                    origin,
+                    timestamp,
+                    id,
+                },
+            )
     }
 
     proptest! {

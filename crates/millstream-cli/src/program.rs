@@ -11,7 +11,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::args::{Args, Check, Command};
 use crate::connect::connect;
 use crate::load::{load, tell};
-use crate::{publish, run};
+use crate::named::counted;
+use crate::{dead_letter, publish, run, screen};
 
 /// The file is wrong, and it was said how.
 pub(crate) const BAD_CONFIG: u8 = 2;
@@ -32,6 +33,7 @@ pub fn main(registry: Registry) -> ExitCode {
         Command::Check(args) => check(&args, &registry),
         Command::Schema => print_schema(&registry),
         Command::Publish(args) => publish::publish(&args, &registry),
+        Command::DeadLetter(command) => dead_letter::run(&command, &registry),
     };
     // What the registry holds may have threads or files of its own.
     drop(registry);
@@ -51,7 +53,7 @@ fn check(args: &Check, registry: &Registry) -> anyhow::Result<ExitCode> {
     let Some(config) = load(&args.file, registry) else {
         return Ok(BAD_CONFIG.into());
     };
-    let mut said = counted(config.pipelines.len(), "pipeline");
+    let mut said = counted(config.pipelines.len() as u64, "pipeline");
     if args.connect {
         let runtime = runtime()?;
         let found = runtime.block_on(connect(&config));
@@ -63,18 +65,11 @@ fn check(args: &Check, registry: &Registry) -> anyhow::Result<ExitCode> {
             }
             match found.count(Severity::Warning) {
                 0 => {}
-                warnings => said = format!("{said}, {}", counted(warnings, "warning")),
+                warnings => said = format!("{said}, {}", counted(warnings as u64, "warning")),
             }
         }
     }
     print(&format!("ok: {said}\n"))
-}
-
-fn counted(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        number => format!("{number} {what}s"),
-    }
 }
 
 fn print_schema(registry: &Registry) -> anyhow::Result<ExitCode> {
@@ -88,4 +83,10 @@ pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Writes to standard error what there is to say beside what was asked for.
+pub(crate) fn say(text: &str) {
+    // Where it cannot be said, nothing depends on it.
+    let _ = screen::beside(|| io::stderr().write_all(text.as_bytes()));
 }

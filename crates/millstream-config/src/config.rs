@@ -12,9 +12,9 @@ use toml::de::{DeTable, DeValue};
 use crate::decode::decode;
 use crate::diagnostic::Diagnostics;
 use crate::fields::Fields;
+use crate::fixed::Fixed;
 use crate::interpolate::{Environment, interpolate};
 use crate::mask;
-use crate::not_yet;
 use crate::pipeline::pipeline;
 use crate::registry::Registry;
 use crate::report::Report;
@@ -75,6 +75,8 @@ pub struct PipelineConfig {
     pub spec: PipelineSpec,
     /// Writes to where the pipeline's source reads; `None` where its connector has no such thing.
     pub publish_to: Option<SharedSinkConnector>,
+    /// What of its table holds until it is started again, to compare with another reading of the file.
+    pub fixed: Fixed,
 }
 
 impl Config {
@@ -163,7 +165,6 @@ fn read(
     root: Node<'_>,
 ) -> Option<(HostSpec, Vec<PipelineConfig>)> {
     let mut root = Table::of(report, String::new(), root)?;
-    not_yet::refuse(report, &mut root.entries);
     let host = host(report, &mut root);
     let pipelines = root
         .take_table(report, "pipelines")

@@ -27,6 +27,8 @@ pub(crate) fn retry<'i>(report: &mut Report<'_>, pipeline: &mut Table<'i>) -> Op
         factor: written.factor.0,
         max_backoff,
         jitter: written.jitter,
+        max_age: written.max_age.map(|age| age.get()),
+        budget: written.budget.map(|share| share.get()),
         strategy: match written.strategy {
             StrategyName::InPlace => RetryStrategy::InPlace,
             StrategyName::Redeliver => RetryStrategy::Redeliver,
@@ -99,7 +101,33 @@ pub(crate) fn rate_limit(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> O
         return None;
     }
     let burst = written.burst.map_or(messages, |burst| burst.get());
-    Some(Some(RateLimit { messages, per, burst }))
+    if written.key.is_none() && table.has("weights") {
+        report.error(
+            table.at("weights"),
+            "`weights` has no effect without `key`",
+            "add `key`, as in `key = \"header:tenant\"`, or remove `weights`",
+        );
+        return None;
+    }
+    let key = written.key.as_deref().map(|key| key.strip_prefix("header:"));
+    if key.is_some_and(|header| header.is_none_or(str::is_empty)) {
+        report.error(
+            table.at("key"),
+            "`key` does not say which header",
+            "write \"header:NAME\", as in `key = \"header:tenant\"`",
+        );
+        return None;
+    }
+    let weights = written.weights.iter();
+    Some(Some(RateLimit {
+        messages,
+        per,
+        burst,
+        key: key.flatten().map(str::to_owned),
+        weights: weights
+            .map(|(value, weight)| (value.clone(), weight.get()))
+            .collect(),
+    }))
 }
 
 /// When to stop fetching; the outer option is for errors.

@@ -15,6 +15,7 @@ use crate::check::{Facts, Finding};
 use crate::dedup::Ids;
 use crate::engine::Envelope;
 use crate::handle::EngineHandle;
+use crate::letters::SharedLetterBox;
 use crate::message::{Message, Outgoing};
 use crate::rt::Duration;
 use crate::settlement::{Outcome, Settle};
@@ -70,6 +71,16 @@ pub trait Connector: Send + Sync + 'static {
     /// reads, once [`Outgoing::delay`] has passed. The engine writes there, and acknowledges the delivery once it
     /// is confirmed. A message comes with its failures in the header [`Message::FAILURES`], which the source reads.
     fn retry_sink(&self) -> Option<SharedSinkConnector> {
+        None
+    }
+
+    /// Where it keeps what is rejected, if that can be read again.
+    fn letters(&self) -> Option<SharedLetterBox> {
+        None
+    }
+
+    /// The sink that brings a dead letter back to whom this reads for, where what is published goes to others too.
+    fn replay_sink(&self) -> Option<SharedSinkConnector> {
         None
     }
 
@@ -218,6 +229,11 @@ pub trait SinkConnector: Send + Sync + 'static {
     /// What writes.
     type Sink: Sink;
 
+    /// What was written, where that can be read again as dead letters.
+    fn letters(&self) -> Option<SharedLetterBox> {
+        None
+    }
+
     /// Opens one.
     ///
     /// # Errors
@@ -289,6 +305,10 @@ pub trait DynConnector: Any + Send + Sync {
     fn capabilities(&self) -> Capabilities;
     /// See [`Connector::retry_sink`].
     fn retry_sink(&self) -> Option<SharedSinkConnector>;
+    /// See [`Connector::letters`].
+    fn letters(&self) -> Option<SharedLetterBox>;
+    /// See [`Connector::replay_sink`].
+    fn replay_sink(&self) -> Option<SharedSinkConnector>;
     /// See [`Connector::open`].
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>>;
     /// See [`Connector::check`].
@@ -334,6 +354,8 @@ pub trait DynAcknowledger: Send + 'static {
 
 /// Object-safe [`SinkConnector`].
 pub trait DynSinkConnector: Send + Sync + 'static {
+    /// See [`SinkConnector::letters`].
+    fn letters(&self) -> Option<SharedLetterBox>;
     /// See [`SinkConnector::open`].
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>>;
     /// See [`SinkConnector::check`].
@@ -357,6 +379,14 @@ impl<C: Connector> DynConnector for C {
 
     fn retry_sink(&self) -> Option<SharedSinkConnector> {
         Connector::retry_sink(self)
+    }
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Connector::letters(self)
+    }
+
+    fn replay_sink(&self) -> Option<SharedSinkConnector> {
+        Connector::replay_sink(self)
     }
 
     fn open(&self, engine: EngineHandle) -> BoxFuture<'_, Result<Opened, OpenError>> {
@@ -407,6 +437,10 @@ impl<A: Acknowledger> DynAcknowledger for A {
 }
 
 impl<C: SinkConnector> DynSinkConnector for C {
+    fn letters(&self) -> Option<SharedLetterBox> {
+        SinkConnector::letters(self)
+    }
+
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn DynSink>, OpenError>> {
         Box::pin(async move { Ok(Box::new(SinkConnector::open(self).await?) as Box<dyn DynSink>) })
     }

@@ -16,6 +16,7 @@ mod failure;
 mod flow;
 mod handle;
 mod host;
+mod letters;
 mod measures;
 pub mod memory;
 mod message;
@@ -39,11 +40,12 @@ pub use dedup::{
     DedupError, DedupStore, DeduplicateSpec, IdBy, Ids, MemoryStore, OnStoreFailure, SharedDedupStore,
 };
 pub use dependency::Dependency;
-pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
+pub use letters::{Letter, LetterBox, LetterError, Letters, SharedLetterBox, Visit};
 pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measures, StageMeasures};
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::settlement::millis;
 use crate::ticket::Ticket;
 
 /// Names a place that messages come from: a queue, or one partition of a topic.
@@ -39,11 +40,24 @@ pub struct Message {
     pub deliveries: u32,
     /// Handler runs of this message that have failed so far, carried through the broker where it went back.
     pub failures: u32,
+    /// When a run of it first failed, where that is known: it is carried as `failures` is.
+    pub first_failed: Option<SystemTime>,
 }
 
 impl Message {
     /// The header that carries [`failures`](Self::failures) where a message goes back through its broker.
     pub const FAILURES: &'static str = "millstream-failures";
+
+    /// The header with the time at which a message first failed, in milliseconds since 1970: of a dead letter, of one
+    /// that was replayed, and of one that goes back through its broker.
+    pub const FIRST_FAILED_AT: &'static str = "millstream-first-failed-at";
+
+    /// The header that counts how often a message was replayed.
+    pub const REPLAYS: &'static str = "millstream-replays";
+
+    /// The header that carries when a message was first received, in milliseconds since 1970, where it goes back through
+    /// a broker that knows no time of it, and the pipeline asks for its age.
+    pub const FIRST_RECEIVED: &'static str = "millstream-first-received";
 
     /// A message with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
@@ -51,6 +65,12 @@ impl Message {
             payload: payload.into(),
             ..Self::default()
         }
+    }
+
+    /// When it was first received, where the header [`FIRST_RECEIVED`](Self::FIRST_RECEIVED) says it.
+    pub(crate) fn first_received(&self) -> Option<SystemTime> {
+        let millis = self.headers.get(Self::FIRST_RECEIVED)?.parse().ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
     }
 
     /// The same with a key.
@@ -67,10 +87,19 @@ impl Message {
         self
     }
 
-    /// Takes the header [`FAILURES`](Self::FAILURES) for what it says, out of the headers.
+    /// Takes the header [`FAILURES`](Self::FAILURES) for what it says, out of the headers, and with it the time of the
+    /// first one.
     pub fn take_failures(&mut self) {
         if let Some(failures) = self.headers.remove(Self::FAILURES) {
             self.failures = failures.parse().unwrap_or_default();
+            self.take_first_failed();
+        }
+    }
+
+    /// Takes the header [`FIRST_FAILED_AT`](Self::FIRST_FAILED_AT) for what it says, out of the headers.
+    pub fn take_first_failed(&mut self) {
+        if let Some(at) = self.headers.remove(Self::FIRST_FAILED_AT) {
+            self.first_failed = time_of(&at);
         }
     }
 
@@ -78,6 +107,9 @@ impl Message {
     pub(crate) fn put_off(&self, place: Arc<str>, delay: Duration) -> Outgoing {
         let mut headers = self.headers.clone();
         headers.set(Self::FAILURES, &self.failures.to_string());
+        if let Some(at) = self.first_failed {
+            headers.set(Self::FIRST_FAILED_AT, &millis(at).to_string());
+        }
         Outgoing {
             payload: self.payload.clone(),
             key: self.key.clone(),
@@ -96,6 +128,12 @@ impl Message {
     pub fn size(&self) -> usize {
         self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + self.headers.size()
     }
+}
+
+/// A time that a header gives in milliseconds since 1970.
+pub(crate) fn time_of(millis: &str) -> Option<SystemTime> {
+    let millis = millis.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
 /// One message for a sink.
@@ -157,6 +195,15 @@ impl Outgoing {
     /// What it counts for in a batch's `bytes`: payload, key and headers.
     pub fn size(&self) -> usize {
         self.payload.len() + self.key.as_ref().map_or(0, Bytes::len) + self.headers.size()
+    }
+}
+
+impl Outgoing {
+    /// Takes along when it was first received.
+    pub(crate) fn set_first_received(&mut self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.headers
+            .set(Message::FIRST_RECEIVED, &since.as_millis().to_string());
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Rejection {
     pub deliveries: u32,
     /// The place and position it came from, as `place@position`.
     pub origin: String,
+    /// When it first failed, as far as is known here; when it was given up where it had not failed before.
+    pub first_at: SystemTime,
     /// When it was given up.
     pub at: SystemTime,
 }
@@ -74,6 +76,8 @@ pub enum Reason {
     Rejected,
     /// The last allowed attempt failed.
     Attempts,
+    /// An attempt failed, and it was too old for another.
+    Age,
     /// Delivered too often without an outcome: it ends its process.
     Deliveries,
     /// The handler named a batcher that does not exist.
@@ -84,10 +88,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Decode,
         Self::Rejected,
         Self::Attempts,
+        Self::Age,
         Self::Deliveries,
         Self::Route,
         Self::Gap,
@@ -99,6 +104,7 @@ impl Reason {
             Self::Decode => "decode",
             Self::Rejected => "rejected",
             Self::Attempts => "attempts",
+            Self::Age => "age",
             Self::Deliveries => "deliveries",
             Self::Route => "route",
             Self::Gap => "gap",
@@ -108,7 +114,7 @@ impl Reason {
 
 impl Rejection {
     /// Names of the headers that a dead letter carries, in the order they are written.
-    pub const HEADERS: [&'static str; 8] = [
+    pub const HEADERS: [&'static str; 9] = [
         "millstream-pipeline",
         "millstream-stage",
         "millstream-reason",
@@ -116,13 +122,23 @@ impl Rejection {
         "millstream-attempts",
         "millstream-deliveries",
         "millstream-origin",
+        Message::FIRST_FAILED_AT,
         "millstream-failed-at",
     ];
 
-    /// This failure's headers, named as in [`HEADERS`](Self::HEADERS); the time is milliseconds since 1970.
-    pub fn headers(&self) -> [(&'static str, String); 8] {
-        let [pipeline, stage, reason, error, attempts, deliveries, origin, at] = Self::HEADERS;
-        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    /// This failure's headers, named as in [`HEADERS`](Self::HEADERS); times are milliseconds since 1970.
+    pub fn headers(&self) -> [(&'static str, String); 9] {
+        let [
+            pipeline,
+            stage,
+            reason,
+            error,
+            attempts,
+            deliveries,
+            origin,
+            first_at,
+            at,
+        ] = Self::HEADERS;
         [
             (pipeline, self.pipeline.to_string()),
             (stage, self.stage.to_string()),
@@ -131,7 +147,8 @@ impl Rejection {
             (attempts, self.attempts.to_string()),
             (deliveries, self.deliveries.to_string()),
             (origin, self.origin.clone()),
-            (at, since.as_millis().to_string()),
+            (first_at, millis(self.first_at).to_string()),
+            (at, millis(self.at).to_string()),
         ]
     }
 
@@ -148,4 +165,10 @@ impl Rejection {
             ..Outgoing::default()
         }
     }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

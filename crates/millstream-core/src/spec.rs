@@ -145,18 +145,29 @@ impl Default for Limits {
 /// How the processor is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessorSpec {
-    /// How many messages are processed at a time.
+    /// How many messages are processed at a time; at most, where it adapts.
     pub concurrency: NonZeroUsize,
+    /// Where there is one, how many are processed at a time follows latency and errors, from this on.
+    pub adapts_from: Option<NonZeroUsize>,
     /// The most that one worker takes at a time.
     pub max_demand: NonZeroUsize,
     /// How long one run may take; longer is a retryable failure.
     pub timeout: Duration,
 }
 
+impl ProcessorSpec {
+    /// How many messages are processed at a time, at least.
+    pub fn least(&self) -> NonZeroUsize {
+        self.adapts_from
+            .map_or(self.concurrency, |least| least.min(self.concurrency))
+    }
+}
+
 impl Default for ProcessorSpec {
     fn default() -> Self {
         Self {
             concurrency: const { NonZeroUsize::new(16).unwrap() },
+            adapts_from: None,
             max_demand: const { NonZeroUsize::new(100).unwrap() },
             timeout: Duration::from_secs(30),
         }
@@ -212,6 +223,11 @@ pub struct RetrySpec {
     pub max_backoff: Duration,
     /// Whether to wait a random part of it, between half and all.
     pub jitter: bool,
+    /// The age beyond which no further attempt begins, counted from when a message was published, where its source says
+    /// that, or else from when it was first received.
+    pub max_age: Option<Duration>,
+    /// The share of recent runs that retries may be, above 0 and up to 1: what is beyond it waits longer.
+    pub budget: Option<f64>,
     /// Where a message waits for its next attempt.
     pub strategy: RetryStrategy,
 }
@@ -235,6 +251,8 @@ impl Default for RetrySpec {
             factor: 2.0,
             max_backoff: Duration::from_secs(30),
             jitter: true,
+            max_age: None,
+            budget: None,
             strategy: RetryStrategy::InPlace,
         }
     }
@@ -255,7 +273,7 @@ pub enum DeadLetter {
 }
 
 /// How fast to fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// So many messages …
     pub messages: NonZeroU32,
@@ -263,6 +281,11 @@ pub struct RateLimit {
     pub per: Duration,
     /// How many may come at once after a quiet time.
     pub burst: NonZeroU32,
+    /// The header of which each value has a limit of its own; messages without it share one. Absent: one limit for the
+    /// pipeline.
+    pub key: Option<String>,
+    /// Values of that header whose limit is so many times as high.
+    pub weights: BTreeMap<String, NonZeroU32>,
 }
 
 /// When to stop fetching because too little succeeds, or too much is slow. What is counted is a pipeline's runs, or the

@@ -48,6 +48,7 @@ mod connector;
 mod copies;
 mod ends;
 mod gate;
+mod letters;
 mod member;
 mod metadata;
 mod offsets;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError, rt};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError, rt,
+};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -15,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::check;
 use crate::connector::refused;
+use crate::letters::TopicLetters;
 use crate::properties::{InvalidProperty, check_sink};
 
 /// How long an open waits for brokers, and a poll for confirmations.
@@ -122,6 +125,10 @@ async fn find(producer: &Arc<BaseProducer<Reports>>, topic: &Arc<str>) -> Result
 
 impl SinkConnector for KafkaSink {
     type Sink = KafkaWriter;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(TopicLetters::new(&self.config, &self.topic)))
+    }
 
     async fn open(&self) -> Result<KafkaWriter, OpenError> {
         let writer = self.writer()?;

@@ -9,6 +9,7 @@ mod check;
 mod connector;
 mod dial;
 mod inbox;
+mod letters;
 #[cfg(feature = "management")]
 mod management;
 mod offsets;

@@ -5,7 +5,7 @@
 //! | AMQP | [`Message`] |
 //! |---|---|
 //! | header `millstream-key` | the key |
-//! | header `millstream-failures` | `failures` |
+//! | header `millstream-failures`, and beside it `millstream-first-failed-at` | `failures`, `first_failed` |
 //! | header `x-delivery-count`, else the redelivered flag | `deliveries` |
 //! | property `timestamp` | `timestamp`, and the header `amqp-timestamp` |
 //! | any other property | a header: `amqp-content-type`, `amqp-message-id` and so on |
@@ -33,7 +33,7 @@ use serde_json::Value;
 const KEY: &str = "millstream-key";
 
 /// A quorum queue's count of earlier deliveries.
-const DELIVERY_COUNT: &str = "x-delivery-count";
+pub(crate) const DELIVERY_COUNT: &str = "x-delivery-count";
 
 const CONTENT_TYPE: &str = "amqp-content-type";
 const CONTENT_ENCODING: &str = "amqp-content-encoding";
@@ -73,6 +73,9 @@ pub(crate) fn read(delivery: lapin::message::Delivery, origin: OriginId) -> Mess
     };
     if let Some(table) = properties.headers() {
         read_headers(table, &mut message);
+        if message.failures > 0 {
+            message.take_first_failed();
+        }
     }
     read_properties(properties, &mut message.headers);
     if !delivery.exchange.as_str().is_empty() {

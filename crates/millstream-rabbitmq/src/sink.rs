@@ -1,14 +1,18 @@
 //! The writing side: [`RabbitSink`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError,
+};
 
 use crate::check;
 use crate::dial::Dial;
+use crate::letters::{ExchangeLetters, QueueLetters};
 use crate::publisher::{Fate, Publisher, Route};
 use crate::topology::{Topology, short};
 use crate::trouble::{self, Trouble, code};
@@ -205,6 +209,13 @@ impl Target {
 
 impl SinkConnector for RabbitSink {
     type Sink = RabbitPublishing;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(match &self.target {
+            Target::Queue(topology) => Arc::new(QueueLetters::new(self.dial.clone(), topology.clone())),
+            Target::Exchange(name, _) => Arc::new(ExchangeLetters(name.clone())),
+        })
+    }
 
     async fn open(&self) -> Result<RabbitPublishing, OpenError> {
         Ok(RabbitPublishing {

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use millstream_core::{
     Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, Ids, OpenError,
-    Outcome, Read, Settle, Source, SourceError,
+    Outcome, Read, Settle, SharedLetterBox, SharedSinkConnector, Source, SourceError,
 };
 use tokio::sync::oneshot;
 
 use crate::check::check;
 use crate::consumer::Consumer;
 use crate::inbox::{Found, Inbox};
+use crate::letters::Kept;
+use crate::sink::SqliteSink;
 
 /// The shortest lease, which is renewed three times in that time, and the longest.
 const LEASE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_hours(24 * 365));
@@ -133,6 +135,20 @@ impl Connector for SqliteConnector {
             ids: Ids::Position,
             ..Capabilities::default()
         }
+    }
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        let Settings {
+            path, queue, group, ..
+        } = &self.settings;
+        Some(Arc::new(Kept::beside(path.clone(), queue, group)))
+    }
+
+    fn replay_sink(&self) -> Option<SharedSinkConnector> {
+        let Settings {
+            path, queue, group, ..
+        } = &self.settings;
+        Some(Arc::new(SqliteSink::new(path, queue).group(group)))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Leasing, Settling), OpenError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use millstream_core::Headers;
+use millstream_core::{Headers, Message};
 use rusqlite::{Connection, params};
 
 use crate::error::Error;
@@ -44,6 +44,8 @@ pub struct DeadLetter {
     pub deliveries: u32,
     /// Where it came from, as `queue@number`.
     pub origin: String,
+    /// When it first failed, as far as was known.
+    pub first_failed_at: SystemTime,
     /// When it was given up.
     pub failed_at: SystemTime,
 }
@@ -113,12 +115,19 @@ fn page(connection: &Connection, queue: &str, after: i64) -> rusqlite::Result<Ve
              WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
         )?
         .query_map(params![queue, after, PAGE], |row| {
+            // The time of the first failure is kept among the headers.
+            let mut message = Message {
+                headers: row::headers(row, 4)?,
+                ..Message::default()
+            };
+            message.take_first_failed();
+            let failed_at = row::time(row, 13)?;
             Ok(DeadLetter {
                 position: row::position(row.get(0)?),
                 group: row::text(row, 1)?,
                 payload: row::bytes(row, 2)?.unwrap_or_default(),
                 key: row::bytes(row, 3)?,
-                headers: row::headers(row, 4)?,
+                headers: message.headers,
                 published_at: row::time(row, 5)?,
                 pipeline: row::text(row, 6)?,
                 stage: row::text(row, 7)?,
@@ -127,7 +136,8 @@ fn page(connection: &Connection, queue: &str, after: i64) -> rusqlite::Result<Ve
                 attempts: row::count(row, 10)?,
                 deliveries: row::count(row, 11)?,
                 origin: row::text(row, 12)?,
-                failed_at: row::time(row, 13)?,
+                first_failed_at: message.first_failed.unwrap_or(failed_at),
+                failed_at,
             })
         })?
         .collect()

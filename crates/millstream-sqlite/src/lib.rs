@@ -43,6 +43,7 @@ mod error;
 mod group;
 mod headers;
 mod inbox;
+mod letters;
 mod publish;
 mod publisher;
 mod queue;

@@ -10,17 +10,21 @@ const INSERT: &str = "
     INSERT INTO millstream_messages (queue, grp, key, priority, published_at, not_before, copy_of, headers, payload)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
-/// Writes these in the transaction that is open, and pushes one result for each.
+/// Writes these in the transaction that is open, for one group or for all, and pushes one result for each.
 ///
 /// # Errors
 /// What fails one message for good refuses it alone; any other error is for the whole transaction.
 pub(crate) fn insert(
     connection: &Connection,
     queue: &str,
+    group: Option<&str>,
     messages: &[Outgoing],
     results: &mut Vec<Delivered>,
 ) -> rusqlite::Result<()> {
-    let mut groups = groups(connection, queue)?;
+    let mut groups = match group {
+        Some(group) => vec![group.to_owned()],
+        None => groups(connection, queue)?,
+    };
     if groups.is_empty() {
         groups.push(String::new());
     }

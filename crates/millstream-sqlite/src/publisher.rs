@@ -16,6 +16,8 @@ use crate::publish;
 /// What a sink asked for. A sink waits for its answer before it asks again, so there is one a sink at most.
 struct Job {
     queue: Arc<str>,
+    /// Whom it is for; none for every group.
+    group: Option<Arc<str>>,
     messages: Vec<Outgoing>,
     reply: oneshot::Sender<Result<Vec<Delivered>, String>>,
 }
@@ -53,11 +55,13 @@ impl Publisher {
     pub(crate) async fn publish(
         &self,
         queue: &Arc<str>,
+        group: Option<&Arc<str>>,
         messages: Vec<Outgoing>,
     ) -> Result<Vec<Delivered>, String> {
         let (reply, answer) = oneshot::channel();
         self.desk.open.lock().jobs.push(Job {
             queue: Arc::clone(queue),
+            group: group.map(Arc::clone),
             messages,
             reply,
         });
@@ -97,7 +101,13 @@ fn serve(database: &Database, connection: &Connection, jobs: Vec<Job>) {
     let done: rusqlite::Result<()> = database.write(connection, |connection| {
         for job in &jobs {
             let mut results = Vec::with_capacity(job.messages.len());
-            publish::insert(connection, &job.queue, &job.messages, &mut results)?;
+            publish::insert(
+                connection,
+                &job.queue,
+                job.group.as_deref(),
+                &job.messages,
+                &mut results,
+            )?;
             written.push(results);
         }
         Ok(())

@@ -103,7 +103,7 @@ impl Queue {
     /// SQLite's own; then some of the messages may be in the transaction, which should be rolled back.
     pub fn publish_in(connection: &Connection, queue: &str, messages: &[Outgoing]) -> rusqlite::Result<()> {
         let mut results = Vec::with_capacity(messages.len());
-        publish::insert(connection, queue, messages, &mut results)?;
+        publish::insert(connection, queue, None, messages, &mut results)?;
         if results.iter().all(|result| *result == Delivered::Confirmed) {
             return Ok(());
         }
@@ -232,6 +232,11 @@ impl Queue {
             positions,
             &["DELETE FROM millstream_dead WHERE id = ?1 AND queue = ?2"],
         )
+    }
+
+    /// The number that this query gives for the queue.
+    pub(crate) fn last(&self, sql: &str) -> Result<u64, Error> {
+        self.read(|connection| connection.query_row(sql, [&*self.name], |row| Ok(row::position(row.get(0)?))))
     }
 
     fn group(&self, name: &str) -> Group {

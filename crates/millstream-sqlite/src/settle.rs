@@ -17,7 +17,9 @@ const RELEASE: &str = "
 const BURY: &str = "
     INSERT INTO millstream_dead (queue, grp, key, priority, published_at, pipeline, stage, reason, error,
         attempts, deliveries, origin, failed_at, headers, payload)
-    SELECT queue, grp, key, priority, published_at, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, headers, payload
+    SELECT queue, grp, key, priority, published_at, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+        iif(?11 < ?10, json_set(coalesce(headers, '{}'), '$.\"millstream-first-failed-at\"', CAST(?11 AS TEXT)), headers),
+        payload
     FROM millstream_messages WHERE id = ?1 AND lease = ?2";
 
 /// Settles these in the write transaction that is open, and says for each what came of it.
@@ -80,6 +82,7 @@ fn bury(connection: &Connection, id: i64, token: i64, rejection: &Rejection) -> 
         rejection.deliveries,
         rejection.origin,
         millis(rejection.at),
+        millis(rejection.first_at),
     ])?;
     if buried > 0 {
         connection.prepare_cached(ACK)?.execute([id, token])?;

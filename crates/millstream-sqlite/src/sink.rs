@@ -4,12 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError,
+};
 use tokio::sync::oneshot;
 
 use crate::check::check;
 use crate::database::Database;
 use crate::error::Error;
+use crate::letters::Kept;
 use crate::publisher::Publisher;
 
 /// Publishes to a queue in a database, which is made if it is not there.
@@ -33,6 +36,7 @@ use crate::publisher::Publisher;
 pub struct SqliteSink {
     path: PathBuf,
     queue: Arc<str>,
+    group: Option<Arc<str>>,
 }
 
 impl SqliteSink {
@@ -41,15 +45,30 @@ impl SqliteSink {
         Self {
             path: path.into(),
             queue: queue.into(),
+            group: None,
         }
+    }
+
+    /// Writes for the readers of this group alone, where others read the queue too.
+    #[must_use]
+    pub fn group(mut self, group: &str) -> Self {
+        self.group = Some(group.into());
+        self
     }
 }
 
 impl SinkConnector for SqliteSink {
     type Sink = Publishing;
 
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(Kept::in_queue(
+            self.path.clone(),
+            Arc::clone(&self.queue),
+        )))
+    }
+
     async fn open(&self) -> Result<Publishing, OpenError> {
-        let (path, queue) = (self.path.clone(), Arc::clone(&self.queue));
+        let (path, queue, group) = (self.path.clone(), Arc::clone(&self.queue), self.group.clone());
         let (reply, opened) = oneshot::channel();
         // Opening may wait for other processes, so it has a thread of its own.
         let start = move || -> Result<Publishing, Error> {
@@ -57,6 +76,7 @@ impl SinkConnector for SqliteSink {
             let publisher = database.publisher()?;
             Ok(Publishing {
                 queue,
+                group,
                 publisher,
                 _database: database,
             })
@@ -79,6 +99,7 @@ impl SinkConnector for SqliteSink {
 /// An open [`SqliteSink`].
 pub struct Publishing {
     queue: Arc<str>,
+    group: Option<Arc<str>>,
     publisher: Arc<Publisher>,
     _database: Arc<Database>,
 }
@@ -90,7 +111,7 @@ impl Sink for Publishing {
         }
         results.extend(
             self.publisher
-                .publish(&self.queue, messages.to_vec())
+                .publish(&self.queue, self.group.as_ref(), messages.to_vec())
                 .await
                 .map_err(SinkError)?,
         );

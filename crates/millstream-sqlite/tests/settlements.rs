@@ -109,6 +109,8 @@ async fn p1_a_rejected_message_is_kept_with_its_failure() {
         .duration_since(std::time::SystemTime::UNIX_EPOCH)
         .unwrap();
     assert_eq!(at.as_millis(), 1_700_000_000_123);
+    let first = letter.failed_at.duration_since(letter.first_failed_at).unwrap();
+    assert_eq!(first.as_millis(), 123);
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
-use millstream_core::{Capabilities, Connector, EngineHandle, Facts, Finding, Ids, OpenError, rt};
+use millstream_core::{
+    Capabilities, Connector, EngineHandle, Facts, Finding, Ids, OpenError, SharedLetterBox, rt,
+};
 use tokio::sync::OnceCell;
 
 use crate::address::Address;
@@ -15,8 +17,9 @@ use crate::check::{self, Redrive};
 use crate::desk::{Desk, Opening, Pace, Seat};
 use crate::heartbeat;
 use crate::leases::LONGEST;
+use crate::letters::QueueLetters;
 use crate::returned::Returned;
-use crate::service::{self, Service, Trouble};
+use crate::service::{Service, Trouble};
 use crate::settling::Settling;
 use crate::source::Polling;
 use crate::wire;
@@ -183,8 +186,7 @@ impl SqsConnector {
 
     /// The queue, and what it says of itself.
     async fn queue(&self) -> Result<(Service, HashMap<Attribute, String>), Trouble> {
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(&self.client, &self.address).await?;
         let attributes = service
             .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
             .await?;
@@ -206,6 +208,14 @@ impl Connector for SqsConnector {
             ids: Ids::Header(wire::MESSAGE_ID),
             ..Capabilities::default()
         }
+    }
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(QueueLetters {
+            address: self.address.clone(),
+            client: Arc::clone(&self.client),
+            redriven: true,
+        }))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Polling, Settling), OpenError> {

@@ -52,6 +52,7 @@ mod connector;
 mod desk;
 mod heartbeat;
 mod leases;
+mod letters;
 mod poll;
 mod returned;
 mod service;

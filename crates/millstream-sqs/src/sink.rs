@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{QueueAttributeName as Attribute, SendMessageBatchRequestEntry};
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError,
+};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::check;
-use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
+use crate::letters::QueueLetters;
+use crate::service::{BATCH, Kind, Service, Taken, Trouble};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
 /// What one call can carry, and one message weigh: at least, and on Amazon's SQS where the queue says so.
@@ -63,8 +66,7 @@ impl SqsSink {
     }
 
     async fn begin(&self) -> Result<Sending, Trouble> {
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(&self.client, &self.address).await?;
         let longest = match service.attributes(&[Attribute::MaximumMessageSize]).await {
             Ok(attributes) => attributes
                 .get(&Attribute::MaximumMessageSize)
@@ -84,6 +86,14 @@ impl SqsSink {
 
 impl SinkConnector for SqsSink {
     type Sink = Sending;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(QueueLetters {
+            address: self.address.clone(),
+            client: Arc::clone(&self.client),
+            redriven: false,
+        }))
+    }
 
     async fn open(&self) -> Result<Sending, OpenError> {
         let opened = self.begin().await;

@@ -1,9 +1,8 @@
 //! `publish`: standard input to where a pipeline's source reads.
 
 mod input;
-mod progress;
-mod sender;
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -14,13 +13,13 @@ use millstream_core::{Headers, SharedSinkConnector};
 use tokio::sync::mpsc;
 
 use self::input::{Chunk, Input, Pattern};
-use self::progress::Progress;
-use self::sender::Sender;
 use crate::args::Publish;
 use crate::load::load;
 use crate::log;
-use crate::pace::grouped;
+use crate::named::{messages, pipeline};
 use crate::program::{BAD_CONFIG, print, runtime};
+use crate::progress::Progress;
+use crate::sender::Sender;
 use crate::signals::Signals;
 
 /// How many chunks are read ahead while one is being confirmed.
@@ -48,31 +47,18 @@ pub(crate) fn publish(args: &Publish, registry: &Registry) -> anyhow::Result<Exi
 }
 
 fn target(config: &Config, name: &str) -> anyhow::Result<SharedSinkConnector> {
-    let Some(pipeline) = config
-        .pipelines
-        .iter()
-        .find(|pipeline| *pipeline.spec.name == *name)
-    else {
-        let names: Vec<_> = config
-            .pipelines
-            .iter()
-            .map(|pipeline| &*pipeline.spec.name)
-            .collect();
-        bail!(
-            "there is no pipeline `{name}`; the file has `{}`",
-            names.join("`, `")
-        );
-    };
-    pipeline
+    pipeline(config, name)?
         .publish_to
         .clone()
         .ok_or_else(|| anyhow!("the source of pipeline `{name}` cannot be published to"))
 }
 
-fn messages(number: u64) -> String {
-    match number {
-        1 => "1 message".to_owned(),
-        number => format!("{} messages", grouped(number)),
+/// What an error calls a message.
+struct Line(u64);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.0)
     }
 }
 
@@ -81,11 +67,11 @@ async fn publish_all(target: SharedSinkConnector, pattern: Pattern) -> anyhow::R
     let mut signals = Signals::listen()?;
     let mut chunks = read_ahead(pattern)?;
     let mut sender = Sender::new(target);
-    let mut progress = Progress::start();
+    let mut progress = Progress::of_input("published");
     loop {
         let chunk = tokio::select! {
             biased;
-            signal = signals.next() => {
+            signal = signals.end() => {
                 drop(progress);
                 bail!("{signal}; {} published before it", messages(sender.confirmed()));
             }
@@ -99,7 +85,11 @@ async fn publish_all(target: SharedSinkConnector, pattern: Pattern) -> anyhow::R
         else {
             return Ok(sender.confirmed());
         };
-        let sent = sender.send(batch).await;
+        let mut batch = batch
+            .into_iter()
+            .map(|(line, message)| (Line(line), message))
+            .collect();
+        let sent = sender.send(&mut batch).await;
         progress.advance(bytes, sender.confirmed());
         let ended = sent.and_then(|()| end.map_or(Ok(()), Err));
         if let Err(error) = ended {

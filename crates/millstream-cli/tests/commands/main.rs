@@ -1,6 +1,7 @@
 //! The commands as processes, on real files.
 
 mod check;
+mod dead_letter;
 mod files;
 mod http;
 mod kafka;
@@ -8,6 +9,7 @@ mod listen;
 mod pages;
 mod publish;
 mod rabbitmq;
+mod reload;
 mod repeats;
 mod run;
 mod sqlite;

@@ -8,6 +8,7 @@
 
 mod files;
 mod kafka;
+mod letters;
 mod rabbitmq;
 mod sqs;
 #[cfg(test)]

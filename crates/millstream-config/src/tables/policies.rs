@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use millstream_core::{BreakerSpec, RetrySpec, SupervisorSpec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -25,6 +26,12 @@ pub(crate) struct RetryTable {
     pub(crate) max_backoff: PositiveDuration,
     /// Whether to wait a random part of it, between half and all.
     pub(crate) jitter: bool,
+    /// Older than this, no further attempt; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_age: Option<PositiveDuration>,
+    /// The share of recent runs that retries may be; what is beyond it waits longer. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Ratio>,
     /// Whether messages wait for their next attempt in memory or at the broker.
     pub(crate) strategy: StrategyName,
 }
@@ -49,6 +56,8 @@ impl Default for RetryTable {
             factor: Factor(spec.factor),
             max_backoff: duration(spec.max_backoff),
             jitter: spec.jitter,
+            max_age: None,
+            budget: None,
             strategy: StrategyName::InPlace,
         }
     }
@@ -96,6 +105,11 @@ pub(crate) struct RateLimitTable {
     pub(crate) per: PositiveDuration,
     /// How many may come at once after a quiet time. Default: as many as `messages`.
     pub(crate) burst: Option<Count>,
+    /// "header:NAME": a limit for each value of this header. Absent: one limit for the pipeline.
+    pub(crate) key: Option<String>,
+    /// Values of that header whose limit is so many times as high.
+    #[serde(default)]
+    pub(crate) weights: BTreeMap<String, Count>,
 }
 
 fn second() -> PositiveDuration {

@@ -115,7 +115,7 @@ fn the_reference_says_the_defaults() {
     assert_eq!(bare.processor, full.processor);
     assert_eq!(bare.retry, full.retry);
     assert_eq!(bare.supervisor, full.supervisor);
-    assert_eq!((bare.rate_limit, bare.breaker), (None, None));
+    assert_eq!((&bare.rate_limit, bare.breaker), (&None, None));
     assert!(matches!(bare.dead_letter, DeadLetter::Source));
     assert!(matches!(bare.ordering, Ordering::None));
     let shown = |spec: &PipelineSpec, name: &str| format!("{:?}", spec.batchers[name]);
@@ -142,8 +142,8 @@ fn every_key_reaches_its_place_in_the_spec() {
         order_by = "header:tenant"
         limits = { in_flight = 20, bytes = "2KB", per_key = 3, per_batcher = 1 }
         dead_letter = "discard"
-        retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false }
-        rate_limit = { messages = 7 }
+        retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false, max_age = "1h", budget = 0.2 }
+        rate_limit = { messages = 7, key = "header:tenant", weights = { gold = 4, "x y" = 2 } }
         breaker = { failure_rate = 1.0, slow_after = "3s", slow_rate = 0.25, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
         dependencies = { db = { slow_after = "250ms" }, "the cache" = {} }
         deduplicate = { by = "json:/id", window = "1h", max_entries = 5, on_store_failure = "wait" }
@@ -162,7 +162,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         url = "${STREAM_URL}"
 
         [pipelines.orders.processor]
-        concurrency = 2
+        concurrency = { min = 2, max = 20 }
         max_demand = 3
         timeout = "4s"
 
@@ -186,7 +186,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         "no more than the batcher's share"
     );
     assert_eq!(
-        pipeline.spec.rate_limit.unwrap().burst.get(),
+        pipeline.spec.rate_limit.as_ref().unwrap().burst.get(),
         7,
         "as many as messages"
     );

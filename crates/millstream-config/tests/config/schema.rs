@@ -63,10 +63,10 @@ fn every_key_of_the_reference_is_in_it() {
         ("pipelines.x.batchers.y.sink", "type path queue"),
         (
             "pipelines.x.retry",
-            "attempts max_deliveries backoff factor max_backoff jitter max_age strategy",
+            "attempts max_deliveries backoff factor max_backoff jitter max_age budget strategy",
         ),
         ("pipelines.x.dead_letter", "type path queue"),
-        ("pipelines.x.rate_limit", "messages per burst key"),
+        ("pipelines.x.rate_limit", "messages per burst key weights"),
         (
             "pipelines.x.breaker",
             "failure_rate slow_after slow_rate window minimum open_for probes",

@@ -27,7 +27,7 @@ use crate::settlement::{Reason, Settle, Settlement};
 
 pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hub>, worker: usize) {
     let shard = batcher.shard_of(worker);
-    let Some(work) = batcher.work.get(shard) else {
+    let Some(work) = batcher.work_of(shard) else {
         return;
     };
     loop {
@@ -48,6 +48,11 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
                 }
             }
             Turn::Wait(None) => told.await,
+            Turn::Leave => {
+                // What it may have been told goes to another.
+                work.notify_one();
+                return;
+            }
         }
     }
 }
@@ -64,7 +69,7 @@ enum Ran {
 }
 
 async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usize, closed: Closed<T>) {
-    let cancellation = batcher.cancellation(worker);
+    let (cancellation, timeout) = batcher.terms(worker);
     let Closed {
         key,
         items,
@@ -100,7 +105,6 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             Poll::Ready(result) => result.into(),
             Poll::Pending => {
-                let timeout = batcher.spec.timeout;
                 tokio::select! {
                     biased;
                     result = &mut future => result.into(),
@@ -236,11 +240,14 @@ impl<T: Send + 'static> Running<'_, T> {
 }
 
 impl<T: Send + 'static> Running<'_, T> {
-    /// Whether the message at fault is to be found out: not while what all of them need is away, and not where the handler
-    /// took the items out.
+    /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
+    /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
-        self.batcher.spec.bisect
-            && matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+        matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+            && ran
+                .fault()
+                .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
+            && self.batcher.bisects()
             && (messages > 1 || self.split.is_some())
             && self.batch.items.len() == messages
             && self.hub.breakers.is_closed()
@@ -384,8 +391,15 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 return self.hub.return_later(envelope, wait);
             }
             Next::Return(wait) => rt::now() + wait,
-            Next::Park(due) => due,
-            Next::Back => rt::now(),
+            Next::Park(due) => {
+                let now = rt::now();
+                now + self.hub.within_budget(due.saturating_duration_since(now))
+            }
+            // Other batches probe next.
+            Next::Behind => {
+                let breaker = self.hub.spec.breaker.unwrap_or_default();
+                rt::now() + 2 * breaker.open_for
+            }
         };
         match item {
             Some(item) => {

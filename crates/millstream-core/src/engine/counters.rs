@@ -69,6 +69,8 @@ counters! {
     retried,
     /// Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.
     waits_cut,
+    /// Attempts that were put off for longer because the retry budget was spent.
+    over_budget,
     /// Failures that counted no attempt because a breaker was not closed, or was about to open.
     uncounted,
     /// Messages acknowledged: their work is done, or they are dead-lettered, discarded or put off.

@@ -1,6 +1,8 @@
 //! A message inside the engine: [`Envelope`].
 
-use crate::message::Message;
+use std::time::SystemTime;
+
+use crate::message::{Message, time_of};
 use crate::settlement::{Settle, Settlement};
 use crate::ticket::Ticket;
 
@@ -14,8 +16,8 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
     /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
-    /// Its number among those that came to that lane.
-    pub(crate) turn: u32,
+    /// Its number among those that came to that lane, which wraps around: there is room for no more.
+    pub(crate) turn: u16,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
@@ -52,6 +54,19 @@ impl Envelope {
     /// Whether it has been delivered so often that it may be what ends its process.
     pub(crate) fn is_suspect(&self) -> bool {
         self.message.deliveries > UNSUSPECTED
+    }
+
+    /// A run of it has failed, counted or not: if it is the first, when that was.
+    pub(crate) fn note_failure(&mut self) {
+        if self.first_failed().is_none() {
+            self.message.first_failed = Some(SystemTime::now());
+        }
+    }
+
+    /// When it first failed, here or before it came here, if it has. One that was replayed has a header that says so.
+    pub(crate) fn first_failed(&self) -> Option<SystemTime> {
+        let header = || self.message.headers.get(Message::FIRST_FAILED_AT);
+        self.message.first_failed.or_else(|| time_of(header()?))
     }
 
     /// What it counts for in limits on bytes.

@@ -20,6 +20,9 @@ use crate::ticket::{Scope, Ticket};
 /// The longest that a handler may ask a message to wait within the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
+/// The most of an error that is kept, in bytes: brokers bound what headers may weigh, and a dead letter must arrive.
+const LONGEST_ERROR: usize = 4096;
+
 /// Why a run did not succeed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -54,8 +57,9 @@ impl Fault {
 pub(crate) enum Next {
     /// Another attempt then.
     Park(Instant),
-    /// Another attempt as soon as the breakers let it.
-    Back,
+    /// Another attempt once the breakers let it, after others: it may be this message that fails, and not what handling
+    /// it needs.
+    Behind,
     /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
     /// No further attempt.
@@ -89,12 +93,21 @@ impl Hub {
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
             } else {
-                Next::Back
+                Next::Behind
             };
         }
+        envelope.note_failure();
+        let spec = *self.retry.read();
         let failures = envelope.message.failures.saturating_add(1);
-        if failures < self.spec.retry.attempts.get() {
+        let mut wait = retry::wait(&spec, failures).max(after.unwrap_or_default());
+        if failures < spec.attempts.get() {
             envelope.message.failures = failures;
+            if spec
+                .max_age
+                .is_some_and(|most| self.age(envelope).saturating_add(wait) > most)
+            {
+                return Next::GiveUp(Reason::Age, error);
+            }
         } else if self.breakers.may_open() {
             // Not the last word while this may be the beginning of an outage.
             self.counters.uncounted.add(1);
@@ -102,11 +115,13 @@ impl Hub {
             envelope.message.failures = failures;
             return Next::GiveUp(Reason::Attempts, error);
         }
-        let mut wait = retry::wait(&self.spec.retry, failures).max(after.unwrap_or_default());
+        if spec.strategy == RetryStrategy::Redeliver {
+            wait = self.within_budget(wait);
+        }
         let longest = self
             .capabilities
             .longest_delay
-            .filter(|_| self.spec.retry.strategy == RetryStrategy::Redeliver)
+            .filter(|_| spec.strategy == RetryStrategy::Redeliver)
             .map_or(LONGEST_WAIT, |longest| longest.min(LONGEST_WAIT));
         if wait > longest {
             self.counters.waits_cut.add(1);
@@ -116,15 +131,45 @@ impl Hub {
             return Next::Return(wait);
         }
         self.counters.retried.add(1);
-        if self.spec.retry.strategy == RetryStrategy::Redeliver {
+        if spec.strategy == RetryStrategy::Redeliver {
             return Next::Return(wait);
         }
         Next::Park(rt::now() + wait)
     }
 
+    /// What a wait is at least, so that the retry after it is within the budget: where it cannot be held when its time
+    /// has come.
+    pub(super) fn within_budget(&self, wait: Duration) -> Duration {
+        let turn = self.budget.turn(rt::now());
+        self.counters.over_budget.add(usize::from(turn > wait));
+        wait.max(turn)
+    }
+
+    /// How old the message is: since it was published, where the source says that, or else since it was received first.
+    fn age(&self, envelope: &Envelope) -> Duration {
+        let message = &envelope.message;
+        if let Some(since) = message.timestamp.or_else(|| message.first_received()) {
+            return SystemTime::now().duration_since(since).unwrap_or_default();
+        }
+        self.places
+            .received(&envelope.ticket)
+            .map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// When the message was first received, to go with it where it is put off: nothing where its age is of no interest,
+    /// or known from elsewhere.
+    pub(super) fn first_received(&self, envelope: &Envelope) -> Option<SystemTime> {
+        let message = &envelope.message;
+        let known = message.timestamp.is_some() || message.first_received().is_some();
+        if known || self.retry.read().max_age.is_none() {
+            return None;
+        }
+        SystemTime::now().checked_sub(self.age(envelope))
+    }
+
     /// Whether one more failure would be its last.
     pub(crate) fn is_last(&self, envelope: &Envelope) -> bool {
-        envelope.message.failures.saturating_add(1) >= self.spec.retry.attempts.get()
+        envelope.message.failures.saturating_add(1) >= self.retry.read().attempts.get()
     }
 
     /// No further attempt: the message goes where the policy says.
@@ -134,15 +179,17 @@ impl Hub {
             self.probe_over();
         }
         let message = &envelope.message;
+        let now = SystemTime::now();
         let rejection = Arc::new(Rejection {
             pipeline: Arc::clone(&self.spec.name),
             stage: Arc::clone(stage),
             reason,
-            error,
+            error: shortened(error),
             attempts: message.failures,
             deliveries: message.deliveries,
             origin: format!("{}@{}", self.origin_name(message.origin), message.position),
-            at: SystemTime::now(),
+            first_at: envelope.first_failed().unwrap_or(now).min(now),
+            at: now,
         });
         if let Some(unwritten) = self.rare.given_up.tell() {
             warn!(
@@ -280,5 +327,26 @@ impl Hub {
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
+    }
+}
+
+/// As much of an error as is kept.
+fn shortened(mut error: String) -> String {
+    if error.len() > LONGEST_ERROR {
+        error.truncate(error.floor_char_boundary(LONGEST_ERROR - '…'.len_utf8()));
+        error.push('…');
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_cut_between_its_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let cut = shortened("ä".repeat(LONGEST_ERROR));
+        assert!(cut.len() <= LONGEST_ERROR && cut.len() > LONGEST_ERROR - 4 && cut.ends_with('…'));
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! What comes of a message is decided in `fate`, what happens when leases are lost in `losses`.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::adaptive::Adaptive;
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
+use super::budget::Budget;
 use super::counters::Counters;
 use super::envelope::Alone;
 use super::gate::Gate;
@@ -25,6 +28,7 @@ use super::returning::Returning;
 use super::seat::Seats;
 use super::sentinels::Sentinels;
 use super::sequence::Sequence;
+use super::settings::Settings;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
@@ -37,13 +41,15 @@ use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::PipelineSpec;
+use crate::spec::{PipelineSpec, RateLimit, RetrySpec};
 use crate::ticket::Ticket;
 
 /// What the tasks of one pipeline share.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    /// What it was started with; what may have changed since is in `settings`.
     pub(crate) spec: PipelineSpec,
+    pub(crate) settings: Settings,
     pub(crate) capabilities: Capabilities,
     pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
@@ -58,10 +64,16 @@ pub(crate) struct Hub {
     pub(crate) breakers: Arc<Breakers>,
     pub(crate) twins: Option<Twins>,
     pub(crate) sequence: Option<Sequence>,
+    /// When and how often to try again, as it is set now.
+    pub(crate) retry: RwLock<RetrySpec>,
+    pub(crate) budget: Budget,
+    /// How fast to fetch, as it is set now.
+    pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
     pub(crate) seats: Seats,
+    pub(crate) adaptive: Adaptive,
     /// The supervisor waits here for seats to be filled.
     pub(crate) resized: Notify,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
@@ -104,8 +116,13 @@ impl Hub {
         let gate = Gate::new();
         let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
+            settings: Settings::new(&spec),
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
+            ready: Ready::new(spec.processor.least().get(), Arc::clone(&sentinels)),
+            adaptive: Adaptive::new(
+                spec.processor.adapts_from.map(NonZeroUsize::get),
+                spec.processor.concurrency.get(),
+            ),
             places: Places::new(spec.limits, Arc::clone(&sentinels)),
             sentinels,
             stalled: Mutex::new(None),
@@ -118,6 +135,9 @@ impl Hub {
             breakers: Arc::new(breakers),
             twins: spec.deduplicate.clone().map(Twins::new),
             sequence: spec.sequence.clone().map(Sequence::new),
+            retry: RwLock::new(spec.retry),
+            budget: Budget::new(spec.retry.budget),
+            rate_limit: watch::Sender::new(spec.rate_limit.clone()),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             processor: Stage::new(PROCESSOR),
@@ -216,7 +236,7 @@ impl Hub {
     /// How many messages about a millisecond of work is at the recent pace.
     pub(crate) fn fair_take(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(FAIR_TAKE.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .clamp(1, most)
@@ -225,7 +245,7 @@ impl Hub {
     /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .min(most)
@@ -251,6 +271,11 @@ impl Hub {
     pub(crate) fn resize(&self, workers: usize) {
         self.ready.resize(workers.max(1));
         self.resized.notify_one();
+    }
+
+    /// How many ready messages are enough, where that follows the number of workers.
+    pub(crate) fn enough(&self, workers: usize) -> Option<usize> {
+        self.adaptive.enough(workers, self.fair_take())
     }
 
     // === cancelling

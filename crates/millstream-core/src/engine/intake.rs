@@ -10,12 +10,12 @@ use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
+use super::keyed::KeyedRate;
 use super::rate::Rate;
 use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
-use crate::spec::Ordering;
 
 /// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -25,21 +25,22 @@ const LONG_LANE_PATIENCE: Duration = Duration::from_millis(10);
 const HELD_PLACE_DELAY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Intake {
-    hub: Arc<Hub>,
-    rate: Option<Rate>,
-    chunk: Chunk,
-    /// Read, and not admitted because its lane is too long.
-    held_back: Vec<Envelope>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) rate: Option<Rate>,
+    pub(super) keyed: Option<KeyedRate>,
+    pub(super) chunk: Chunk,
+    /// Read, and not admitted because its lane is too long or its turn has not come.
+    pub(super) held_back: Vec<Envelope>,
     /// Suspects were seen: one message at a time until one comes that is none.
     suspicious: bool,
 }
 
 impl Intake {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        let rate = hub.spec.rate_limit.map(Rate::new);
         Self {
             hub,
-            rate,
+            rate: None,
+            keyed: None,
             chunk: Chunk::new(),
             held_back: Vec::new(),
             suspicious: false,
@@ -50,8 +51,13 @@ impl Intake {
     pub(crate) async fn run(mut self, source: &mut dyn DynSource) -> Result<(), SourceError> {
         let hub = Arc::clone(&self.hub);
         let mut gate = hub.gate.watch();
+        let mut limit = hub.rate_limit.subscribe();
+        limit.mark_changed();
         let mut paused = false;
         loop {
+            if limit.has_changed().unwrap_or_default() {
+                self.limit(limit.borrow_and_update().as_ref());
+            }
             let mut freed = std::pin::pin!(hub.places.freed.notified());
             freed.as_mut().enable();
             let state = *gate.borrow_and_update();
@@ -81,6 +87,7 @@ impl Intake {
                     self.admit_held_back().await;
                     hub.admitting.store(false, Relaxed);
                 }
+                _ = limit.changed() => limit.mark_changed(),
                 read = self.read(source, probe_only) => {
                     if read? == Read::Ended {
                         return Ok(());
@@ -104,7 +111,7 @@ impl Intake {
     async fn read(&mut self, source: &mut dyn DynSource, one: bool) -> Result<Read, SourceError> {
         let hub = Arc::clone(&self.hub);
         let alone = self.suspicious;
-        hub.ready.hungry().await;
+        let room = hub.ready.hungry(|workers| hub.enough(workers)).await;
         hub.places
             .until(|places| {
                 if alone {
@@ -117,7 +124,7 @@ impl Intake {
         let Some(Credit { messages, bytes }) = hub.places.credit() else {
             return Ok(Read::Messages);
         };
-        let mut messages = if one || alone { 1 } else { messages };
+        let mut messages = if one || alone { 1 } else { messages.min(room) };
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }
@@ -160,13 +167,12 @@ impl Intake {
             }
         }
         self.suspicious &= self.chunk.is_empty();
+        self.await_turns().await;
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
-            return hub.ready.admit(
-                &mut self.chunk.envelopes,
-                hub.spec.processor.max_demand.get(),
-                hub.spare(),
-            );
+            return hub
+                .ready
+                .admit(&mut self.chunk.envelopes, hub.settings.max_demand(), hub.spare());
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
@@ -180,8 +186,7 @@ impl Intake {
     async fn admit_held_back(&mut self) {
         let hub = Arc::clone(&self.hub);
         let can = &hub.capabilities;
-        let keeps_order = can.orders_keys && can.delay && matches!(hub.spec.ordering, Ordering::Key);
-        self.admit_ordered(keeps_order);
+        self.admit_ordered(hub.keeps_order());
         hub.admitting.store(true, Relaxed);
         let patience = rt::after(LONG_LANE_PATIENCE);
         let mut gate = hub.gate.watch();
@@ -216,7 +221,7 @@ impl Intake {
     /// What goes back has to arrive before anything more is read.
     fn admit_ordered(&mut self, gives_back: bool) {
         let hub = &*self.hub;
-        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let (ordering, per_key) = (&hub.spec.ordering, hub.settings.per_key());
         let mut full = Vec::new();
         hub.ready.admit_ordered(
             &mut self.held_back,
@@ -243,7 +248,7 @@ impl Intake {
 
     /// Gives up, unrun, what was delivered too often.
     fn reject_deadly(&mut self) {
-        let most = self.hub.spec.retry.max_deliveries.get();
+        let most = self.hub.retry.read().max_deliveries.get();
         if self
             .chunk
             .envelopes

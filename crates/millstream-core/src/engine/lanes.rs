@@ -78,8 +78,16 @@ struct Lane {
     messages: VecDeque<Envelope>,
     busy: bool,
     /// Numbers for its messages as they come, and that of the one that was started last.
-    turns: u32,
-    started: u32,
+    turns: u16,
+    started: u16,
+}
+
+impl Lane {
+    /// Messages were taken out: however many turns they had, those that stay are not before the one that was started last.
+    fn skip(&mut self) {
+        let next = self.messages.front();
+        self.started = next.map_or(self.turns, |next| next.turn);
+    }
 }
 
 /// Why a message was not put into a lane.
@@ -213,12 +221,28 @@ impl Lanes {
     /// The message that kept the lane busy may run again, before all that is ready.
     pub(crate) fn put_back(&mut self, envelope: Envelope) {
         let lane = envelope.lane;
-        if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
-            slot.busy = false;
-            slot.messages.push_front(envelope);
-            self.waiting += 1;
+        if self.refill(envelope) {
             self.ready.push_front(lane);
         }
+    }
+
+    /// The message that kept the lane busy may run again, after all that is ready.
+    pub(crate) fn put_behind(&mut self, envelope: Envelope) {
+        let lane = envelope.lane;
+        if self.refill(envelope) {
+            self.ready.push_back(lane);
+        }
+    }
+
+    /// The message that kept its lane busy is its first again.
+    fn refill(&mut self, envelope: Envelope) -> bool {
+        let Some(slot) = self.slots.get_mut(envelope.lane.0 as usize) else {
+            return false;
+        };
+        slot.busy = false;
+        slot.messages.push_front(envelope);
+        self.waiting += 1;
+        true
     }
 
     /// How many lanes are ready.
@@ -245,6 +269,7 @@ impl Lanes {
                     .into_iter()
                     .partition(|envelope| leave(envelope));
                 slot.messages = stay.into();
+                slot.skip();
                 removed.extend(gone);
             }
         }
@@ -260,7 +285,11 @@ impl Lanes {
         let followers = self
             .slots
             .get_mut(lane.0 as usize)
-            .map(|slot| std::mem::take(&mut slot.messages))
+            .map(|slot| {
+                let followers = std::mem::take(&mut slot.messages);
+                slot.skip();
+                followers
+            })
             .unwrap_or_default();
         self.waiting -= followers.len();
         followers

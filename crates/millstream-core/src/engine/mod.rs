@@ -2,25 +2,32 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and
-//! [`breakers`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done already or comes
-//! too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`],
+//! [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done
+//! already or comes too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone;
+//! [`pipeline`] supervises and
 //! drains.
 
+mod adaptive;
+#[cfg(test)]
+mod adaptive_simulation;
 mod batch_worker;
 mod batcher;
 mod bisect;
 mod breaker;
 mod breakers;
+mod budget;
 mod counters;
 mod drain;
 mod envelope;
 mod fate;
 mod gate;
+mod gradient;
 mod guard;
 mod histogram;
 mod hub;
 mod intake;
+mod keyed;
 mod lanes;
 mod link;
 mod losses;
@@ -30,6 +37,8 @@ mod places;
 mod rare;
 mod rate;
 mod ready;
+#[cfg(test)]
+mod ready_model;
 mod receipts;
 mod restarts;
 mod retry;
@@ -37,11 +46,15 @@ mod returning;
 mod seat;
 mod sentinels;
 mod sequence;
+mod settings;
 mod settling;
 mod shard;
+#[cfg(test)]
+mod shard_model;
 mod stage;
 mod stall;
 mod timers;
+mod turns;
 mod twins;
 mod watchdog;
 mod window;
@@ -53,6 +66,7 @@ pub(crate) use breakers::{Breakers, Named};
 pub use counters::Counts;
 pub use drain::DrainReport;
 pub use sentinels::Sentinel;
+pub use settings::Change;
 pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
@@ -63,4 +77,5 @@ pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
 pub(crate) use sequence::Sequence;
+pub(crate) use settings::take_over;
 pub(crate) use worker::Worker;

@@ -48,10 +48,16 @@ impl Letter {
         let message = &envelope.message;
         let mut outgoing = match self {
             Self::Dead(rejection) => rejection.dead_letter(message),
-            Self::Later(due) => message.put_off(
-                hub.origin_name(message.origin),
-                due.saturating_duration_since(rt::now()),
-            ),
+            Self::Later(due) => {
+                let mut later = message.put_off(
+                    hub.origin_name(message.origin),
+                    due.saturating_duration_since(rt::now()),
+                );
+                if let Some(received) = hub.first_received(envelope) {
+                    later.set_first_received(received);
+                }
+                later
+            }
         };
         outgoing.ticket = envelope.unsettled();
         outgoing

@@ -17,7 +17,6 @@ use crate::ticket::{Scope, Ticket};
 
 #[derive(Debug)]
 pub(crate) struct Places {
-    limits: Limits,
     sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// From receipt until the broker has answered for the settlement.
@@ -28,6 +27,7 @@ pub(crate) struct Places {
 
 #[derive(Debug)]
 struct State {
+    limits: Limits,
     messages: usize,
     bytes: usize,
     by_scope: FxHashMap<(OriginId, u32), usize>,
@@ -39,9 +39,9 @@ struct State {
 impl Places {
     pub(crate) fn new(limits: Limits, sentinels: Arc<Sentinels>) -> Self {
         Self {
-            limits,
             sentinels,
             state: Mutex::new(State {
+                limits,
                 messages: 0,
                 bytes: 0,
                 by_scope: FxHashMap::default(),
@@ -53,11 +53,17 @@ impl Places {
         }
     }
 
+    /// From now on these limits hold. What is beyond them already goes on, and nothing is fetched meanwhile.
+    pub(crate) fn set(&self, limits: Limits) {
+        self.state.lock().limits = limits;
+        self.freed.notify_waiters();
+    }
+
     /// What a source may fetch now; nothing while a limit is reached.
     pub(crate) fn credit(&self) -> Option<Credit> {
         let state = self.state.lock();
-        let messages = self.limits.in_flight.get().saturating_sub(state.messages);
-        let bytes = self.limits.bytes.get().saturating_sub(state.bytes);
+        let messages = state.limits.in_flight.get().saturating_sub(state.messages);
+        let bytes = state.limits.bytes.get().saturating_sub(state.bytes);
         (messages > 0 && bytes > 0).then_some(Credit { messages, bytes })
     }
 

@@ -23,7 +23,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    pub(crate) fn new(limit: RateLimit) -> Self {
+    pub(crate) fn new(limit: &RateLimit) -> Self {
         let clock = EngineClock(rt::now());
         let each = limit.per / limit.messages.get();
         let quota = Quota::with_period(each.max(Duration::from_nanos(1)))

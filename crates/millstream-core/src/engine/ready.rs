@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
 use super::sentinels::{Sentinel, Sentinels};
@@ -50,6 +51,8 @@ struct State {
     aside: Vec<Envelope>,
     /// Counts parkings, so that equal due times keep their order.
     parkings: u64,
+    /// How many were due at the last look, with no room in the budget.
+    held: usize,
     /// Taken and not yet finished.
     running: usize,
     /// Seats that may take, from the first; none once it is closed.
@@ -60,6 +63,8 @@ struct State {
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
+    /// Messages that may run of which there shall not be more, where that is bounded.
+    enough: Option<usize>,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -97,8 +102,10 @@ pub(crate) enum Left {
     Parked(Instant, Envelope),
     /// To wait for what comes of another message; it keeps its lane.
     Aside(Envelope),
-    /// Not run, or not to be counted: back to the front; it keeps its lane.
+    /// Not run: back to the front; it keeps its lane.
     Back(Envelope),
+    /// Its run does not count: it may run again after all others that may now; it keeps its lane.
+    Behind(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
     Withdrawn(LaneId),
 }
@@ -277,16 +284,21 @@ impl Ready {
         }
     }
 
-    /// Waits until there is less to take than would be plenty.
+    /// Waits until there is less to take than would be plenty. Gives how much may be added: `enough` says, for so many
+    /// workers, how much may be there.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(crate) async fn hungry(&self) {
+    pub(crate) async fn hungry(&self, enough: impl Fn(usize) -> Option<usize>) -> usize {
         loop {
             let mut hungry = std::pin::pin!(self.hungry.notified());
             hungry.as_mut().enable();
-            if !self.state.lock().has_plenty() {
-                return;
+            {
+                let mut state = self.state.lock();
+                state.enough = enough(state.seats);
+                if !state.has_plenty() {
+                    return state.enough.map_or(usize::MAX, |enough| enough - state.ready());
+                }
             }
             hungry.await;
         }
@@ -331,6 +343,7 @@ impl Ready {
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
+                    Left::Behind(envelope) => state.put_behind(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
                         state.lanes.advance(lane);
@@ -359,15 +372,26 @@ impl Ready {
         }
     }
 
-    /// Moves what is due to the front of the queue and says when to look again.
-    pub(crate) fn unpark(&self) -> Option<Instant> {
+    /// Moves what is due to the front of the queue, as much of it as the budget allows. Says when to look again, and how
+    /// many it holds for the first time.
+    pub(crate) fn unpark(&self, budget: &Budget) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
+        let (mut allowed, mut newly_held) = (usize::MAX, 0);
+        if budget.is_set() {
+            let parked = state.parked.iter();
+            let due = parked.filter(|Reverse(parked)| parked.due <= now).count();
+            allowed = budget.take(due, now);
+            // The first to go are those that were held before.
+            newly_held = (due - allowed).saturating_sub(state.held.saturating_sub(allowed));
+            state.held = due - allowed;
+        }
         let mut due = Vec::new();
-        while state
-            .parked
-            .peek()
-            .is_some_and(|Reverse(parked)| parked.due <= now)
+        while due.len() < allowed
+            && state
+                .parked
+                .peek()
+                .is_some_and(|Reverse(parked)| parked.due <= now)
         {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
@@ -375,7 +399,11 @@ impl Ready {
             state.put_back(envelope);
         }
         self.wake(&state, 0);
-        state.parked.peek().map(|Reverse(parked)| parked.due)
+        let next = state.parked.peek().map(|Reverse(parked)| parked.due);
+        (
+            next.map(|due| if due <= now { now + AGAIN } else { due }),
+            newly_held,
+        )
     }
 
     /// Moves those to the front that wait for another message, and that `ready` says need not any more.
@@ -488,7 +516,9 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.enough.is_some_and(|enough| self.ready() >= enough)
+            || self.ready() >= ENOUGH * self.seats
+                && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
@@ -545,6 +575,15 @@ impl State {
             self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
+        }
+    }
+
+    /// This one may run again, after all others.
+    fn put_behind(&mut self, envelope: Envelope) {
+        if envelope.lane == LaneId::NONE {
+            self.push_unordered(envelope);
+        } else {
+            self.lanes.put_behind(envelope);
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) enum Turn<T> {
     Run(Closed<T>),
     /// Nothing to run until it is told, or until then.
     Wait(Option<Instant>),
+    /// There are more workers than there are to be: this one ends.
+    Leave,
 }
 
 impl<T> Default for Shard<T> {
@@ -270,6 +272,48 @@ impl<T> Shard<T> {
                 self.close(&key, if draining { ClosedBy::Flush } else { ClosedBy::Age });
             }
         }
+    }
+
+    /// From now on batches close by these settings: what is full by them is closed, and what is open grows old by them.
+    pub(crate) fn set(&mut self, old: &BatcherSpec, new: &BatcherSpec) {
+        let (sooner, later) = (
+            old.max_age.saturating_sub(new.max_age),
+            new.max_age.saturating_sub(old.max_age),
+        );
+        let shifted = |deadline: Instant| {
+            let deadline = deadline.checked_sub(sooner).unwrap_or(deadline);
+            deadline.checked_add(later).unwrap_or(deadline)
+        };
+        for open in self.open.values_mut() {
+            open.deadline = shifted(open.deadline);
+        }
+        for (deadline, _) in &mut self.ages {
+            *deadline = shifted(*deadline);
+        }
+        let full = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.batch.len() >= new.size.get());
+        let full: Vec<_> = full.map(|(key, _)| key.clone()).collect();
+        for key in full {
+            self.close(&key, ClosedBy::Size);
+        }
+    }
+
+    /// Whether it has no messages, apart from those that run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.closed.is_empty() && self.parked.is_empty()
+    }
+
+    /// The keys of all its messages, one for each.
+    pub(crate) fn orders(&self) -> impl Iterator<Item = u64> {
+        let open = self.open.values().map(|open| &open.batch);
+        let parked = self
+            .parked
+            .iter()
+            .flat_map(|parked| std::iter::once(&parked.batch).chain(&parked.followers));
+        let batches = open.chain(&self.closed).chain(parked);
+        batches.flat_map(|batch| batch.envelopes.iter().map(|envelope| envelope.order))
     }
 
     /// Keeps a failed batch until then.

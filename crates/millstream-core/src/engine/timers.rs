@@ -10,7 +10,8 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     // Whether a breaker held something back at the last look.
     let mut held = false;
     loop {
-        let parked = hub.ready.unpark();
+        let (parked, over_budget) = hub.ready.unpark(&hub.budget);
+        hub.counters.over_budget.add(over_budget);
         let breakers = hub.breakers.tick(rt::now());
         if breakers.is_some() || std::mem::take(&mut held) {
             held = breakers.is_some();

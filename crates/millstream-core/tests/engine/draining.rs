@@ -263,6 +263,8 @@ async fn p6_a_rate_limited_pipeline_drains_at_once() {
             messages: std::num::NonZeroU32::MIN,
             per: Duration::from_secs(3_600),
             burst: std::num::NonZeroU32::new(2).unwrap(),
+            key: None,
+            weights: std::collections::BTreeMap::new(),
         });
     });
     rig.publish(&["a"; 10]);

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod adapting;
 mod batching;
 mod bisecting;
 mod breaking;
+mod changing;
 mod dependencies;
 mod draining;
+mod fairness;
 mod halting;
 mod isolation;
 mod measuring;
@@ -14,6 +17,7 @@ mod order;
 mod processing;
 mod redelivery;
 mod resizing;
+mod retrying;
 mod sequences;
 mod settling;
 mod supervision;

@@ -233,6 +233,8 @@ async fn the_rate_limit_holds_back_fetching() {
             messages: std::num::NonZeroU32::new(100).unwrap(),
             per: Duration::from_secs(1),
             burst: std::num::NonZeroU32::new(50).unwrap(),
+            key: None,
+            weights: std::collections::BTreeMap::new(),
         });
     });
     rig.publish(&["a"; 1_000]);

@@ -70,6 +70,7 @@ async fn redelivery_ends_with_the_last_attempt_and_the_dead_letter_shows_no_trac
     let (message, rejection) = dead.first().unwrap();
     assert_eq!((dead.len(), rejection.attempts), (1, 3));
     assert!(message.headers.is_empty(), "{:?}", message.headers);
+    assert!(rejection.first_at < rejection.at, "{rejection:?}");
 }
 
 #[tokio::test(start_paused = true)]

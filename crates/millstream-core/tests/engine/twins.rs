@@ -32,13 +32,16 @@ fn deduplicated(spec: &mut PipelineSpec) {
     spec.deduplicate = Some(by_header("id"));
 }
 
+/// Ids that a store was told, and how much of a queue was unsettled then.
+type Told = (Vec<Bytes>, usize);
+
 /// A store in memory that can be away, and that says how much of a queue was unsettled whenever it was told something.
 #[derive(Clone)]
 struct Watched {
     store: Arc<MemoryStore>,
     away: Arc<AtomicBool>,
     queue: MemoryQueue,
-    told: Arc<Mutex<Vec<(Vec<Bytes>, usize)>>>,
+    told: Arc<Mutex<Vec<Told>>>,
 }
 
 impl Watched {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use millstream_core::{Delivered, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{Delivered, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError};
 use rdkafka::ClientConfig;
 
 use super::work::Letter;
 use super::{Transactions, producer};
+use crate::letters::TopicLetters;
 use crate::properties::InvalidProperty;
 use crate::sink::look_for;
 
@@ -45,6 +46,10 @@ impl TransactionalSink {
 
 impl SinkConnector for TransactionalSink {
     type Sink = TransactionalWriter;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(TopicLetters::new(&self.config, &self.topic)))
+    }
 
     async fn open(&self) -> Result<TransactionalWriter, OpenError> {
         look_for(&self.config, &self.topic).await?;

@@ -336,6 +336,7 @@ mod tests {
             settle_retries: 1015,
             outbox_retries: 1016,
             suspects: 1017,
+            over_budget: 1018,
             throttled: 1019,
             reconnects: 1020,
             restarts: 1021,
@@ -411,6 +412,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 32);
+        assert_eq!(exported, 33);
     }
 }

@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 27] = [
+pub(super) const COUNTERS: [Count; 28] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -51,6 +51,11 @@ pub(super) const COUNTERS: [Count; 27] = [
         "millstream_waits_cut_total",
         "Waits before the next attempt that a handler wanted longer than a day, and that were cut to it.",
         |counts| counts.waits_cut,
+    ),
+    (
+        "millstream_retries_over_budget_total",
+        "Attempts that were put off for longer because the retry budget was spent.",
+        |counts| counts.over_budget,
     ),
     (
         "millstream_uncounted_failures_total",

@@ -216,6 +216,7 @@ pub(crate) fn rejected() -> Settlement {
             attempts: 1,
             deliveries: 1,
             origin: "orders@1".to_owned(),
+            first_at: std::time::SystemTime::UNIX_EPOCH,
             at: std::time::SystemTime::UNIX_EPOCH,
         }
         .into(),

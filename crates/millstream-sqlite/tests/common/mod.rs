@@ -183,6 +183,7 @@ pub(crate) fn rejection(error: &str) -> Settlement {
         attempts: 2,
         deliveries: 1,
         origin: "orders@1".to_owned(),
+        first_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000),
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     }))
 }

@@ -22,6 +22,7 @@ fn rejection(error: &str) -> Settlement {
         attempts: 1,
         deliveries: 1,
         origin: "orders@1".to_owned(),
+        first_at: SystemTime::now(),
         at: SystemTime::now(),
     }))
 }

@@ -182,6 +182,7 @@ pub(crate) fn rejection(error: &str) -> Settlement {
         attempts: 1,
         deliveries: 1,
         origin: "conformance@1".to_owned(),
+        first_at: SystemTime::now(),
         at: SystemTime::now(),
     }))
 }

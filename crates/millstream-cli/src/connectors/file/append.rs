@@ -1,12 +1,19 @@
 //! A file that only grows: [`Appender`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use super::lines::same;
 
 /// Appends whole lines, each call on the disk when it returns.
+///
+/// The file may be renamed meanwhile, by who removes lines of it: then they are in the new one too.
 #[derive(Debug)]
-pub(super) struct Appender(File);
+pub(super) struct Appender {
+    path: PathBuf,
+    file: File,
+}
 
 impl Appender {
     /// Opens the file, or makes it. A line that a crash cut short is ended, so that it spoils no other.
@@ -27,14 +34,34 @@ impl Appender {
                 file.write_all(b"\n")?;
             }
         }
-        Ok(Self(file))
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Appends these bytes, which end with a line feed. After an error any part of them may be there, and the file
     /// must be opened anew.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.0.write_all(lines)?;
-        self.0.sync_data()
+        loop {
+            if !self.is_there()? {
+                *self = Self::open(&self.path)?;
+            }
+            self.file.write_all(lines)?;
+            self.file.sync_data()?;
+            if self.is_there()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the open file is still the one of this name.
+    fn is_there(&self) -> io::Result<bool> {
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok(same(&there, &self.file.metadata()?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) fn position_of(path: &Path) -> PathBuf {
     beside(path, ".position")
 }
 
+/// The file in which what is rejected of this one is kept.
+pub(super) fn dead_of(path: &Path) -> PathBuf {
+    beside(path, ".dead")
+}
+
 impl Keeper {
     /// Keeps what belongs to this file, the position being saved already.
     pub(super) fn new(path: &Path, file: File, saved: Mark) -> Self {
@@ -31,7 +36,7 @@ impl Keeper {
             file,
             position: position_of(path),
             saved,
-            dead: beside(path, ".dead"),
+            dead: dead_of(path),
             appender: None,
         }
     }

@@ -240,15 +240,16 @@ impl Lines {
     }
 }
 
+/// Whether both are of one file.
 #[cfg(unix)]
-fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+pub(super) fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Elsewhere only the length tells.
 #[cfg(not(unix))]
-fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+pub(super) fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     one.len() >= other.len()
 }
 

@@ -11,6 +11,7 @@ mod append;
 mod keeper;
 mod kind;
 mod ledger;
+mod letters;
 mod lines;
 mod position;
 mod shared;

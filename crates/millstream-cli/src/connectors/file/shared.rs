@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use millstream_core::rt;
@@ -108,14 +109,18 @@ impl Shared {
             file = self.name, lines = lines.len(), first = first.number, %cause,
             "lines that are no envelopes were set aside"
         );
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = since.unwrap_or_default().as_millis().to_string();
         let mut dead = Vec::new();
         for (line, cause) in lines {
-            let [_, stage, reason, error, _, _, origin, _] = Rejection::HEADERS;
+            let [_, stage, reason, error, _, _, origin, first_at, at] = Rejection::HEADERS;
             let headers = [
                 (stage, "source"),
                 (reason, Reason::Decode.as_str()),
                 (error, &cause.to_string()),
                 (origin, &format!("{}@{}", self.name, line.number)),
+                (first_at, &now),
+                (at, &now),
             ];
             let outgoing = Outgoing {
                 payload: line.bytes.clone(),

@@ -3,11 +3,15 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use millstream_core::{Delivered, Finding, OpenError, Outgoing, Sink, SinkConnector, SinkError};
+use millstream_core::{
+    Delivered, Finding, OpenError, Outgoing, SharedLetterBox, Sink, SinkConnector, SinkError,
+};
 
 use super::append::Appender;
 use super::kind::Format;
+use super::letters::FileLetters;
 use crate::envelope::Envelope;
 
 /// Appends a line for each message, as a source of the same format reads them.
@@ -25,6 +29,11 @@ impl FileSink {
 
 impl SinkConnector for FileSink {
     type Sink = Writing;
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        (self.format == Format::Envelopes)
+            .then(|| Arc::new(FileLetters::new(self.path.clone())) as SharedLetterBox)
+    }
 
     async fn open(&self) -> Result<Writing, OpenError> {
         let appender = Appender::open(&self.path).map_err(|error| {

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use millstream_core::rt::{self, Duration};
 use millstream_core::{
     Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, OpenError, Outcome,
-    Read, Settle, Source, SourceError, Ticket,
+    Read, Settle, SharedLetterBox, Source, SourceError, Ticket,
 };
 
-use super::keeper::{Keeper, position_of};
+use super::keeper::{Keeper, dead_of, position_of};
 use super::kind::Format;
 use super::ledger::{Ledger, Mark};
+use super::letters::FileLetters;
 use super::lines::{Lines, LinesError};
 use super::position::Position;
 use super::shared::Shared;
@@ -69,6 +70,10 @@ impl Connector for FileSource {
             orders_keys: false,
             ..Capabilities::default()
         }
+    }
+
+    fn letters(&self) -> Option<SharedLetterBox> {
+        Some(Arc::new(FileLetters::new(dead_of(&self.path))))
     }
 
     async fn open(&self, engine: EngineHandle) -> Result<(Reading, Settling), OpenError> {

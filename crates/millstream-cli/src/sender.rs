@@ -1,6 +1,6 @@
 //! Messages to a sink until it has confirmed them: [`Sender`].
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use anyhow::anyhow;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -12,14 +12,11 @@ use tracing::warn;
 const RETRIES: usize = 6;
 
 /// Sends, and sends again what failed.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     target: SharedSinkConnector,
     open: Option<Box<dyn DynSink>>,
     confirmed: u64,
 }
-
-/// Messages with the numbers of their lines.
-type Batch = Vec<(u64, Outgoing)>;
 
 /// Why sending has not succeeded.
 enum Fault {
@@ -30,7 +27,7 @@ enum Fault {
 }
 
 impl Sender {
-    pub(super) fn new(target: SharedSinkConnector) -> Self {
+    pub(crate) fn new(target: SharedSinkConnector) -> Self {
         Self {
             target,
             open: None,
@@ -39,15 +36,16 @@ impl Sender {
     }
 
     /// How many messages are confirmed.
-    pub(super) fn confirmed(&self) -> u64 {
+    pub(crate) fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
-    /// Sends these. After a failure of the sink as a whole a message may be there twice.
+    /// Sends these, each with what an error calls it; what is confirmed leaves the batch. After a failure of the sink as
+    /// a whole a message may be there twice.
     ///
     /// # Errors
     /// If a message is refused, or the sink does not work in the end.
-    pub(super) async fn send(&mut self, mut batch: Batch) -> anyhow::Result<()> {
+    pub(crate) async fn send<N: Display>(&mut self, batch: &mut Vec<(N, Outgoing)>) -> anyhow::Result<()> {
         let mut waits = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(5))
@@ -55,7 +53,7 @@ impl Sender {
             .with_jitter()
             .build();
         loop {
-            let cause = match self.attempt(&mut batch).await {
+            let cause = match self.attempt(batch).await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Passing(cause)) => cause,
@@ -69,7 +67,7 @@ impl Sender {
     }
 
     /// Tries once; what is confirmed leaves the batch.
-    async fn attempt(&mut self, batch: &mut Batch) -> Result<(), Fault> {
+    async fn attempt<N: Display>(&mut self, batch: &mut Vec<(N, Outgoing)>) -> Result<(), Fault> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -89,14 +87,14 @@ impl Sender {
         self.open = Some(sink);
         let mut worst = Ok(());
         let mut results = results.into_iter();
-        batch.retain(|(line, _)| match results.next() {
+        batch.retain(|(name, _)| match results.next() {
             Some(Delivered::Confirmed) => {
                 self.confirmed += 1;
                 false
             }
             Some(Delivered::Refused(cause)) => {
                 if !matches!(worst, Err(Fault::Fatal(_))) {
-                    worst = Err(Fault::Fatal(anyhow!("line {line} is refused: {cause}")));
+                    worst = Err(Fault::Fatal(anyhow!("{name} is refused: {cause}")));
                 }
                 true
             }
@@ -106,7 +104,7 @@ impl Sender {
                     _ => "the sink gave no result".to_owned(),
                 };
                 if worst.is_ok() {
-                    worst = Err(Fault::Passing(format!("line {line}: {cause}")));
+                    worst = Err(Fault::Passing(format!("{name}: {cause}")));
                 }
                 true
             }
