@@ -95,7 +95,10 @@ fn round_of(seed: u64, innocents: u32, culprit: u32, settings: &[(&str, &str)]) 
             | Event::Breaking
             | Event::Mended
             | Event::Looked
-            | Event::Frozen => {}
+            | Event::Frozen
+            | Event::GivenUp
+            | Event::Down
+            | Event::Letter => {}
         }
         if record.number != culprit {
             highest = highest.max(record.deliveries);

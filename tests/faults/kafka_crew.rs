@@ -145,12 +145,7 @@ impl Crew {
     }
 
     fn note(&self, event: Event, actor: u32) {
-        self.ledger.write(Record {
-            event,
-            actor,
-            number: 0,
-            deliveries: 0,
-        });
+        self.ledger.write(Record::of(event, actor, 0));
     }
 
     /// Does it.

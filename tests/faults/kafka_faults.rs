@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream_brokers::Kafka;
 use millstream_core::rt::Instant;
 use millstream_tests::ledger::{EVERY, Event, Ledger, Record};
-use millstream_tests::{Blow, GroupHistory, Report, Scale, Work};
+use millstream_tests::{Blow, GroupHistory, QUEUE, Report, Scale, Work};
 
 use crate::alone;
 use crate::kafka_crew::{Crew, Deed, plan};
@@ -56,7 +56,7 @@ fn fault_after_fault(test: &'static str, nodes: usize) {
         .unwrap_or_else(|error| panic!("{error}"));
     report.add("Kafka", kafka.version());
     let brokers = kafka.brokers();
-    let topic = Topic::make(&brokers, scale.get("partitions"), nodes);
+    let topic = Topic::make(&brokers, QUEUE, scale.get("partitions"), nodes);
     let (ledger, records) = Ledger::new().unwrap();
     let (got, reader) = records.in_background();
     let crew = Crew::hire(
@@ -211,14 +211,7 @@ fn kill_brokers(
 ) -> (Kafka, u32) {
     let began = Instant::now();
     let mut killed = 0;
-    let note = |event| {
-        ledger.write(Record {
-            event,
-            actor: EVERY,
-            number: 0,
-            deliveries: 0,
-        });
-    };
+    let note = |event| ledger.write(Record::of(event, EVERY, 0));
     let alone = kafka.ids().count() == 1;
     for kill in 0..kills {
         if !until(began + over * (2 * kill + 1) / (2 * kills), stop) {
@@ -253,12 +246,8 @@ fn look_on(
     while until(Instant::now() + LOOK, stop) {
         // There is nobody to ask while brokers are killed.
         if let Ok(committed) = look() {
-            ledger.write(Record {
-                event: Event::Looked,
-                actor: EVERY,
-                number: u32::try_from(looks.len()).unwrap(),
-                deliveries: 0,
-            });
+            let look = u32::try_from(looks.len()).unwrap();
+            ledger.write(Record::of(Event::Looked, EVERY, look));
             looks.push(committed);
         }
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use millstream_core::SinkConnector;
 use millstream_core::rt::{self, Instant};
-use millstream_core::{Delivered, Sink, SinkConnector};
 use millstream_kafka::KafkaSink;
-use millstream_tests::{QUEUE, Work};
+use millstream_tests::Work;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -22,21 +22,24 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Topic {
     brokers: String,
+    /// Also the group's that reads it.
+    name: String,
     partitions: i32,
 }
 
 impl Topic {
     /// Makes it, with as many copies as there are nodes.
-    pub(crate) fn make(brokers: &str, partitions: i32, nodes: usize) -> Self {
+    pub(crate) fn make(brokers: &str, name: &str, partitions: i32, nodes: usize) -> Self {
         let admin: AdminClient<_> = config(brokers).create().unwrap();
         let copies = i32::try_from(nodes).unwrap();
         let in_sync = (nodes / 2 + 1).to_string();
-        let topic = NewTopic::new(QUEUE, partitions, TopicReplication::Fixed(copies))
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(copies))
             .set("min.insync.replicas", &in_sync);
         let made = runtime().block_on(admin.create_topics([&topic], &AdminOptions::new()));
         made.unwrap().into_iter().for_each(|made| drop(made.unwrap()));
         let topic = Self {
             brokers: brokers.to_owned(),
+            name: name.to_owned(),
             partitions,
         };
         // The controller knows of it before every broker does.
@@ -53,7 +56,7 @@ impl Topic {
 
     /// Publishes everything in order, evenly over this time and later where nothing could be published meanwhile.
     pub(crate) fn publish(&self, work: &Work, messages: u32, over: Duration) {
-        let sink = KafkaSink::new(&self.brokers, QUEUE)
+        let sink = KafkaSink::new(&self.brokers, &self.name)
             .property("message.timeout.ms", "120000")
             .unwrap();
         runtime().block_on(async {
@@ -63,10 +66,7 @@ impl Topic {
             while next < messages {
                 let due = began.elapsed().as_secs_f64() / over.as_secs_f64() * f64::from(messages);
                 let due = messages.min(due as u32);
-                let outgoing: Vec<_> = (next..due).map(|number| work.message(number)).collect();
-                let mut results = Vec::new();
-                sink.send(&outgoing, &mut results).await.unwrap();
-                assert_eq!(results, vec![Delivered::Confirmed; outgoing.len()]);
+                work.publish(&mut sink, next..due).await;
                 next = due;
                 rt::sleep(PAUSE).await;
             }
@@ -75,7 +75,7 @@ impl Topic {
 
     fn outsider(&self) -> BaseConsumer {
         config(&self.brokers)
-            .set("group.id", QUEUE)
+            .set("group.id", &self.name)
             .set("auto.offset.reset", "earliest")
             .create()
             .unwrap()
@@ -84,7 +84,7 @@ impl Topic {
     fn all(&self, offset: Offset) -> TopicPartitionList {
         let mut all = TopicPartitionList::new();
         for partition in 0..self.partitions {
-            all.add_partition_offset(QUEUE, partition, offset).unwrap();
+            all.add_partition_offset(&self.name, partition, offset).unwrap();
         }
         all
     }
@@ -107,7 +107,7 @@ impl Topic {
     pub(crate) fn ends(&self) -> Vec<u64> {
         let outsider = self.outsider();
         let end = |partition| {
-            let (_, end) = outsider.fetch_watermarks(QUEUE, partition, SOON).unwrap();
+            let (_, end) = outsider.fetch_watermarks(&self.name, partition, SOON).unwrap();
             u64::try_from(end).unwrap()
         };
         (0..self.partitions).map(end).collect()
@@ -152,7 +152,7 @@ impl Topic {
 
     /// The node that leads each partition that has one.
     fn leaders(&self) -> Option<Vec<i32>> {
-        let metadata = self.outsider().fetch_metadata(Some(QUEUE), ANSWER).ok()?;
+        let metadata = self.outsider().fetch_metadata(Some(&self.name), ANSWER).ok()?;
         let topic = metadata.topics().first()?;
         let leaders = topic.partitions().iter().map(MetadataPartition::leader);
         Some(leaders.filter(|leader| *leader >= 0).collect())

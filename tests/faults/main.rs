@@ -10,6 +10,7 @@
 
 mod culprit;
 mod drain;
+mod fates;
 mod kafka_crew;
 mod kafka_exactly_once;
 mod kafka_faults;
@@ -21,6 +22,7 @@ mod sqlite_kills;
 mod sqlite_twins;
 mod sqs_crew;
 mod sqs_faults;
+mod stores;
 
 use parking_lot::{Mutex, MutexGuard};
 

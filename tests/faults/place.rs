@@ -13,6 +13,15 @@ use tempfile::TempDir;
 /// Long enough for anything that happens at all.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Waits until it is so, or panics with what is not.
+pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    while !so() {
+        assert!(Instant::now() < until, "not after a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 pub(crate) struct Place {
     directory: TempDir,
 }

@@ -5,11 +5,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::{Delivered, Sink, SinkConnector};
+use millstream_core::SinkConnector;
 use millstream_rabbitmq::lapin::types::AMQPValue;
 use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
-use millstream_tests::{Actor, Fault, Harm, History, QUEUE, Report, Scale, Work};
+use millstream_tests::{Actor, Fault, Harm, History, QUEUE, Report, Scale, Work, moments};
 use parking_lot::Mutex;
 
 use crate::alone;
@@ -133,13 +133,8 @@ fn plan(scale: &Scale, messages: u32) -> Vec<(u32, Blow)> {
         }
     }
     chance.shuffle(&mut plan);
-    // So many messages are left to be dealt out as gaps beyond those that must be.
-    let spare = messages - messages / 20 - apart * u32::try_from(plan.len()).expect("a few blows");
-    let mut moments: Vec<u32> = plan.iter().map(|_| chance.u32(..spare)).collect();
-    moments.sort_unstable();
-    (1..)
-        .zip(moments)
-        .map(|(number, moment)| moment + number * apart)
+    moments(&mut chance, plan.len(), messages, apart)
+        .into_iter()
         .zip(plan)
         .collect()
 }
@@ -154,13 +149,7 @@ fn publish(url: &str, queue_type: &str, work: &Work, messages: u32) {
     let connector = RabbitSink::queue(Dial::new([url]).unwrap(), topology);
     runtime.block_on(async {
         let mut sink = SinkConnector::open(&connector).await.unwrap();
-        let numbers: Vec<u32> = (0..messages).collect();
-        for some in numbers.chunks(1_000) {
-            let outgoing: Vec<_> = some.iter().map(|number| work.message(*number)).collect();
-            let mut results = Vec::new();
-            sink.send(&outgoing, &mut results).await.unwrap();
-            assert_eq!(results, vec![Delivered::Confirmed; outgoing.len()]);
-        }
+        work.publish(&mut sink, 0..messages).await;
     });
 }
 
@@ -291,40 +280,39 @@ impl State {
     }
 
     fn note(&self, event: Event, actor: u32, number: u32) {
-        self.ledger.write(Record {
-            event,
-            actor,
-            number,
-            deliveries: 0,
-        });
+        self.ledger.write(Record::of(event, actor, number));
     }
 
     /// What the broker has ready, and what it waits for.
     fn counts(&self) -> (u32, u32) {
-        // A quorum queue's own figures are some seconds old.
-        let answer = self
-            .broker
-            .eval(&format!(
-                "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{QUEUE}\">>)), \
-                 case amqqueue:get_type(Q) of \
-                     rabbit_quorum_queue -> \
-                         Ask = fun(What) -> {{ok, {{_, N}}, _}} = ra:leader_query(amqqueue:get_pid(Q), What), N end, \
-                         {{Ask(fun rabbit_fifo:query_messages_ready/1), \
-                          Ask(fun rabbit_fifo:query_messages_checked_out/1)}}; \
-                     _ -> \
-                         [{{_, Ready}}, {{_, Unsettled}}] = \
-                             rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged]), \
-                         {{Ready, Unsettled}} \
-                 end"
-            ))
-            .unwrap();
-        let numbers: Vec<u32> = answer
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect();
-        match numbers[..] {
-            [ready, unsettled] => (ready, unsettled),
-            _ => panic!("{answer}"),
-        }
+        counts(&self.broker, QUEUE)
+    }
+}
+
+/// What a broker has ready in this queue, and what it waits for.
+pub(crate) fn counts(broker: &RabbitMq, queue: &str) -> (u32, u32) {
+    // A quorum queue's own figures are some seconds old.
+    let answer = broker
+        .eval(&format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+             case amqqueue:get_type(Q) of \
+                 rabbit_quorum_queue -> \
+                     Ask = fun(What) -> {{ok, {{_, N}}, _}} = ra:leader_query(amqqueue:get_pid(Q), What), N end, \
+                     {{Ask(fun rabbit_fifo:query_messages_ready/1), \
+                      Ask(fun rabbit_fifo:query_messages_checked_out/1)}}; \
+                 _ -> \
+                     [{{_, Ready}}, {{_, Unsettled}}] = \
+                         rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged]), \
+                     {{Ready, Unsettled}} \
+             end"
+        ))
+        .unwrap();
+    let numbers: Vec<u32> = answer
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect();
+    match numbers[..] {
+        [ready, unsettled] => (ready, unsettled),
+        _ => panic!("{answer}"),
     }
 }

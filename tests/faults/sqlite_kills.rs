@@ -226,20 +226,20 @@ impl Crew {
                         consumer.freeze();
                         leased = leased_by(&self.raw, consumer.id());
                     }
-                    self.ledger.write(note(Event::Killing, dying, leased));
+                    self.ledger.write(Record::of(Event::Killing, dying, leased));
                     consumer.kill();
-                    self.ledger.write(note(Event::Dead, dying, 0));
+                    self.ledger.write(Record::of(Event::Dead, dying, 0));
                     *consumer = (self.start)("consume", number, &self.ledger);
                 }
                 Victim::Publisher => {
                     let dying = self.publisher.number;
                     if self.publisher.ended().is_some() {
                         // The ledger is read late, and it was faster.
-                        self.ledger.write(note(Event::Dead, dying, ALREADY));
+                        self.ledger.write(Record::of(Event::Dead, dying, ALREADY));
                         continue;
                     }
                     self.publisher.kill();
-                    self.ledger.write(note(Event::Dead, dying, 0));
+                    self.ledger.write(Record::of(Event::Dead, dying, 0));
                     self.publisher = (self.start)("publish", PUBLISHERS + number, &self.ledger);
                 }
             }
@@ -251,15 +251,6 @@ impl Crew {
         for consumer in &mut self.consumers {
             assert!(consumer.wait().success(), "a consumer drains and ends");
         }
-    }
-}
-
-fn note(event: Event, actor: u32, number: u32) -> Record {
-    Record {
-        event,
-        actor,
-        number,
-        deliveries: 0,
     }
 }
 

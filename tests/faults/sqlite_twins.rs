@@ -88,12 +88,7 @@ fn a_message_that_is_published_twice_has_its_effect_once_but_for_what_a_kill_lef
 }
 
 fn dead(actor: u32) -> Record {
-    Record {
-        event: Event::Dead,
-        actor,
-        number: NOT_MEASURED,
-        deliveries: 0,
-    }
+    Record::of(Event::Dead, actor, NOT_MEASURED)
 }
 
 /// What each life of the consumer did.

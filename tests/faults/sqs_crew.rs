@@ -8,7 +8,6 @@ use std::time::Duration;
 use millstream_brokers::{ElasticMq, SqsProxy};
 use millstream_core::rt::Instant;
 use millstream_sqs::aws_sdk_sqs::Client;
-use millstream_sqs::aws_sdk_sqs::types::QueueAttributeName as Attribute;
 use millstream_tests::Actor;
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
 
@@ -123,16 +122,8 @@ impl Crew {
 impl State {
     /// Messages that wait, and messages that are out.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let names = [
-            Attribute::ApproximateNumberOfMessages,
-            Attribute::ApproximateNumberOfMessagesNotVisible,
-        ];
-        let ask = self.client.get_queue_attributes().queue_url(&self.queue);
-        let ask = ask.set_attribute_names(Some(names.to_vec()));
-        let answer = self.runtime.block_on(ask.send()).unwrap();
-        let attributes = answer.attributes.unwrap();
-        let [waiting, out] = names.map(|name| attributes.get(&name).unwrap().parse().unwrap());
-        (waiting, out)
+        let counts = millstream_tests::sqs::counts(&self.client, &self.queue);
+        self.runtime.block_on(counts)
     }
 
     /// How often SQS was called by the processes.
@@ -271,11 +262,6 @@ impl State {
     }
 
     fn note(&self, event: Event, actor: u32) {
-        self.ledger.write(Record {
-            event,
-            actor,
-            number: NOT_MEASURED,
-            deliveries: 0,
-        });
+        self.ledger.write(Record::of(event, actor, NOT_MEASURED));
     }
 }

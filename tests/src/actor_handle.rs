@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 
+/// The variable of the environment that holds an actor's arguments, a line each.
+pub const ARGUMENTS: &str = "MILLSTREAM_ACTOR";
+
 /// A process of the `actor` binary. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Actor {
@@ -19,7 +22,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Starts one with these arguments, `name=value` each, after the role.
+    /// Starts one with its role, what its command line has beyond that, and its arguments, `name=value` each.
     ///
     /// # Panics
     /// If that cannot be done.
@@ -29,9 +32,13 @@ impl Actor {
             .another()
             .expect("a pipe has any number of ends")
             .into_file();
+        let (mut told, words): (Vec<String>, Vec<_>) =
+            arguments.iter().cloned().partition(|word| word.contains('='));
+        told.push(format!("actor={number}"));
         let mut child = Command::new(program)
-            .args(arguments)
-            .arg(format!("actor={number}"))
+            .args(words)
+            .env(ARGUMENTS, told.join("\n"))
+            .env_remove("RUST_LOG")
             // Any are right for the SQS of tests.
             .env("AWS_ACCESS_KEY_ID", "x")
             .env("AWS_SECRET_ACCESS_KEY", "x")
@@ -45,7 +52,8 @@ impl Actor {
         let (tell, told) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                match line.strip_prefix("told: ") {
+                let drained = line.contains(" in flight: ").then_some(&*line);
+                match line.strip_prefix("told: ").or(drained) {
                     Some(told) => drop(tell.send(told.to_owned())),
                     None => eprintln!("actor {number}: {line}"),
                 }
@@ -145,7 +153,16 @@ impl Actor {
         }
     }
 
-    /// What it says next.
+    /// Asks it to end, with SIGTERM.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn terminate(&self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a child can be asked to end");
+    }
+
+    /// What it says next: what a pipeline came to when it drained, or what the test wants to know.
     ///
     /// # Panics
     /// If it says nothing for so long.

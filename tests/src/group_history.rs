@@ -136,6 +136,7 @@ impl GroupHistory {
             }
             Event::Mended => self.mend(actor, at),
             Event::Looked => self.looks.push((self.records, number)),
+            Event::GivenUp | Event::Down | Event::Letter => {}
         }
     }
 

@@ -141,7 +141,7 @@ impl History {
                     self.unaware.insert(actor, 0);
                 }
             }
-            Event::Dead | Event::Looked => {}
+            Event::Dead | Event::Looked | Event::GivenUp | Event::Down | Event::Letter => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! What happened, in the order in which it happened: a pipe from all processes of a test to the test.
 //!
-//! A record is sixteen bytes and one `write`, which a pipe takes whole or not at all, and what is in the pipe
+//! A record is twenty bytes and one `write`, which a pipe takes whole or not at all, and what is in the pipe
 //! survives its writer. All writers share one pipe, so the order in which records are read is an order in which
 //! they were written: no clock is asked.
 
@@ -19,8 +19,25 @@ pub struct Record {
     pub actor: u32,
     /// The message's number, or for an end of a process what is said there.
     pub number: u32,
-    /// How often the message had been delivered, this time included.
+    /// How often the message had been delivered, this time included; of a letter its reason, by its place in
+    /// `Reason::ALL`.
     pub deliveries: u32,
+    /// Which attempt it was, where the handler goes by that; of a letter how many have failed.
+    pub attempt: u32,
+}
+
+impl Record {
+    /// This happened to the process, or the message, of this number.
+    #[must_use]
+    pub const fn of(event: Event, actor: u32, number: u32) -> Self {
+        Self {
+            event,
+            actor,
+            number,
+            deliveries: 0,
+            attempt: 0,
+        }
+    }
 }
 
 /// What happened.
@@ -44,6 +61,12 @@ pub enum Event {
     Looked,
     /// The process stands still, for longer than its leases last.
     Frozen,
+    /// A handler failed with a message so that it is given up.
+    GivenUp,
+    /// A handler failed because what it needs was away.
+    Down,
+    /// A message was found among the dead letters.
+    Letter,
 }
 
 /// What `actor` of an [`Event::Breaking`] or an [`Event::Mended`] is where it is every process's: their broker is gone.
@@ -52,7 +75,7 @@ pub const EVERY: u32 = u32::MAX;
 /// What `number` of an [`Event::Killing`] or an [`Event::Breaking`] is where nothing was counted.
 pub const NOT_MEASURED: u32 = u32::MAX;
 
-const SIZE: usize = 16;
+const SIZE: usize = 20;
 
 /// Writes records; of any number of processes.
 #[derive(Debug)]
@@ -106,9 +129,10 @@ impl Ledger {
             actor,
             number,
             deliveries,
+            attempt,
         } = record;
         let mut bytes = [0; SIZE];
-        let words = [event as u32, actor, number, deliveries];
+        let words = [event as u32, actor, number, deliveries, attempt];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -174,6 +198,9 @@ impl Iterator for Reader {
             6 => Event::Mended,
             7 => Event::Looked,
             8 => Event::Frozen,
+            9 => Event::GivenUp,
+            10 => Event::Down,
+            11 => Event::Letter,
             other => panic!("no record begins with {other}: something else was written to the ledger"),
         };
         Some(Record {
@@ -181,6 +208,7 @@ impl Iterator for Reader {
             actor: words.next()?,
             number: words.next()?,
             deliveries: words.next()?,
+            attempt: words.next()?,
         })
     }
 }

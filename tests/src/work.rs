@@ -1,7 +1,9 @@
 //! The messages of a test: [`Work`].
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use millstream_core::Outgoing;
+use millstream_core::{Delivered, DynSink, Outgoing};
 
 /// The queue that every test uses.
 pub const QUEUE: &str = "work";
@@ -38,6 +40,24 @@ impl Work {
             return message;
         }
         message.with_key(format!("key-{}", self.key(number)))
+    }
+
+    /// Writes these messages to a sink, a thousand at a time, each of which it confirms.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn publish(&self, sink: &mut dyn DynSink, mut numbers: Range<u32>) {
+        while !numbers.is_empty() {
+            let some: Vec<_> = numbers
+                .by_ref()
+                .take(1_000)
+                .map(|number| self.message(number))
+                .collect();
+            let mut results = Vec::new();
+            let sent = sink.send(&some, &mut results).await;
+            sent.unwrap_or_else(|error| panic!("the messages cannot be published: {error}"));
+            assert_eq!(results, vec![Delivered::Confirmed; some.len()]);
+        }
     }
 
     /// The number of the message with this payload.

@@ -15,7 +15,6 @@ use crate::fields::Fields;
 use crate::fixed::Fixed;
 use crate::interpolate::{Environment, interpolate};
 use crate::mask;
-use crate::not_yet;
 use crate::pipeline::pipeline;
 use crate::registry::Registry;
 use crate::report::Report;
@@ -166,7 +165,6 @@ fn read(
     root: Node<'_>,
 ) -> Option<(HostSpec, Vec<PipelineConfig>)> {
     let mut root = Table::of(report, String::new(), root)?;
-    not_yet::refuse(report, &mut root.entries);
     let host = host(report, &mut root);
     let pipelines = root
         .take_table(report, "pipelines")

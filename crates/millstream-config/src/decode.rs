@@ -12,7 +12,6 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use crate::elsewhere;
 use crate::explain::{Site, explain};
 use crate::fields::Fields;
-use crate::not_yet;
 use crate::report::Report;
 use crate::suggest;
 use crate::table::Table;
@@ -90,9 +89,6 @@ fn refuse_unknown(
         let mut path = table.path.clone();
         if unknown.within.is_empty() {
             known.extend(others);
-            for key in not_yet::keys_in(&table.path) {
-                known.push(key);
-            }
         } else {
             path = format!("{path}.{}", unknown.within.join("."));
         }

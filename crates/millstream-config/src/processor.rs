@@ -67,7 +67,8 @@ fn keep<'i>(table: &mut Table<'i>, names: &[&str]) -> DeTable<'i> {
 fn spec(report: &mut Report<'_>, table: &mut Table<'_>, fields: &Fields) -> Option<ProcessorSpec> {
     let written: ProcessorTable = decode(report, table, fields, &[])?;
     Some(ProcessorSpec {
-        concurrency: written.concurrency.size(),
+        concurrency: written.concurrency.most(),
+        adapts_from: written.concurrency.adapts_from(),
         max_demand: written.max_demand.size(),
         timeout: written.timeout.get(),
     })

@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use crate::fields::{Fields, set};
-use crate::not_yet;
 use crate::registry::Registry;
 use crate::tables::{
     BatcherTable, BreakerTable, DeduplicateTable, HostTable, LimitsTable, PipelineTable, ProcessorTable,
@@ -40,7 +39,7 @@ pub fn schema(registry: &Registry) -> Value {
         "description": "Pipelines that consume messages, and the host that runs them.",
         "type": "object",
         "properties": {
-            "host": table::<HostTable>("host"),
+            "host": table::<HostTable>(),
             "pipelines": {
                 "description": "The pipelines by name.",
                 "type": "object",
@@ -63,12 +62,9 @@ pub fn schema(registry: &Registry) -> Value {
     schema
 }
 
-/// A table of the reference, with the keys that are not honoured yet.
-fn table<T: JsonSchema>(path: &str) -> Value {
+/// A table of the reference.
+fn table<T: JsonSchema>() -> Value {
     let mut schema = Fields::of::<T>().schema().clone();
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        not_yet::document(path, properties);
-    }
     if let Some(root) = schema.as_object_mut() {
         root.remove("default");
     }
@@ -76,11 +72,11 @@ fn table<T: JsonSchema>(path: &str) -> Value {
 }
 
 fn pipeline() -> Value {
-    let mut schema = table::<PipelineTable>("pipelines.*");
+    let mut schema = table::<PipelineTable>();
     add(
         &mut schema,
         json!({
-            "limits": table::<LimitsTable>("pipelines.*.limits"),
+            "limits": table::<LimitsTable>(),
             "source": { "$ref": "#/$defs/source" },
             "processor": { "$ref": "#/$defs/processor" },
             "batchers": {
@@ -88,21 +84,21 @@ fn pipeline() -> Value {
                 "type": "object",
                 "additionalProperties": { "$ref": "#/$defs/batcher" },
             },
-            "retry": table::<RetryTable>("pipelines.*.retry"),
+            "retry": table::<RetryTable>(),
             "dead_letter": {
                 "description": "Where messages go that are given up. Absent: the source keeps them, if it can.",
                 "anyOf": [{ "enum": ["discard", "halt"] }, { "$ref": "#/$defs/sink" }],
             },
-            "rate_limit": table::<RateLimitTable>("pipelines.*.rate_limit"),
-            "breaker": table::<BreakerTable>("pipelines.*.breaker"),
+            "rate_limit": table::<RateLimitTable>(),
+            "breaker": table::<BreakerTable>(),
             "dependencies": {
                 "description": "What handlers call by name, each with a breaker: open, it pauses the source too.",
                 "type": "object",
-                "additionalProperties": table::<BreakerTable>("pipelines.*.dependencies.*"),
+                "additionalProperties": table::<BreakerTable>(),
             },
-            "supervisor": table::<SupervisorTable>("pipelines.*.supervisor"),
+            "supervisor": table::<SupervisorTable>(),
             "deduplicate": deduplicate(),
-            "sequence": table::<SequenceTable>("pipelines.*.sequence"),
+            "sequence": table::<SequenceTable>(),
         }),
     );
     describe(
@@ -114,20 +110,20 @@ fn pipeline() -> Value {
 }
 
 fn deduplicate() -> Value {
-    let mut schema = table::<DeduplicateTable>("pipelines.*.deduplicate");
+    let mut schema = table::<DeduplicateTable>();
     add(&mut schema, json!({ "store": { "$ref": "#/$defs/store" } }));
     schema
 }
 
 fn batcher() -> Value {
-    let mut schema = table::<BatcherTable>("pipelines.*.batchers.*");
+    let mut schema = table::<BatcherTable>();
     add(&mut schema, json!({ "sink": { "$ref": "#/$defs/sink" } }));
     schema
 }
 
 /// The processor's table: one form for each handler with keys of its own, and one for all that have none.
 fn processor(registry: &Registry) -> Value {
-    let common = table::<ProcessorTable>("pipelines.*.processor");
+    let common = table::<ProcessorTable>();
     let mut plain = Vec::new();
     let mut forms = Vec::new();
     for (name, kind) in &registry.handlers {

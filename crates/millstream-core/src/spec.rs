@@ -145,18 +145,29 @@ impl Default for Limits {
 /// How the processor is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessorSpec {
-    /// How many messages are processed at a time.
+    /// How many messages are processed at a time; at most, where it adapts.
     pub concurrency: NonZeroUsize,
+    /// Where there is one, how many are processed at a time follows latency and errors, from this on.
+    pub adapts_from: Option<NonZeroUsize>,
     /// The most that one worker takes at a time.
     pub max_demand: NonZeroUsize,
     /// How long one run may take; longer is a retryable failure.
     pub timeout: Duration,
 }
 
+impl ProcessorSpec {
+    /// How many messages are processed at a time, at least.
+    pub fn least(&self) -> NonZeroUsize {
+        self.adapts_from
+            .map_or(self.concurrency, |least| least.min(self.concurrency))
+    }
+}
+
 impl Default for ProcessorSpec {
     fn default() -> Self {
         Self {
             concurrency: const { NonZeroUsize::new(16).unwrap() },
+            adapts_from: None,
             max_demand: const { NonZeroUsize::new(100).unwrap() },
             timeout: Duration::from_secs(30),
         }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use millstream_core::rt;
 
 use crate::ends::Ends;
+use crate::shared::AHEAD;
 
 /// How much waits before nothing more is fetched: messages, and bytes.
 const MOST: (usize, usize) = (500, 1 << 20);
-/// As much where it waits no longer than this.
-const MOST_SOON: (usize, usize) = (8_000, 4 << 20);
+/// As much as is read ahead at all where it waits no longer than this.
 const SOON: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Gate {
     pub(crate) fn turn(&mut self, now: rt::Instant) -> bool {
         let due = self.waits.first_key_value().and_then(|(_, (due, _))| *due);
         let soon = !self.closed && due.is_some_and(|due| due <= now + SOON);
-        let (messages, bytes) = if soon { MOST_SOON } else { MOST };
+        let (messages, bytes) = if soon { AHEAD } else { MOST };
         let part = if self.closed { 2 } else { 1 };
         let full = self.waits.len() >= messages / part || self.bytes >= bytes / part;
         let close = full || self.halted.is_some();

@@ -332,14 +332,17 @@ pub(crate) struct Member {
 /// A partition, and what it was assigned as when there had been so many rebalances.
 #[derive(Debug)]
 pub(crate) struct Last {
-    place: Place,
+    /// Where librdkafka keeps its topic, which it does for as long as the partition is assigned. To read its name from
+    /// there for each message costs more than to look it up.
+    topic: usize,
+    partition: i32,
     rebalances: u64,
     from: Assigned,
 }
 
 impl Last {
-    fn is(&self, topic: &str, partition: i32, rebalances: u64) -> bool {
-        self.place.partition == partition && *self.place.topic == *topic && self.rebalances == rebalances
+    fn is(&self, topic: usize, partition: i32, rebalances: u64) -> bool {
+        (self.topic, self.partition, self.rebalances) == (topic, partition, rebalances)
     }
 }
 
@@ -473,13 +476,13 @@ impl Member {
                 }
             };
             let callbacks: &Callbacks = self.consumer.context();
-            let (topic, partition) = (message.topic(), message.partition());
+            let (topic, partition) = (message.topic_ptr().addr(), message.partition());
             let rebalances = callbacks.shared.rebalances();
             let from = match &self.last {
                 Some(last) if last.is(topic, partition, rebalances) => last.from,
                 _ => {
                     let place = Place {
-                        topic: topic.into(),
+                        topic: message.topic().into(),
                         partition,
                     };
                     let origin = callbacks.origin(&place);
@@ -492,7 +495,8 @@ impl Member {
                         wait: callbacks.tiers.wait(&place.topic),
                     };
                     self.last = Some(Last {
-                        place,
+                        topic,
+                        partition,
                         rebalances,
                         from,
                     });

@@ -36,8 +36,8 @@ pub(crate) use left::Left;
 /// Generations of this process: no two assignments have the same.
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 
-/// How far the poll thread reads ahead of the engine.
-const AHEAD: (usize, usize) = (8_000, 4 << 20);
+/// How far the poll thread reads ahead of the engine: messages, and bytes.
+pub(crate) const AHEAD: (usize, usize) = (8_000, 4 << 20);
 /// How many messages are read all the same while none can be handed out.
 const FEW: usize = 100;
 

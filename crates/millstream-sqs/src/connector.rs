@@ -19,7 +19,7 @@ use crate::heartbeat;
 use crate::leases::LONGEST;
 use crate::letters::QueueLetters;
 use crate::returned::Returned;
-use crate::service::{self, Service, Trouble};
+use crate::service::{Service, Trouble};
 use crate::settling::Settling;
 use crate::source::Polling;
 use crate::wire;
@@ -186,8 +186,7 @@ impl SqsConnector {
 
     /// The queue, and what it says of itself.
     async fn queue(&self) -> Result<(Service, HashMap<Attribute, String>), Trouble> {
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(&self.client, &self.address).await?;
         let attributes = service
             .attributes(&[Attribute::VisibilityTimeout, Attribute::RedrivePolicy])
             .await?;

@@ -77,8 +77,6 @@ struct State {
     allowed: usize,
     /// What a message weighs of late.
     typical: usize,
-    /// A suspect was handed out, and nothing was read since.
-    suspicious: bool,
 }
 
 /// Who opens a desk, and with what.
@@ -114,7 +112,6 @@ impl Desk {
                 reserved: 0,
                 allowed: 1,
                 typical: TYPICAL,
-                suspicious: false,
             }),
             stage: watch::Sender::new(Stage::Open),
             changed: Notify::new(),

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::address::Address;
 use crate::check::Redrive;
-use crate::service::{self, BATCH, Receive, Service, Trouble};
+use crate::service::{BATCH, Receive, Service, Trouble};
 use crate::wire::Arrived;
 
 /// How long a receive waits: it asks all of SQS' servers, and so finds what there is.
@@ -38,8 +38,7 @@ pub(crate) struct QueueLetters {
 impl QueueLetters {
     async fn queue(&self) -> Result<Service, OpenError> {
         let said = |trouble: Trouble| OpenError::from(trouble.of(&self.address.to_string()));
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let queue = Service::at(client.clone(), &self.address).await.map_err(said)?;
+        let queue = Service::at(&self.client, &self.address).await.map_err(said)?;
         if !self.redriven {
             return Ok(queue);
         }

@@ -27,6 +27,7 @@ use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use millstream_core::OpenError;
+use tokio::sync::OnceCell;
 
 use crate::address::Address;
 
@@ -147,7 +148,7 @@ impl From<Trouble> for OpenError {
 pub(crate) type Taken = Result<(), Trouble>;
 
 /// A client, as the address, the environment and the files of the AWS SDK's users say.
-pub(crate) async fn connect(address: &Address) -> Client {
+async fn connect(address: &Address) -> Client {
     let http = HttpBuilder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -196,8 +197,9 @@ pub(crate) struct Receive<'a> {
 }
 
 impl Service {
-    /// The queue at this address.
-    pub(crate) async fn at(client: Client, address: &Address) -> Result<Self, Trouble> {
+    /// The queue at this address, by the client that is there or made now.
+    pub(crate) async fn at(client: &OnceCell<Client>, address: &Address) -> Result<Self, Trouble> {
+        let client = client.get_or_init(|| connect(address)).await.clone();
         if let Some(url) = address.url() {
             return Ok(Self {
                 client,

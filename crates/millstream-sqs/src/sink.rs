@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::address::Address;
 use crate::check;
 use crate::letters::QueueLetters;
-use crate::service::{self, BATCH, Kind, Service, Taken, Trouble};
+use crate::service::{BATCH, Kind, Service, Taken, Trouble};
 use crate::wire::{LONGEST_DELAY, Parcel};
 
 /// What one call can carry, and one message weigh: at least, and on Amazon's SQS where the queue says so.
@@ -66,8 +66,7 @@ impl SqsSink {
     }
 
     async fn begin(&self) -> Result<Sending, Trouble> {
-        let client = self.client.get_or_init(|| service::connect(&self.address)).await;
-        let service = Service::at(client.clone(), &self.address).await?;
+        let service = Service::at(&self.client, &self.address).await?;
         let longest = match service.attributes(&[Attribute::MaximumMessageSize]).await {
             Ok(attributes) => attributes
                 .get(&Attribute::MaximumMessageSize)

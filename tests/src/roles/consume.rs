@@ -39,19 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             () = holds(&host, tell_at) => {}
         }
         let early = conditions(&host);
-        let reports = host.drain(within).await;
-        for (_, report) in &reports {
-            eprintln!(
-                "told: drained in_flight={} done={} given_up={} released={} lost={} left={} took_ms={}",
-                report.in_flight,
-                report.done,
-                report.given_up,
-                report.released,
-                report.lost,
-                report.left,
-                report.took.as_millis()
-            );
-        }
+        host.drain(within).await;
         match early {
             None => ExitCode::SUCCESS,
             Some(why) => {

@@ -77,10 +77,8 @@ impl Processor for Handler {
         let deliveries = cx.deliveries();
         let record = |event| {
             self.ledger.write(Record {
-                event,
-                actor: self.actor,
-                number,
                 deliveries,
+                ..Record::of(event, self.actor, number)
             });
         };
         match self.conduct {

@@ -9,13 +9,10 @@ use millstream_sqlite::Queue;
 use millstream_sqlite::rusqlite::{self, Connection, TransactionBehavior};
 use millstream_tests::{QUEUE, Work};
 
-use crate::Arguments;
+use crate::{Arguments, ends_with_the_test};
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    std::thread::spawn(|| {
-        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
-        std::process::exit(1);
-    });
+    ends_with_the_test();
     let work = Work {
         seed: arguments.get("seed"),
         keys: arguments.get_or("keys", 0),

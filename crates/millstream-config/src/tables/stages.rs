@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
-use crate::values::{ByteSize, Count, PositiveDuration};
+use crate::values::{ByteSize, Concurrency, Count, PositiveDuration};
 
 /// How the handler is run.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -13,8 +13,9 @@ pub(crate) struct ProcessorTable {
     /// the pipeline's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) handler: Option<String>,
-    /// How many messages are processed at a time.
-    pub(crate) concurrency: Count,
+    /// How many messages are processed at a time: a number, or `{ min = 1, max = 256 }`, which adapts to latency and
+    /// errors.
+    pub(crate) concurrency: Concurrency,
     /// The most that one worker takes at a time.
     pub(crate) max_demand: Count,
     /// How long one message may take; longer is a retryable failure.
@@ -26,7 +27,7 @@ impl Default for ProcessorTable {
         let spec = ProcessorSpec::default();
         Self {
             handler: None,
-            concurrency: spec.concurrency.into(),
+            concurrency: Concurrency::Fixed(spec.concurrency.into()),
             max_demand: spec.max_demand.into(),
             timeout: duration(spec.timeout),
         }

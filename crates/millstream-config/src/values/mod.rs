@@ -4,6 +4,7 @@
 //! brings its part of the JSON Schema.
 
 mod address;
+mod concurrency;
 mod count;
 mod duration;
 mod quantity;
@@ -11,6 +12,7 @@ mod ratio;
 mod size;
 
 pub use address::ListenAddress;
+pub(crate) use concurrency::Concurrency;
 pub use count::Count;
 pub use duration::{HumanDuration, PositiveDuration};
 pub use ratio::Ratio;

@@ -162,7 +162,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         url = "${STREAM_URL}"
 
         [pipelines.orders.processor]
-        concurrency = 2
+        concurrency = { min = 2, max = 20 }
         max_demand = 3
         timeout = "4s"
 

@@ -33,7 +33,12 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
     loop {
         let mut told = pin!(work.notified());
         told.as_mut().enable();
-        match batcher.turn(&hub, worker) {
+        let Some(turn) = batcher.turn(&hub, worker) else {
+            // What it may have been told goes to another.
+            work.notify_one();
+            return;
+        };
+        match turn {
             Turn::Run(batch) => {
                 // While it runs it waits for nothing: what it would have been told goes to another worker.
                 told.set(work.notified());
@@ -48,11 +53,6 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
                 }
             }
             Turn::Wait(None) => told.await,
-            Turn::Leave => {
-                // What it may have been told goes to another.
-                work.notify_one();
-                return;
-            }
         }
     }
 }
@@ -240,11 +240,14 @@ impl<T: Send + 'static> Running<'_, T> {
 }
 
 impl<T: Send + 'static> Running<'_, T> {
-    /// Whether the message at fault is to be found out: not while what all of them need is away, and not where the handler
-    /// took the items out.
+    /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
+    /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
         matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
             && self.batcher.bisects()
+            && ran
+                .fault()
+                .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
             && (messages > 1 || self.split.is_some())
             && self.batch.items.len() == messages
             && self.hub.breakers.is_closed()
@@ -392,7 +395,11 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 let now = rt::now();
                 now + self.hub.within_budget(due.saturating_duration_since(now))
             }
-            Next::Back => rt::now(),
+            // Other batches probe next.
+            Next::Behind => {
+                let breaker = self.hub.spec.breaker.unwrap_or_default();
+                rt::now() + 2 * breaker.open_for
+            }
         };
         match item {
             Some(item) => {

@@ -57,8 +57,9 @@ impl Fault {
 pub(crate) enum Next {
     /// Another attempt then.
     Park(Instant),
-    /// Another attempt as soon as the breakers let it.
-    Back,
+    /// Another attempt once the breakers let it, after others: it may be this message that fails, and not what handling
+    /// it needs.
+    Behind,
     /// Given back to the source, which waits as long: the pipeline drains, or its strategy is to redeliver.
     Return(Duration),
     /// No further attempt.
@@ -92,7 +93,7 @@ impl Hub {
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
             } else {
-                Next::Back
+                Next::Behind
             };
         }
         envelope.note_failure();

@@ -2,6 +2,7 @@
 //!
 //! What comes of a message is decided in `fate`, what happens when leases are lost in `losses`.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::adaptive::Adaptive;
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
@@ -71,6 +73,7 @@ pub(crate) struct Hub {
     pub(crate) counters: Counters,
     pub(crate) processor: Stage,
     pub(crate) seats: Seats,
+    pub(crate) adaptive: Adaptive,
     /// The supervisor waits here for seats to be filled.
     pub(crate) resized: Notify,
     pub(crate) batchers: OnceLock<Vec<Arc<dyn AnyBatcher>>>,
@@ -115,7 +118,11 @@ impl Hub {
         Self {
             settings: Settings::new(&spec),
             capabilities: spec.source.capabilities(),
-            ready: Ready::new(spec.processor.concurrency.get(), Arc::clone(&sentinels)),
+            ready: Ready::new(spec.processor.least().get(), Arc::clone(&sentinels)),
+            adaptive: Adaptive::new(
+                spec.processor.adapts_from.map(NonZeroUsize::get),
+                spec.processor.concurrency.get(),
+            ),
             places: Places::new(spec.limits, Arc::clone(&sentinels)),
             sentinels,
             stalled: Mutex::new(None),
@@ -264,6 +271,11 @@ impl Hub {
     pub(crate) fn resize(&self, workers: usize) {
         self.ready.resize(workers.max(1));
         self.resized.notify_one();
+    }
+
+    /// How many ready messages are enough, where that follows the number of workers.
+    pub(crate) fn enough(&self, workers: usize) -> Option<usize> {
+        self.adaptive.enough(workers, self.fair_take())
     }
 
     // === cancelling

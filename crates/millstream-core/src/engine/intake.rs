@@ -111,7 +111,7 @@ impl Intake {
     async fn read(&mut self, source: &mut dyn DynSource, one: bool) -> Result<Read, SourceError> {
         let hub = Arc::clone(&self.hub);
         let alone = self.suspicious;
-        hub.ready.hungry().await;
+        let room = hub.ready.hungry(|workers| hub.enough(workers)).await;
         hub.places
             .until(|places| {
                 if alone {
@@ -124,7 +124,7 @@ impl Intake {
         let Some(Credit { messages, bytes }) = hub.places.credit() else {
             return Ok(Read::Messages);
         };
-        let mut messages = if one || alone { 1 } else { messages };
+        let mut messages = if one || alone { 1 } else { messages.min(room) };
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }

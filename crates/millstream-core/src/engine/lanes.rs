@@ -221,12 +221,28 @@ impl Lanes {
     /// The message that kept the lane busy may run again, before all that is ready.
     pub(crate) fn put_back(&mut self, envelope: Envelope) {
         let lane = envelope.lane;
-        if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
-            slot.busy = false;
-            slot.messages.push_front(envelope);
-            self.waiting += 1;
+        if self.refill(envelope) {
             self.ready.push_front(lane);
         }
+    }
+
+    /// The message that kept the lane busy may run again, after all that is ready.
+    pub(crate) fn put_behind(&mut self, envelope: Envelope) {
+        let lane = envelope.lane;
+        if self.refill(envelope) {
+            self.ready.push_back(lane);
+        }
+    }
+
+    /// The message that kept its lane busy is its first again.
+    fn refill(&mut self, envelope: Envelope) -> bool {
+        let Some(slot) = self.slots.get_mut(envelope.lane.0 as usize) else {
+            return false;
+        };
+        slot.busy = false;
+        slot.messages.push_front(envelope);
+        self.waiting += 1;
+        true
     }
 
     /// How many lanes are ready.

@@ -2,11 +2,15 @@
 //!
 //! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
 //! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`] and
-//! [`breakers`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done already or comes
-//! too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone; [`pipeline`] supervises and
+//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`],
+//! [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done
+//! already or comes too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone;
+//! [`pipeline`] supervises and
 //! drains.
 
+mod adaptive;
+#[cfg(test)]
+mod adaptive_simulation;
 mod batch_worker;
 mod batcher;
 mod bisect;
@@ -18,6 +22,7 @@ mod drain;
 mod envelope;
 mod fate;
 mod gate;
+mod gradient;
 mod guard;
 mod histogram;
 mod hub;
@@ -32,6 +37,8 @@ mod places;
 mod rare;
 mod rate;
 mod ready;
+#[cfg(test)]
+mod ready_model;
 mod receipts;
 mod restarts;
 mod retry;
@@ -42,6 +49,8 @@ mod sequence;
 mod settings;
 mod settling;
 mod shard;
+#[cfg(test)]
+mod shard_model;
 mod stage;
 mod stall;
 mod timers;

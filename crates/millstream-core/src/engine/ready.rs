@@ -63,6 +63,8 @@ struct State {
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
+    /// Messages that may run of which there shall not be more, where that is bounded.
+    enough: Option<usize>,
 }
 
 /// A message between two attempts: it holds its lane and its place in the limits, and no worker.
@@ -100,8 +102,10 @@ pub(crate) enum Left {
     Parked(Instant, Envelope),
     /// To wait for what comes of another message; it keeps its lane.
     Aside(Envelope),
-    /// Not run, or not to be counted: back to the front; it keeps its lane.
+    /// Not run: back to the front; it keeps its lane.
     Back(Envelope),
+    /// Its run does not count: it may run again after all others that may now; it keeps its lane.
+    Behind(Envelope),
     /// Given back to the source for later: what waits behind it leaves with it, so that its key stays in order.
     Withdrawn(LaneId),
 }
@@ -280,16 +284,21 @@ impl Ready {
         }
     }
 
-    /// Waits until there is less to take than would be plenty.
+    /// Waits until there is less to take than would be plenty. Gives how much may be added: `enough` says, for so many
+    /// workers, how much may be there.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(crate) async fn hungry(&self) {
+    pub(crate) async fn hungry(&self, enough: impl Fn(usize) -> Option<usize>) -> usize {
         loop {
             let mut hungry = std::pin::pin!(self.hungry.notified());
             hungry.as_mut().enable();
-            if !self.state.lock().has_plenty() {
-                return;
+            {
+                let mut state = self.state.lock();
+                state.enough = enough(state.seats);
+                if !state.has_plenty() {
+                    return state.enough.map_or(usize::MAX, |enough| enough - state.ready());
+                }
             }
             hungry.await;
         }
@@ -334,6 +343,7 @@ impl Ready {
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
+                    Left::Behind(envelope) => state.put_behind(envelope),
                     Left::Withdrawn(lane) => {
                         followers.extend(state.lanes.take_followers(lane));
                         state.lanes.advance(lane);
@@ -506,7 +516,9 @@ impl State {
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
-        self.ready() >= ENOUGH * self.seats && self.unordered_messages + self.lanes.messages() >= PLENTY
+        self.enough.is_some_and(|enough| self.ready() >= enough)
+            || self.ready() >= ENOUGH * self.seats
+                && self.unordered_messages + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
@@ -563,6 +575,15 @@ impl State {
             self.unordered.push_front(vec![envelope]);
         } else {
             self.lanes.put_back(envelope);
+        }
+    }
+
+    /// This one may run again, after all others.
+    fn put_behind(&mut self, envelope: Envelope) {
+        if envelope.lane == LaneId::NONE {
+            self.push_unordered(envelope);
+        } else {
+            self.lanes.put_behind(envelope);
         }
     }
 

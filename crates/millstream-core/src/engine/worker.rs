@@ -14,6 +14,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
+use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::breaker::Runs;
 use super::envelope::{Alone, Envelope, LaneId};
@@ -79,6 +80,7 @@ impl<P: Processor> Worker<P> {
                 round.sort_out(twins);
             }
             let started = rt::now();
+            let busy = hub.adaptive.begin();
             let probing = hub.probing();
             loop {
                 // A breaker that opens meanwhile sends back what has not run.
@@ -130,6 +132,7 @@ impl<P: Processor> Worker<P> {
                 round.end(&mut running.envelope, ran, route, &stage);
             }
             round.ran(started.elapsed());
+            drop(busy);
             round.hand_over();
             tokio::task::consume_budget().await;
         }
@@ -279,7 +282,7 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
             None
         }
         Next::Park(due) => Some(Left::Parked(due, envelope)),
-        Next::Back => Some(Left::Back(envelope)),
+        Next::Behind => Some(Left::Behind(envelope)),
         Next::Return(after) => {
             let lane = envelope.lane;
             hub.return_later(envelope, after);
@@ -307,6 +310,8 @@ struct Round<'a, T> {
     left: Vec<Left>,
     dropped: Vec<Envelope>,
     runs: usize,
+    /// Of those, the ones that failed in a way worth another attempt.
+    faults: usize,
     /// How long each of those runs was pending that was.
     waited: Vec<Duration>,
     processed: usize,
@@ -330,6 +335,7 @@ impl<'a, T> Round<'a, T> {
             left: Vec::new(),
             dropped: Vec::new(),
             runs: 0,
+            faults: 0,
             waited: Vec::new(),
             processed: 0,
             failures: Failures::default(),
@@ -388,6 +394,7 @@ impl<'a, T> Round<'a, T> {
                 self.failed(fault.kind());
                 if fault.feeds_breaker() {
                     self.ended.failed += 1;
+                    self.faults += 1;
                     self.ended.slow += slow;
                 }
                 let next = self.hub.next(envelope, fault);
@@ -464,6 +471,7 @@ impl<'a, T> Round<'a, T> {
     /// The take has ended, and took so long. What a run was pending is its own; the rest is shared by all alike.
     fn ran(&mut self, took: Duration) {
         let runs = std::mem::take(&mut self.runs);
+        let failures = std::mem::take(&mut self.faults);
         self.hub.ran(runs, took);
         if self.hub.budget.is_set() {
             self.hub.budget.ran(runs, rt::now());
@@ -473,10 +481,22 @@ impl<'a, T> Round<'a, T> {
         };
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
-        if self.hub.breakers.is_slow(share) {
+        let hub = self.hub;
+        if hub.adaptive.is_on() && hub.breakers.is_closed() {
+            let pending = &self.waited;
+            let taken = Taken {
+                runs,
+                failures,
+                pending,
+                share,
+            };
+            hub.adaptive
+                .took(rt::now(), &taken, |workers| hub.resize(workers));
+        }
+        if hub.breakers.is_slow(share) {
             self.ended.slow = self.ended.succeeded + self.ended.failed;
         }
-        let times = &self.hub.processor.took;
+        let times = &hub.processor.took;
         if others > 0 {
             times.record_time(share, others);
         }

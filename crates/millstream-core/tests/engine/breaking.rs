@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use millstream_core::{BreakerSpec, BreakerState, Context, Failure, Flow, Processor};
+use millstream_core::{
+    Batch, BatchHandler, BreakerSpec, BreakerState, Context, Failure, Flow, Message, Ordering, Processor,
+};
 
 use crate::support::{Rig, until};
 
@@ -160,4 +162,84 @@ async fn a_failed_probe_in_a_batch_waits_for_the_next_time_the_breaker_lets_it()
         (1..=13).contains(&probes),
         "{probes} runs in a minute, of one probe each five seconds"
     );
+}
+
+/// Fails while what it needs is down, and with some messages for ever.
+#[derive(Clone, Default)]
+struct Partly(Arc<AtomicBool>);
+
+impl Processor for Partly {
+    type Input = String;
+    type Output = String;
+
+    async fn process(&self, text: String, _: &mut Context<'_>) -> Result<String, Failure> {
+        match self.0.load(SeqCst) || text == "fails" {
+            true => Err("down".into()),
+            false => Ok(text),
+        }
+    }
+}
+
+/// Others probe next, so that it is not all that the breaker hears of.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_fails_for_ever_does_not_keep_the_breaker_open() {
+    for ordered in [false, true] {
+        let processor = Partly::default();
+        let down = Arc::clone(&processor.0);
+        let rig = Rig::start(Flow::process(processor), |spec| {
+            spec.breaker = Some(BreakerSpec::default());
+            if ordered {
+                spec.ordering = Ordering::Key;
+            }
+        });
+        down.store(true, SeqCst);
+        for number in 0..100 {
+            let text = if number < 5 { "fails" } else { "succeeds" };
+            rig.queue.publish(Message::new(text).with_key(number.to_string()));
+        }
+        until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        down.store(false, SeqCst);
+        rig.settled().await;
+        assert_eq!(rig.queue.dead().len(), 5, "what fails for ever is given up");
+        assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Closed));
+    }
+}
+
+/// Fails items for ever.
+struct Picky(Arc<AtomicBool>);
+
+impl BatchHandler for Picky {
+    type Input = String;
+
+    async fn handle(&self, batch: &mut Batch<String>) -> Result<(), Failure> {
+        for index in 0..batch.len() {
+            if self.0.load(SeqCst) || batch.items()[index] == "fails in its batch" {
+                batch.fail(index, "down");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_that_fails_in_its_batch() {
+    let down = Arc::new(AtomicBool::new(true));
+    let flow = Flow::process(Partly::default()).batch("out", Picky(Arc::clone(&down)));
+    let rig = Rig::start(flow, |spec| {
+        spec.breaker = Some(BreakerSpec::default());
+        let batcher = millstream_core::BatcherSpec {
+            size: crate::support::non_zero(1),
+            ..Default::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.publish(&["fails in its batch"]);
+    rig.publish(&["succeeds"; 100]);
+    until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    down.store(false, SeqCst);
+    rig.settled().await;
+    assert_eq!(rig.queue.dead().len(), 1, "what fails for ever is given up");
+    assert_eq!(rig.pipeline().status().breaker, Some(BreakerState::Closed));
 }

@@ -126,11 +126,20 @@ impl Shared {
             halts_changed,
             lost: &mut taken.lost,
         };
+        // Messages of one partition come one after the other.
+        let mut last: Option<(OriginId, u32, Option<&mut Assignment>)> = None;
         for (from, message, back) in messages {
-            let Some(assignment) = assignments
-                .get_mut(&from.origin)
-                .filter(|assignment| assignment.assigned == from.assignment)
-            else {
+            let is_same = |(origin, assigned)| (origin, assigned) == (from.origin, from.assignment);
+            if !last
+                .as_ref()
+                .is_some_and(|(origin, assigned, _)| is_same((*origin, *assigned)))
+            {
+                let assignment = assignments
+                    .get_mut(&from.origin)
+                    .filter(|assignment| assignment.assigned == from.assignment);
+                last = Some((from.origin, from.assignment, assignment));
+            }
+            let Some((_, _, Some(assignment))) = &mut last else {
                 continue;
             };
             if self.rules.tells_all {

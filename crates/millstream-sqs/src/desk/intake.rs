@@ -4,18 +4,27 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use millstream_core::rt::Instant;
-use millstream_core::{Chunk, Credit};
+use millstream_core::rt::{self, Instant};
+use millstream_core::{Chunk, Credit, Message};
 use rustc_hash::FxHashSet;
 
-use super::{Desk, Excuse, Stage, State, tickets};
+use super::{Desk, Excuse, Stage, State};
 use crate::leases::Received;
 use crate::service::BATCH;
 use crate::wire::{Arrived, MESSAGE_ID};
 
-/// A message delivered more often than this may be what ends the process: the engine runs it alone, and then nothing
-/// else is kept here either, whose count would grow with its own.
+/// A message delivered more often than this may be what ends the process: the engine runs it alone.
+///
+/// What came with it is kept here meanwhile. To give it back would spare it nothing, since SQS counts the next receive
+/// whether the process has died or not, and processes that give each other's messages back raise all counts until
+/// messages are given up that nobody has run. So all that is no suspect is handed out first, nothing is polled for until
+/// the last suspect is gone, and of those the one that was delivered least comes first, and any of those alike: what is
+/// not at fault has an outcome sooner or later, before the one that ends the process is given up.
 const SUSPECT: u32 = 3;
+
+fn is_suspect(message: &Message) -> bool {
+    message.deliveries > SUSPECT
+}
 
 /// What a read finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +42,9 @@ impl Desk {
             return reservations;
         }
         let mut state = self.state.lock();
+        if state.inbox.iter().any(|(_, message, _)| is_suspect(message)) {
+            return reservations;
+        }
         let mut wanted = credit.messages.saturating_sub(state.inbox.len() + state.reserved);
         let weight = state.typical.saturating_mul(BATCH).max(1);
         while wanted > 0 && state.polls < state.allowed.min(self.pace.pollers) {
@@ -71,7 +83,8 @@ impl Desk {
             }
             let mut unwanted = Vec::new();
             let wants_ids = self.engine.wants_ids();
-            let keep = self.stage() != Stage::Closed && !state.suspicious;
+            let keep = self.stage() != Stage::Closed;
+            let mut suspected = FxHashSet::default();
             for mut arrived in arrived {
                 let sequence = self.sequences.fetch_add(1, Ordering::Relaxed);
                 let id: Arc<str> = arrived.id.into();
@@ -85,6 +98,14 @@ impl Desk {
                 arrived.message.failures = failures;
                 state.typical = (state.typical * 7 + arrived.message.size()) / 8;
                 let group: Option<Arc<str>> = arrived.group.filter(|_| self.fifo).map(Arc::from);
+                if is_suspect(&arrived.message)
+                    && let Some(group) = &group
+                    && !suspected.insert(Arc::clone(group))
+                {
+                    // SQS cannot hand it out without the one before it in its group, which explains its count: it runs
+                    // alone, and is not given up for it.
+                    arrived.message.deliveries = SUSPECT + 1;
+                }
                 let received = Received {
                     receipt: arrived.receipt.into(),
                     id,
@@ -112,56 +133,58 @@ impl Desk {
     /// be before it.
     pub(crate) fn take(self: &Arc<Self>, credit: Credit, chunk: &mut Chunk) -> Found {
         let stage = self.stage();
-        let (found, unread) = {
-            let mut state = self.state.lock();
-            let State {
-                inbox,
-                leases,
-                polls,
-                suspicious,
-                ..
-            } = &mut *state;
-            *suspicious = false;
-            let (before, bytes_before) = (chunk.len(), chunk.bytes());
-            let (mut handed, mut expired) = (FxHashSet::default(), FxHashSet::default());
-            let mut blocked = VecDeque::new();
-            while chunk.len() - before < credit.messages
-                && (chunk.len() == before || chunk.bytes() - bytes_before < credit.bytes)
-                && !*suspicious
+        let mut state = self.state.lock();
+        let State {
+            inbox, leases, polls, ..
+        } = &mut *state;
+        let (before, bytes_before) = (chunk.len(), chunk.bytes());
+        let (mut handed, mut held) = (FxHashSet::default(), FxHashSet::default());
+        let (mut kept, mut suspects) = (VecDeque::new(), Vec::new());
+        while chunk.len() - before < credit.messages
+            && (chunk.len() == before || chunk.bytes() - bytes_before < credit.bytes)
+        {
+            let Some((ticket, message, group)) = inbox.pop_front() else {
+                break;
+            };
+            let waits = group.as_ref().is_some_and(|group| {
+                let is_out = leases.is_out(group) && !handed.contains(group);
+                (stage == Stage::Open && is_out) || held.contains(group)
+            });
+            let alone = !waits && stage == Stage::Open && is_suspect(&message);
+            if alone {
+                let chance = (rt::chance() * f64::from(u32::MAX)) as u32;
+                suspects.push((message.deliveries, chance, kept.len()));
+            }
+            if waits || alone || !leases.hand_out(ticket.sequence) {
+                // What follows it in its group waits with it, also if it has expired and is about to be lost.
+                held.extend(group.clone());
+                kept.push_back((ticket, message, group));
+                continue;
+            }
+            handed.extend(group);
+            chunk.push(ticket, message);
+        }
+        kept.append(inbox);
+        *inbox = kept;
+        suspects.sort_unstable();
+        let mut suspects = suspects.into_iter();
+        while chunk.len() == before
+            && let Some((_, _, place)) = suspects.next()
+        {
+            let suspect = inbox.get(place);
+            if suspect.is_some_and(|(ticket, ..)| leases.hand_out(ticket.sequence))
+                && let Some((ticket, message, _)) = inbox.remove(place)
             {
-                let Some((ticket, message, group)) = inbox.pop_front() else {
-                    break;
-                };
-                let waits = group.as_ref().is_some_and(|group| {
-                    let is_out = leases.is_out(group) && !handed.contains(group);
-                    (stage == Stage::Open && is_out) || expired.contains(group)
-                });
-                if waits || !leases.hand_out(ticket.sequence) {
-                    // What has expired is about to be lost, and what follows it in its group with it.
-                    if !waits {
-                        expired.extend(group.clone());
-                    }
-                    blocked.push_back((ticket, message, group));
-                    continue;
-                }
-                handed.extend(group);
-                *suspicious = message.deliveries > SUSPECT;
                 chunk.push(ticket, message);
             }
-            blocked.append(inbox);
-            *inbox = blocked;
-            let found = if chunk.len() > before {
-                Found::Messages
-            } else if stage != Stage::Open && *polls == 0 {
-                Found::Ended
-            } else {
-                Found::Nothing
-            };
-            let unread = if *suspicious { tickets(inbox) } else { Vec::new() };
-            (found, unread)
-        };
-        self.give_back(&unread, Excuse::Unread);
-        found
+        }
+        if chunk.len() > before {
+            Found::Messages
+        } else if stage != Stage::Open && *polls == 0 {
+            Found::Ended
+        } else {
+            Found::Nothing
+        }
     }
 }
 

@@ -116,6 +116,16 @@ impl Bench {
         self.publish(&messages).await;
     }
 
+    /// Receives all that waits so often, as processes do that do not live to settle it.
+    pub(crate) async fn receive_in_vain(&self, messages: usize, times: usize) {
+        for _ in 0..times {
+            let receive = self.direct.receive_message().queue_url(&self.url);
+            let receive = receive.max_number_of_messages(10).visibility_timeout(0);
+            let received = receive.send().await.unwrap().messages.unwrap_or_default();
+            assert_eq!(received.len(), messages);
+        }
+    }
+
     /// Messages that wait, and messages that are out.
     pub(crate) async fn counts(&self) -> (usize, usize) {
         let names = [

@@ -150,3 +150,27 @@ async fn the_same_message_twice_is_two_messages() {
     let read = reader.collect(2).await;
     reader.ack(&read).await;
 }
+
+/// P1: SQS hands out what follows a message in its group with it, and counts both, whichever ends the process.
+#[tokio::test]
+async fn what_follows_a_message_that_was_delivered_too_often_is_not_given_up_with_it() {
+    let bench = Bench::fifo().await;
+    bench
+        .publish(&[message("a1", "a"), message("a2", "a"), message("b1", "b")])
+        .await;
+    bench.receive_in_vain(3, 17).await;
+    let mut reader = bench.open().await;
+    let mut deliveries = Vec::new();
+    for _ in 0..3 {
+        let read = reader.read(10).await;
+        assert_eq!(read.len(), 1, "a suspect comes alone");
+        let (_, message) = &read[0];
+        deliveries.push((message.payload.clone(), message.deliveries));
+        reader.ack(&read).await;
+    }
+    deliveries.sort_unstable();
+    assert_eq!(
+        deliveries,
+        [("a1".into(), 18), ("a2".into(), 4), ("b1".into(), 18)]
+    );
+}

@@ -1,0 +1,73 @@
+//! Topics of Kafka, with a static member, which has its partitions back at once when it was killed.
+
+use std::sync::Arc;
+
+use millstream_brokers::Kafka;
+use millstream_core::SharedSinkConnector;
+use millstream_core::rt::Instant;
+use millstream_kafka::KafkaSink;
+use millstream_tests::QUEUE;
+
+use super::{DEAD, Store};
+use crate::kafka_topic::Topic;
+use crate::place::SOON;
+
+const PARTITIONS: i32 = 6;
+
+pub(crate) struct OnKafka {
+    kafka: Kafka,
+    topics: [(&'static str, Topic); 2],
+}
+
+impl Store for OnKafka {
+    const TAKES_BACK: bool = true;
+
+    fn start() -> Self {
+        let kafka = Kafka::builder().start().unwrap_or_else(|error| panic!("{error}"));
+        let brokers = kafka.brokers();
+        Self {
+            topics: [QUEUE, DEAD].map(|name| (name, Topic::make(&brokers, name, PARTITIONS, 1))),
+            kafka,
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("Kafka {}", self.kafka.version())
+    }
+
+    fn source(&self, queue: &str) -> String {
+        let brokers = self.kafka.brokers();
+        format!(
+            "{{ type = \"kafka\", brokers = \"{brokers}\", group = \"{queue}\", topics = [\"{queue}\"], \
+             static_id = \"{queue}\", commit_interval = \"1s\" }}"
+        )
+    }
+
+    fn sink(&self, queue: &str) -> String {
+        let brokers = self.kafka.brokers();
+        format!("{{ type = \"kafka\", brokers = \"{brokers}\", topic = \"{queue}\" }}")
+    }
+
+    fn outlet(&self, queue: &str) -> SharedSinkConnector {
+        Arc::new(KafkaSink::new(&self.kafka.brokers(), queue))
+    }
+
+    /// What lies behind what is committed, settled already or not.
+    fn remaining(&self, queue: &str) -> u32 {
+        let (_, topic) = self.topics.iter().find(|(name, _)| *name == queue).unwrap();
+        let (look, until) = (topic.looker(), Instant::now() + SOON);
+        let committed: u64 = loop {
+            match look() {
+                Ok(committed) => break committed.iter().sum(),
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+        };
+        let end: u64 = topic.ends().iter().sum();
+        u32::try_from(end - committed).unwrap()
+    }
+
+    fn restart(&mut self, _: bool) {
+        self.kafka.kill();
+        self.kafka.start_again().unwrap();
+    }
+}
