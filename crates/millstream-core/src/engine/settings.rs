@@ -8,16 +8,17 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::hub::Hub;
 use crate::rt::Duration;
-use crate::spec::{PipelineSpec, SupervisorSpec};
+use crate::spec::{PipelineSpec, ProcessorSpec, SupervisorSpec};
 
 /// The settings that may change while the pipeline runs, as they are now.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    concurrency: AtomicUsize,
+    /// As it is set: how many workers there are may follow latency and errors.
+    processor: Mutex<ProcessorSpec>,
     max_demand: AtomicUsize,
     per_key: AtomicUsize,
     /// Nanoseconds.
@@ -28,7 +29,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(spec: &PipelineSpec) -> Self {
         let settings = Self {
-            concurrency: AtomicUsize::new(spec.processor.concurrency.get()),
+            processor: Mutex::new(spec.processor),
             max_demand: AtomicUsize::new(0),
             per_key: AtomicUsize::new(0),
             timeout: AtomicU64::new(0),
@@ -84,15 +85,26 @@ impl Hub {
         }
         self.breakers.set(spec.breaker, &spec.dependencies);
         self.wake_all();
-        let workers = spec.processor.concurrency.get();
-        // One that was resized otherwise stays so while its setting is the same.
-        if self.settings.concurrency.swap(workers, Relaxed) != workers {
-            self.resize(workers);
-        } else {
-            self.resized.notify_one();
-        }
+        self.set_workers(spec.processor);
         // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
+    }
+}
+
+impl Hub {
+    /// One that was resized otherwise stays so while its setting is the same.
+    fn set_workers(&self, spec: ProcessorSpec) {
+        let before = std::mem::replace(&mut *self.settings.processor.lock(), spec);
+        let most = spec.concurrency.get();
+        match spec.adapts_from {
+            _ if (before.concurrency, before.adapts_from) == (spec.concurrency, spec.adapts_from) => {}
+            Some(least) => self
+                .adaptive
+                .adapt(least.get(), most, |workers| self.resize(workers)),
+            None => self.adaptive.fix(|| self.resize(most)),
+        }
+        // Batchers may want others too.
+        self.resized.notify_one();
     }
 }
 
@@ -127,6 +139,7 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
         limits.per_key,
         limits.per_batcher,
         processor.concurrency,
+        processor.adapts_from,
         processor.max_demand,
         processor.timeout,
         retry.attempts,
