@@ -17,10 +17,15 @@ mod host;
 mod measures;
 pub mod memory;
 mod message;
+mod mutants;
 mod partition;
 mod processor;
 pub mod rt;
 mod settlement;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+#[cfg(not(feature = "simulation"))]
+mod simulation;
 mod sink_handler;
 mod spec;
 mod ticket;

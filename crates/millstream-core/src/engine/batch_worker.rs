@@ -19,6 +19,7 @@ use crate::batch::Batch;
 use crate::failure::Failure;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Reason, Settle, Settlement};
+use crate::simulation::{Ended, Seen, inside, see};
 
 pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hub>, worker: usize) {
     let shard = batcher.shard_of(worker);
@@ -87,6 +88,10 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         },
         envelopes,
     };
+    if inside() {
+        let tickets: Vec<_> = running.envelopes.iter().map(|envelope| envelope.ticket).collect();
+        see(Seen::BatchBegan(running.number(), &tickets));
+    }
     let ran = {
         let mut future = pin!(caught(async { batcher.handler.handle(&mut running.batch).await }));
         match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
@@ -163,8 +168,37 @@ impl<T: Send + 'static> Running<'_, T> {
         self.hub.settling.add(settles);
     }
 
+    /// Which batcher of the flow this is.
+    fn number(&self) -> usize {
+        self.hub
+            .batcher(&self.batcher.batches.stage.name)
+            .unwrap_or(usize::MAX)
+    }
+
+    /// Shows a simulation how the run has ended for each message.
+    fn show(&self, ran: &Ran) {
+        let named = &self.batch.failures;
+        let fault = |index: usize| match named.iter().find(|(failed, _)| *failed == index) {
+            Some((_, failure)) => Some(failure.is_reject()),
+            None => ran.fault().map(|fault| fault.is_reject()),
+        };
+        let ends = self.envelopes.iter().enumerate().map(|(index, envelope)| {
+            let ended = match (ran, fault(index)) {
+                (Ran::Cancelled, _) => Ended::Cancelled,
+                (_, None) => Ended::Done,
+                (_, Some(true)) => Ended::Rejected,
+                (_, Some(false)) => Ended::Failed,
+            };
+            (envelope.ticket, ended)
+        });
+        see(Seen::BatchEnded(self.number(), &ends.collect::<Vec<_>>()));
+    }
+
     /// Decides what comes of each message, and lets go of the batch.
     fn end(&mut self, ran: &Ran) {
+        if inside() {
+            self.show(ran);
+        }
         let envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
         let stage = &self.batcher.batches.stage;

@@ -21,6 +21,7 @@ use super::stage::Batches;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::spec::BatcherSpec;
 use crate::ticket::{Scope, Ticket};
@@ -302,7 +303,7 @@ impl<T> State<T> {
             return 0;
         }
         let next = self.next_shard;
-        if order == 0 {
+        if order == 0 || mutant(Mutant::BatchOverlap) {
             self.next_shard = (next + 1) % shards;
             return next;
         }
@@ -422,6 +423,9 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         let running: Vec<_> = {
             let mut state = self.state.lock();
             state.cut = true;
+            if mutant(Mutant::CutForgetsRunning) {
+                return;
+            }
             state.running.iter().flatten().cloned().collect()
         };
         if let Some(hub) = self.hub.upgrade() {

@@ -12,6 +12,7 @@ use super::ready::Left;
 use super::retry;
 use crate::failure::Failure;
 use crate::measures::Failed;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 use crate::spec::{DeadLetter, RetryStrategy};
@@ -78,7 +79,8 @@ impl Hub {
             ),
             Fault::Died => ("the worker died while the handler ran".to_owned(), None),
         };
-        if self.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed()) {
+        if self.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed()) && !mutant(Mutant::AttemptBurnt)
+        {
             self.counters.uncounted.add(1);
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
@@ -227,7 +229,9 @@ impl Hub {
         }
         self.counters.acked.add(acked);
         self.counters.rejected.add(rejected);
-        self.counters.released.add(released);
+        self.counters
+            .released
+            .add(if mutant(Mutant::Uncounted) { 0 } else { released });
         self.counters.returned.add(returned);
         self.counters.stale.add(stale);
         self.counters.settle_retries.add(failed);
@@ -253,6 +257,7 @@ impl Hub {
         }
         self.returning.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
+        let gone = gone.filter(|(_, outcome)| !(mutant(Mutant::CreditLeak) && *outcome == Outcome::Stale));
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
     }

@@ -29,6 +29,7 @@ use crate::flow::Step;
 use crate::handle::intern;
 use crate::measures::Measures;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
@@ -244,6 +245,9 @@ impl Hub {
         self.draining.store(true, Ordering::Release);
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
+            if mutant(Mutant::DrainForgetsParked) {
+                continue;
+            }
             self.return_later(envelope, due.saturating_duration_since(now));
             self.release(followers);
         }
@@ -259,7 +263,9 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.cut();
         }
-        self.cancel(|_| true);
+        if !mutant(Mutant::CutForgetsRunning) {
+            self.cancel(|_| true);
+        }
         self.flush_now.notify_one();
     }
 

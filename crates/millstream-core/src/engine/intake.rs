@@ -11,6 +11,7 @@ use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::rate::Rate;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
 use crate::spec::Ordering;
@@ -56,7 +57,7 @@ impl Intake {
             if state.draining {
                 return self.drain(source).await;
             }
-            let probe_only = state.broken;
+            let probe_only = state.broken && !mutant(Mutant::FetchWhileOpen);
             if state.paused || state.full_batchers > 0 || (probe_only && !self.wants_probe()) {
                 if !std::mem::replace(&mut paused, true) {
                     source.pause();

@@ -16,6 +16,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::envelope::{Envelope, LaneId};
 use crate::message::{Message, OriginId};
+use crate::mutants::{Mutant, mutant};
 use crate::spec::Ordering;
 
 /// What a lane is for.
@@ -144,15 +145,20 @@ impl Lanes {
 
     /// Takes the first message of each of up to so many ready lanes, which are busy from then on.
     pub(crate) fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
+        let mut released = VecDeque::new();
         for lane in self.ready.drain(..number.min(self.ready.len())) {
             if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
                 slot.busy = true;
                 if let Some(envelope) = slot.messages.pop_front() {
                     self.waiting -= 1;
                     taken.push_back(envelope);
+                    if mutant(Mutant::EarlyLaneRelease) && !slot.messages.is_empty() {
+                        released.push_back(lane);
+                    }
                 }
             }
         }
+        self.ready.append(&mut released);
     }
 
     /// The message that kept the lane busy is out of it: the next one may run, or the lane is gone.

@@ -13,6 +13,7 @@ use super::hub::Hub;
 use super::retry::patience;
 use crate::connector::{Delivered, DynSink, DynSinkConnector};
 use crate::message::Outgoing;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settlement};
 
@@ -187,6 +188,10 @@ impl Held<'_> {
                     Letter::Dead(_) => dead += 1,
                     Letter::Later(_) => later += 1,
                 }
+                acks.extend(envelope.settle(Settlement::Ack));
+                false
+            }
+            Some(Delivered::Failed(_)) if mutant(Mutant::AckUnconfirmed) => {
                 acks.extend(envelope.settle(Settlement::Ack));
                 false
             }

@@ -8,6 +8,7 @@ use super::histogram::Histogram;
 use super::receipts::Receipts;
 use crate::connector::Credit;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Limits;
 use crate::ticket::{Scope, Ticket};
@@ -52,7 +53,11 @@ impl Places {
     pub(crate) fn credit(&self) -> Option<Credit> {
         let state = self.state.lock();
         let messages = self.limits.in_flight.get().saturating_sub(state.messages);
-        let bytes = self.limits.bytes.get().saturating_sub(state.bytes);
+        let bytes = if mutant(Mutant::BytesIgnored) {
+            usize::MAX
+        } else {
+            self.limits.bytes.get().saturating_sub(state.bytes)
+        };
         (messages > 0 && bytes > 0).then_some(Credit { messages, bytes })
     }
 
@@ -93,6 +98,9 @@ impl Places {
             let now = rt::now();
             let mut state = self.state.lock();
             by_run(tickets, |run| {
+                if mutant(Mutant::PlaceTwice) {
+                    state.messages = state.messages.saturating_sub(run.messages).max(run.messages);
+                }
                 state.messages -= run.messages;
                 state.bytes -= run.bytes;
                 if let Some(held) = state.by_scope.get_mut(&run.scope) {

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
 
@@ -282,6 +283,13 @@ impl Ready {
                 state.running -= 1;
                 match left {
                     Left::Withdrawn(LaneId::NONE) => {}
+                    Left::Parked(due, mut envelope) if mutant(Mutant::RetryOvertaken) => {
+                        if envelope.lane != LaneId::NONE {
+                            state.lanes.advance(envelope.lane);
+                            envelope.lane = LaneId::NONE;
+                        }
+                        sooner |= state.park(due, envelope);
+                    }
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Back(envelope) => state.put_back(envelope),
                     Left::Withdrawn(lane) => {
@@ -327,7 +335,9 @@ impl Ready {
         for envelope in due.into_iter().rev() {
             state.put_back(envelope);
         }
-        self.wake(&state, 0);
+        if !mutant(Mutant::LostWakeUp) {
+            self.wake(&state, 0);
+        }
         state.parked.peek().map(|Reverse(parked)| parked.due)
     }
 

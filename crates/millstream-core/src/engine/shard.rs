@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::batcher::Mark;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::Instant;
 use crate::spec::BatcherSpec;
 use crate::ticket::Ticket;
@@ -207,7 +208,7 @@ impl<T> Shard<T> {
         self.close_aged(now, draining);
         while let Some(batch) = self.closed.front_mut() {
             // What must wait for a parked batch of its key waits behind it.
-            for parked in &mut self.parked {
+            for parked in self.parked.iter_mut().filter(|_| !mutant(Mutant::BatchOvertaken)) {
                 let keys: FxHashSet<u64> = parked
                     .batch
                     .envelopes
