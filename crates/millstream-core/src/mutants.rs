@@ -1,7 +1,10 @@
 //! Bugs on purpose, to prove that the simulation finds them. Without the feature `mutants` there are none.
 
 /// A bug that can be planted.
-#[cfg_attr(not(feature = "mutants"), expect(unreachable_pub, reason = "nobody plants any"))]
+#[cfg_attr(
+    not(feature = "mutants"),
+    expect(unreachable_pub, reason = "nobody plants any")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutant {
     /// A message is acknowledged when it enters its batcher.

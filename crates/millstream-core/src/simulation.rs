@@ -4,7 +4,12 @@
 //! [entered](enter) a simulation.
 #![cfg_attr(
     not(feature = "simulation"),
-    allow(dead_code, unreachable_pub, rustdoc::broken_intra_doc_links, reason = "nobody looks")
+    allow(
+        dead_code,
+        unreachable_pub,
+        rustdoc::broken_intra_doc_links,
+        reason = "nobody looks"
+    )
 )]
 
 use crate::ticket::Ticket;

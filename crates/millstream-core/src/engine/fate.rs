@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::elsewhere::Why;
 use super::envelope::{Alone, Envelope, LaneId};
 use super::hub::Hub;
 use super::outbox::Letter;
@@ -142,6 +143,7 @@ impl Hub {
             }
             DeadLetter::Discard => {
                 self.counters.discarded.add(1);
+                self.elsewhere.add(envelope.ticket, Why::GivenUp);
                 self.settling.add(envelope.settle(Settlement::Ack));
             }
             DeadLetter::Halt => {
@@ -256,6 +258,7 @@ impl Hub {
             );
         }
         self.returning.answered(outcomes);
+        self.elsewhere.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         let gone = gone.filter(|(_, outcome)| !(mutant(Mutant::CreditLeak) && *outcome == Outcome::Stale));
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::batcher::AnyBatcher;
 use super::breaker::{Breaker, BreakerState};
 use super::counters::Counters;
+use super::elsewhere::Elsewhere;
 use super::envelope::Alone;
 use super::gate::Gate;
 use super::losses::Losses;
@@ -45,6 +46,7 @@ pub(crate) struct Hub {
     pub(crate) places: Places,
     pub(crate) settling: Settling,
     pub(crate) returning: Returning,
+    pub(crate) elsewhere: Elsewhere,
     pub(crate) dead_letters: Outbox,
     /// What shall come again later, where the source has a sink for that.
     pub(crate) retries: Outbox,
@@ -106,6 +108,7 @@ impl Hub {
                 .collect(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
+            elsewhere: Elsewhere::default(),
             flush_now: Notify::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),

@@ -11,6 +11,7 @@ mod batcher;
 mod breaker;
 mod counters;
 mod drain;
+mod elsewhere;
 mod envelope;
 mod fate;
 mod gate;

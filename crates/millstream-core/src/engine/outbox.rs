@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::elsewhere::Why;
 use super::envelope::Envelope;
 use super::hub::Hub;
 use super::retry::patience;
@@ -184,10 +185,17 @@ impl Held<'_> {
         let (mut dead, mut later) = (0, 0);
         self.letters.retain(|(envelope, letter)| match results.next() {
             Some(Delivered::Confirmed) => {
-                match letter {
-                    Letter::Dead(_) => dead += 1,
-                    Letter::Later(_) => later += 1,
-                }
+                let why = match letter {
+                    Letter::Dead(_) => {
+                        dead += 1;
+                        Why::GivenUp
+                    }
+                    Letter::Later(_) => {
+                        later += 1;
+                        Why::PutOff
+                    }
+                };
+                self.hub.elsewhere.add(envelope.ticket, why);
                 acks.extend(envelope.settle(Settlement::Ack));
                 false
             }

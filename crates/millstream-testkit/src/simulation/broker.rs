@@ -7,7 +7,7 @@ use millstream_core::rt::Instant;
 use millstream_core::{Message, OriginId, Outcome, Settlement, Ticket};
 
 use super::plan::{Kind, Plan};
-use super::world::{Event, State, World, Written};
+use super::world::{Event, State, Written};
 
 #[derive(Debug)]
 pub(super) struct Broker {
@@ -374,13 +374,3 @@ impl State {
         }
     }
 }
-
-impl World {
-    /// The number of what was published with this delivery.
-    pub(super) fn written_of(&self, ticket: &Ticket) -> Option<usize> {
-        let state = self.lock();
-        let delivery = state.model.find(ticket)?;
-        Some(state.broker.posts.get(state.model.post(delivery))?.written)
-    }
-}
-

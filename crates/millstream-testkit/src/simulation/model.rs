@@ -17,6 +17,7 @@ const AT_ONCE: Duration = ms(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Model {
+    process: u32,
     deliveries: Vec<Delivery>,
     tickets: HashMap<(u32, u64), usize>,
     /// Handed out in this process, and neither answered for nor lost.
@@ -33,6 +34,8 @@ pub(super) struct Model {
     begun: u64,
     /// Suspects have been seen: what was fetched with them is given back out of turn.
     suspects: bool,
+    /// Generations that are being revoked: nothing of them starts, and what waits is forgotten.
+    withdrawn: BTreeSet<u32>,
     watched: Option<(u64, BTreeSet<usize>)>,
     pub(super) tally: Tally,
 }
@@ -40,6 +43,8 @@ pub(super) struct Model {
 #[derive(Debug)]
 pub(super) struct Delivery {
     post: usize,
+    /// The start of the pipeline that it belongs to.
+    process: u32,
     ticket: Ticket,
     /// What it is ordered by.
     key: Option<u64>,
@@ -102,8 +107,9 @@ impl Model {
     }
 
     pub(super) fn outstanding(&self) -> (usize, usize) {
-        let bytes = self.out.iter().filter_map(|delivery| self.deliveries.get(*delivery));
-        (self.out.len(), bytes.map(|delivery| delivery.bytes).sum())
+        let out = self.out.iter().filter_map(|delivery| self.deliveries.get(*delivery));
+        let bytes = out.filter(|delivery| !self.withdrawn.contains(&delivery.ticket.generation)).map(|delivery| delivery.bytes);
+        bytes.fold((0, 0), |(messages, sum), bytes| (messages + 1, sum + bytes))
     }
 
     pub(super) fn find(&self, ticket: &Ticket) -> Option<usize> {
@@ -122,6 +128,12 @@ impl Model {
         self.deliveries.get(delivery).map_or(usize::MAX, |delivery| delivery.post)
     }
 
+    /// Lost, and the engine has not heard so yet.
+    pub(super) fn unheard(&self) -> usize {
+        let heard = |delivery: &&Delivery| delivery.lost && !delivery.answered;
+        self.deliveries.iter().rev().take_while(|delivery| delivery.process == self.process).filter(heard).count()
+    }
+
     fn stage(&self, delivery: usize) -> Option<Stage> {
         self.deliveries.get(delivery).map(|delivery| delivery.stage)
     }
@@ -133,6 +145,11 @@ impl Model {
             found.lost = true;
         }
         self.forget(delivery);
+    }
+
+    /// This generation is about to be taken away.
+    pub(super) fn withdraw(&mut self, generation: u32) {
+        self.withdrawn.insert(generation);
     }
 
     /// The engine knows by now what was lost.
@@ -157,12 +174,14 @@ impl Model {
 
     /// The process is dead, and all that it held.
     pub(super) fn reset(&mut self) {
+        self.process += 1;
         self.lanes.clear();
         self.batching.clear();
         self.batched.clear();
         self.given_back.clear();
         self.running = 0;
         self.suspects = false;
+        self.withdrawn.clear();
         self.watched = None;
         self.tally = Tally::default();
     }
@@ -175,18 +194,20 @@ impl State {
             Order::Key => message.key.as_ref().map(|key| key.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte))),
             Order::Partition => Some(partition as u64),
         };
-        let now = self.now();
+        let (now, deadly) = (self.now(), message.deliveries > self.plan.max_deliveries);
         let model = &mut self.model;
         let delivery = model.next();
         model.tickets.insert((ticket.generation, ticket.sequence), delivery);
         model.out.insert(delivery);
-        if let Some(key) = key {
+        // One that came too often is given up unrun.
+        if let Some(key) = key.filter(|_| !deadly) {
             model.lanes.entry(key).or_default().push(delivery);
         }
         model.suspects |= message.deliveries > 3;
         model.tally.received += 1;
         model.deliveries.push(Delivery {
             post,
+            process: model.process,
             ticket,
             key,
             bytes: message.size(),
@@ -245,7 +266,7 @@ impl State {
         for earlier in back.into_iter().filter(|_| !suspects) {
             let again = self.broker.posts.get(earlier);
             let again = again.filter(|post| !post.settled).map(|post| post.out.and_then(|out| self.model.stage(out)));
-            if matches!(again, Some(None | Some(Stage::Waits(_) | Stage::Parked(_)))) {
+            if matches!(again, Some(None | Some(Stage::Waits(_)))) {
                 self.violate("P3", format!("message {post} of key {key} begins, and message {earlier} before it was given back"));
             }
         }

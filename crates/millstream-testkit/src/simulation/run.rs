@@ -40,7 +40,6 @@ pub(super) struct Outcome {
     pub(super) fingerprint: u64,
     pub(super) met: BTreeSet<&'static str>,
     pub(super) messages: usize,
-    pub(super) steps: usize,
     /// The log, a line for each event.
     pub(super) log: Vec<String>,
 }
@@ -53,7 +52,7 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
         steps: plan.steps.clone().into_iter(),
         bursts: plan.bursts,
     };
-    let outcome = (rest.messages.len(), plan.steps.len());
+    let messages = rest.messages.len();
     loop {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let Ok(runtime) = runtime else {
@@ -64,16 +63,11 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
         let process = world.lock().process + 1;
         // A process that was started again goes another way than the last one.
         let inside = enter(seed ^ (u64::from(process) << 32), plan.lateness, move |seen| watched.see(process, &seen));
-        let over = runtime.block_on(process_of(&world, &plan, flow, settings, &mut rest));
-        {
-            let mut state = world.lock();
-            state.dies = true;
-            state.pipeline = None;
-            state.engine = None;
-            state.stop_clock();
-            let process = state.process;
-            state.note(Event::Died(process));
-        }
+        let over = runtime.block_on(async {
+            let over = process_of(&world, &plan, flow, settings, &mut rest).await;
+            world.lock().die();
+            over
+        });
         drop(runtime);
         drop(inside);
         let mut state = world.lock();
@@ -89,8 +83,7 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
         violation: state.violation.clone(),
         fingerprint: state.fingerprint(),
         met: state.met.clone(),
-        messages: outcome.0,
-        steps: outcome.1,
+        messages,
         log: if wanted {
             state.events.iter().map(|(at, event)| format!("{:>10.3} {event:?}", at.as_secs_f64())).collect()
         } else {
@@ -381,7 +374,12 @@ async fn rebalance(world: &World, within: Option<Duration>) {
     let ours = match within {
         Some(within) => {
             // Nothing is fetched from a partition that is about to go.
-            world.lock().broker.hold(number);
+            {
+                let mut state = world.lock();
+                state.broker.hold(number);
+                // What has not started is dropped, and nothing of it is in flight any more.
+                state.model.withdraw(generation);
+            }
             engine.revoke(scope, rt::now() + within).await;
             engine.rebalanced(Rebalance::Revoked);
             fence()
@@ -410,7 +408,7 @@ async fn rebalance(world: &World, within: Option<Duration>) {
 /// P6, P8: drains, and compares what the pipeline reports and has counted with what the broker has seen.
 async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let began: Instant = rt::now();
-    world.lock().left_behind = 0;
+    world.lock().left_behind = (0, 0);
     let report = if within.is_zero() {
         pipeline.stop().await
     } else {
@@ -436,14 +434,14 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     if in_flight != done + given_up + released + lost + left {
         state.violate("P6", format!("the report does not add up: {report}"));
     }
-    let behind = state.left_behind as u64;
+    let (behind, unheard) = (state.left_behind.0 as u64, state.left_behind.1 as u64);
     if behind > left {
         state.violate("P6", format!("{behind} messages are out at the broker after a drain that left {left}"));
     }
     let now = state.now();
     let trouble = &state.broker.trouble;
     let troubled = [trouble.slow_acks, trouble.failing_acks].into_iter().any(|until| until + within + ms(2_000) > now && !until.is_zero());
-    if left > behind {
+    if left > behind + unheard {
         state.violate("P6", format!("a drain left {left} messages, and {behind} are out at the broker"));
     } else if left > 0 && !troubled {
         state.violate("P6", format!("a drain left {left} messages though the broker took every settlement"));

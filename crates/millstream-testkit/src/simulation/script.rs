@@ -97,17 +97,18 @@ impl Decode for Number {
     }
 }
 
-/// What comes of a run: dropped while it is armed, it panics.
+/// What comes of a run: dropped in a task of its process while it is armed, it panics.
 #[derive(Debug)]
 pub(super) struct Output {
     number: usize,
-    armed: bool,
+    armed: Option<(World, u32)>,
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.armed && !std::thread::panicking() {
-            self.armed = false;
+        let Some((world, process)) = self.armed.take() else { return };
+        let lives = world.of(process).is_some() && tokio::task::try_id().is_some();
+        if lives && !std::thread::panicking() {
             panic_quietly();
         }
     }
@@ -169,7 +170,7 @@ impl Processor for Script {
         if let Some(wait) = wait {
             rt::sleep(wait).await;
         }
-        let mut armed = false;
+        let mut armed = None;
         match deed {
             Deed::Fails(most) if runs <= most => {
                 self.met("failure");
@@ -194,7 +195,7 @@ impl Processor for Script {
             }
             Deed::Bomb if runs == 1 => {
                 self.met("dead worker");
-                armed = true;
+                armed = Some((self.world.clone(), self.process));
             }
             Deed::SettlesNow => {
                 self.met("settled by the handler");

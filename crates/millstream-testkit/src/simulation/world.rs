@@ -51,8 +51,8 @@ pub(super) struct State {
     pub(super) dies: bool,
     /// Faults have stopped.
     pub(super) calm: bool,
-    /// What was out when the last acknowledger went.
-    pub(super) left_behind: usize,
+    /// What was out when the last acknowledger went, and what was lost without the engine's having heard so.
+    pub(super) left_behind: (usize, usize),
 }
 
 /// A promise that was broken.
@@ -101,7 +101,7 @@ impl World {
             clock: (Duration::ZERO, None),
             dies: false,
             calm: false,
-            left_behind: 0,
+            left_behind: (0, 0),
             plan,
         };
         Self(Arc::new(Inner {
@@ -167,7 +167,12 @@ impl State {
     }
 
     /// The process is dead, and its runtime about to be.
-    pub(super) fn stop_clock(&mut self) {
+    pub(super) fn die(&mut self) {
+        self.dies = true;
+        self.pipeline = None;
+        self.engine = None;
+        let process = self.process;
+        self.note(Event::Died(process));
         self.clock = (self.now(), None);
     }
 
