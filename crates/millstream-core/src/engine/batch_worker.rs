@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use super::batcher::Batcher;
 use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
-use super::guard::caught;
+use super::guard::{caught, put_away};
 use super::hub::Hub;
 use super::shard::{Closed, Turn};
 use super::stage::{Failures, Stage};
@@ -227,12 +227,13 @@ impl<T: Send + 'static> Running<'_, T> {
         let mut items = (self.batch.items.len() == envelopes.len())
             .then(|| std::mem::take(&mut self.batch.items).into_iter());
         for envelope in envelopes {
-            let item = items.as_mut().and_then(Iterator::next);
+            let mut item = items.as_mut().and_then(Iterator::next);
             let fault = match named.next().flatten() {
                 Some(failure) => Some(Fault::Failure(failure)),
                 None => ran.fault(),
             };
-            verdict.decide(envelope, item, fault);
+            verdict.decide(envelope, &mut item, fault);
+            put_away(item);
         }
         verdict.carry_out(self.batcher, self.worker);
     }
@@ -291,10 +292,13 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn decide(&mut self, mut envelope: Envelope, item: Option<T>, fault: Option<Fault>) {
+    /// Takes the item where it comes again; the rest are the caller's to drop.
+    fn decide(&mut self, mut envelope: Envelope, item: &mut Option<T>, fault: Option<Fault>) {
         let Some(fault) = fault else {
             self.succeeded += 1;
-            if let (true, Some(item)) = (self.blocked.contains(&envelope.order), item) {
+            if self.blocked.contains(&envelope.order)
+                && let Some(item) = item.take()
+            {
                 envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
                 return self.again.push(envelope, item);
             }
@@ -327,7 +331,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             Next::Park(due) => due,
             Next::Back => rt::now(),
         };
-        match item {
+        match item.take() {
             Some(item) => {
                 if envelope.order != 0 {
                     self.blocked.insert(envelope.order);

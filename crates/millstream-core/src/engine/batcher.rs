@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::envelope::{Alone, Envelope};
+use super::guard::put_away;
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
@@ -250,8 +251,10 @@ impl<T: Send + 'static> Batcher<T> {
             late
         };
         // Taken apart first: the items are the user's, and are not dropped under a lock.
-        let late: Vec<_> = late.into_iter().flat_map(|batch| batch.envelopes).collect();
-        hub.release(late);
+        if let Some(batch) = late {
+            hub.release(batch.envelopes);
+            put_away(batch.items);
+        }
         self.wake_shard(shard_index);
     }
 
@@ -283,15 +286,22 @@ impl<T: Send + 'static> Batcher<T> {
             return Vec::new();
         };
         let mut state = self.state.lock();
-        let out: Vec<_> = state
+        let out: Vec<Closed<T>> = state
             .shards
             .iter_mut()
             .flat_map(|shard| shard.remove(&which))
             .collect();
-        let orders: Vec<_> = out.iter().map(|envelope| envelope.order).collect();
-        state.leave(&orders);
-        self.account(&hub, &mut state, out.len());
-        out
+        for batch in &out {
+            state.leave(&batch.orders());
+        }
+        self.account(&hub, &mut state, out.iter().map(Closed::len).sum());
+        drop(state);
+        let mut envelopes = Vec::new();
+        for batch in out {
+            envelopes.extend(batch.envelopes);
+            put_away(batch.items);
+        }
+        envelopes
     }
 }
 
@@ -338,16 +348,19 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
         let deadline = rt::after(self.spec.max_age);
         let mut wake: Vec<usize> = vec![0; self.work.len()];
         let mut released = Vec::new();
+        let mut spent = Vec::new();
         {
             let mut state = self.state.lock();
-            let messages = entries
-                .envelopes
-                .drain(..)
-                .zip(entries.outputs.drain(..))
-                .zip(entries.marks.drain(..));
             if state.cut {
-                released.extend(messages.map(|((envelope, _), _)| envelope));
+                released = std::mem::take(&mut entries.envelopes);
+                spent = std::mem::take(&mut entries.outputs);
+                entries.marks.clear();
             } else {
+                let messages = entries
+                    .envelopes
+                    .drain(..)
+                    .zip(entries.outputs.drain(..))
+                    .zip(entries.marks.drain(..));
                 for ((envelope, output), mark) in messages {
                     let home = state.home(envelope.order);
                     if let (Some(shard), Some(wakes)) = (state.shards.get_mut(home), wake.get_mut(home)) {
@@ -373,6 +386,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                 hub.release(released);
             }
         }
+        put_away(spent);
         for (shard, wakes) in wake.into_iter().enumerate() {
             for _ in 0..wakes.min(self.spec.concurrency.get()) {
                 self.wake_shard(shard);

@@ -212,6 +212,9 @@ impl Hub {
     ) {
         let followers = self.ready.finish(gone, lanes, left);
         if !followers.is_empty() {
+            for follower in &followers {
+                self.returning.add_followed(follower.ticket, follower.order);
+            }
             self.release(followers);
         }
     }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use tracing::warn;
 
 pin_project! {
     /// A future whose panic becomes its result. After a panic it must not be polled again.
@@ -31,6 +32,13 @@ impl<F: Future> Future for Caught<F> {
             Ok(Poll::Pending) => Poll::Pending,
             Err(panic) => Poll::Ready(Err(text_of(&*panic))),
         }
+    }
+}
+
+/// Drops what is the user's where a panic must not take along what is the engine's.
+pub(crate) fn put_away<T>(theirs: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(theirs))) {
+        warn!(cause = %text_of(&*panic), "dropping an output of a processor panicked");
     }
 }
 

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::rate::Rate;
+use super::ready::Following;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration};
@@ -188,14 +189,19 @@ impl Intake {
         let hub = &*self.hub;
         let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
         let mut full = Vec::new();
+        let mut following = Following(&hub.returning, Vec::new());
         hub.ready.admit_ordered(
             &mut self.held_back,
             ordering,
             per_key,
             gives_back.then_some(&mut full),
+            &mut following,
             hub.spare(),
         );
-        hub.counters.throttled.add(full.len());
+        hub.counters.throttled.add(full.len() + following.1.len());
+        for envelope in following.1 {
+            hub.return_later(envelope, LONG_LANE_DELAY.0);
+        }
         // Back when about half of what waits will have run.
         let (mut least, most) = LONG_LANE_DELAY;
         if hub.capabilities.holds_places {
@@ -271,8 +277,16 @@ impl Intake {
             () = hub.places.until(|places| places.messages() <= 1) => {}
         }
         hub.counters.suspects.add(1);
-        hub.ready
-            .admit_ordered(&mut self.held_back, &hub.spec.ordering, usize::MAX, None, 0);
+        let mut following = Following(&hub.returning, Vec::new());
+        hub.ready.admit_ordered(
+            &mut self.held_back,
+            &hub.spec.ordering,
+            usize::MAX,
+            None,
+            &mut following,
+            0,
+        );
+        hub.release(following.1);
     }
 
     /// Ends the source: what it still gives goes back untouched.

@@ -79,6 +79,8 @@ pub(crate) enum Outside {
     Unordered(Envelope),
     /// Its lane is full.
     Full(Envelope),
+    /// One before it is on its way back to the source.
+    Follows(Envelope),
 }
 
 impl Lanes {
@@ -92,11 +94,16 @@ impl Lanes {
         ordering: &Ordering,
         mut envelope: Envelope,
         most: usize,
+        follows: impl Fn(u64) -> bool,
     ) -> Result<(), Outside> {
         let Some(key) = OrderKey::of(ordering, &envelope.message) else {
             return Err(Outside::Unordered(envelope));
         };
         let order = key.hash();
+        if follows(order) {
+            envelope.order = order;
+            return Err(Outside::Follows(envelope));
+        }
         let lane = self.lane(key, order);
         let Some(slot) = self.slots.get_mut(lane.0 as usize) else {
             return Err(Outside::Full(envelope));

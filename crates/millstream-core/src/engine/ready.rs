@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::returning::Returning;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
@@ -84,6 +85,10 @@ impl Ord for Parked {
     }
 }
 
+/// What goes back to the source, and what must go with it.
+#[derive(Debug)]
+pub(crate) struct Following<'a>(pub(crate) &'a Returning, pub(crate) Vec<Envelope>);
+
 /// How a message left its worker.
 #[derive(Debug)]
 pub(crate) enum Left {
@@ -148,22 +153,31 @@ impl Ready {
     }
 
     /// Takes in messages in order. Those whose lane has `per_key` waiting go to `full`, where there is one; where
-    /// there is none, admission ends at the first such message, and it and the rest stay. `spare` as for [`admit`](Self::admit).
+    /// there is none, admission ends at the first such message, and it and the rest stay. Those of which an earlier one
+    /// is on its way back to the source follow it. `spare` as for [`admit`](Self::admit).
     pub(crate) fn admit_ordered(
         &self,
         envelopes: &mut Vec<Envelope>,
         ordering: &Ordering,
         per_key: usize,
         mut full: Option<&mut Vec<Envelope>>,
+        following: &mut Following<'_>,
         spare: usize,
     ) {
         let mut state = self.state.lock();
+        // Asked under the lock: what begins to leave from now on takes along what is in its lane.
+        let any_follow = following.0.has_followed();
         let mut chunk = envelopes.drain(..);
         let mut rest = Vec::new();
         for envelope in chunk.by_ref() {
-            match (state.lanes.admit(ordering, envelope, per_key), &mut full) {
+            let follows = |order| any_follow && following.0.is_followed(order);
+            match (state.lanes.admit(ordering, envelope, per_key, follows), &mut full) {
                 (Ok(()), _) => {}
                 (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),
+                (Err(Outside::Follows(envelope)), _) => {
+                    following.0.add_followed(envelope.ticket, envelope.order);
+                    following.1.push(envelope);
+                }
                 (Err(Outside::Full(envelope)), Some(full)) => full.push(envelope),
                 (Err(Outside::Full(envelope)), None) => {
                     rest.push(envelope);

@@ -266,25 +266,22 @@ impl<T> Shard<T> {
         });
     }
 
-    /// Takes out the messages that `which` picks, wherever they wait.
-    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+    /// Takes out the messages that `which` picks, wherever they wait. Their items are the caller's to drop: they are the
+    /// user's.
+    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Closed<T>> {
         let picks = |envelope: &Envelope| which(&envelope.ticket);
         let mut out = Vec::new();
         for open in self.open.values_mut() {
             let gone = open.batch.split(picks);
             open.bytes -= gone.envelopes.iter().map(Envelope::weight).sum::<usize>();
-            out.extend(gone.envelopes);
+            out.push(gone);
         }
         self.open.retain(|_, open| !open.batch.is_empty());
-        for batch in &mut self.closed {
-            out.extend(batch.split(picks).envelopes);
-        }
+        out.extend(self.closed.iter_mut().map(|batch| batch.split(picks)));
         self.closed.retain(|batch| !batch.is_empty());
         for parked in &mut self.parked {
-            out.extend(parked.batch.split(picks).envelopes);
-            for follower in &mut parked.followers {
-                out.extend(follower.split(picks).envelopes);
-            }
+            out.push(parked.batch.split(picks));
+            out.extend(parked.followers.iter_mut().map(|follower| follower.split(picks)));
         }
         // Without the batch they waited for, followers go on.
         let (gone, parked) = std::mem::take(&mut self.parked)

@@ -284,6 +284,9 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
         Next::Back => Some(Left::Back(envelope)),
         Next::Return(after) => {
             let lane = envelope.lane;
+            if lane != LaneId::NONE {
+                hub.returning.add_followed(envelope.ticket, envelope.order);
+            }
             hub.return_later(envelope, after);
             Some(Left::Withdrawn(lane))
         }

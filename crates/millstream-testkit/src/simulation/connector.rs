@@ -180,7 +180,7 @@ impl Acknowledger for Settler {
 impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(mut state) = self.world.of(self.process) {
-            state.left_behind = (state.model.outstanding().0, state.model.unheard());
+            state.left_behind = Some((state.model.outstanding().0, state.model.unheard()));
             for number in 0..state.broker.partitions.len() {
                 state.commit(number);
             }

@@ -398,7 +398,8 @@ impl State {
             let Some(found) = model.deliveries.get(**delivery) else { return false };
             let since = match found.stage {
                 Stage::Waits(since) => since,
-                Stage::Parked(due) => due,
+                // One that is to be redelivered waits at the source.
+                Stage::Parked(due) if plan.strategy == millstream_core::RetryStrategy::InPlace => due,
                 _ => return false,
             };
             let first = found.key.and_then(|key| model.lanes.get(&key)?.first());

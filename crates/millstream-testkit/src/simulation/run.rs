@@ -408,7 +408,7 @@ async fn rebalance(world: &World, within: Option<Duration>) {
 /// P6, P8: drains, and compares what the pipeline reports and has counted with what the broker has seen.
 async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let began: Instant = rt::now();
-    world.lock().left_behind = (0, 0);
+    world.lock().left_behind = None;
     let report = if within.is_zero() {
         pipeline.stop().await
     } else {
@@ -434,7 +434,9 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     if in_flight != done + given_up + released + lost + left {
         state.violate("P6", format!("the report does not add up: {report}"));
     }
-    let (behind, unheard) = (state.left_behind.0 as u64, state.left_behind.1 as u64);
+    // A link that was down when the drain began has left before.
+    let (behind, unheard) = state.left_behind.unwrap_or((0, state.model.unheard()));
+    let (behind, unheard) = (behind as u64, unheard as u64);
     if behind > left {
         state.violate("P6", format!("{behind} messages are out at the broker after a drain that left {left}"));
     }
@@ -443,7 +445,7 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let troubled = [trouble.slow_acks, trouble.failing_acks].into_iter().any(|until| until + within + ms(2_000) > now && !until.is_zero());
     if left > behind + unheard {
         state.violate("P6", format!("a drain left {left} messages, and {behind} are out at the broker"));
-    } else if left > 0 && !troubled {
+    } else if behind > 0 && !troubled {
         state.violate("P6", format!("a drain left {left} messages though the broker took every settlement"));
     }
     let tally = state.model.tally;

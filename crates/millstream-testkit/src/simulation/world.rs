@@ -52,7 +52,7 @@ pub(super) struct State {
     /// Faults have stopped.
     pub(super) calm: bool,
     /// What was out when the last acknowledger went, and what was lost without the engine's having heard so.
-    pub(super) left_behind: (usize, usize),
+    pub(super) left_behind: Option<(usize, usize)>,
 }
 
 /// A promise that was broken.
@@ -101,7 +101,7 @@ impl World {
             clock: (Duration::ZERO, None),
             dies: false,
             calm: false,
-            left_behind: (0, 0),
+            left_behind: None,
             plan,
         };
         Self(Arc::new(Inner {
