@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
-use millstream_core::{BatcherSpec, Condition, DeadLetter, Flow, Ordering};
+use millstream_core::{BatcherSpec, Capabilities, Condition, DeadLetter, Flow, Ordering, RetryStrategy};
 
 use crate::support::{Rig, Scripted, ScriptedBatches, keyed, non_zero, scripted, until};
 
@@ -270,4 +270,29 @@ async fn p6_a_rate_limited_pipeline_drains_at_once() {
     let report = rig.pipeline().drain(Duration::from_secs(25)).await;
     assert!(report.took < Duration::from_secs(1), "{report}");
     assert_eq!((rig.queue.len(), rig.queue.leased()), (8, 0));
+}
+
+/// P6: what a retry sink has, and the source has lost meanwhile, is in the report once.
+#[tokio::test(start_paused = true)]
+async fn p6_a_message_put_off_whose_acknowledgement_comes_too_late_is_reported_once() {
+    let queue = MemoryQueue::with_capabilities(Capabilities {
+        keeps_rejected: true,
+        ..Capabilities::default()
+    });
+    let (log, flow) = scripted();
+    let rig = Rig::on(queue, flow, |spec| spec.retry.strategy = RetryStrategy::Redeliver);
+    rig.publish(&["sleep=1000 fail"]);
+    until(|| log.len() == 1).await;
+    rig.queue.fail_settlements(1_000);
+    let cut = async {
+        until(|| rig.pipeline().status().counts.settle_retries > 0).await;
+        rig.queue.break_connection();
+        rig.queue.fail_settlements(0);
+    };
+    let (report, ()) = tokio::join!(rig.pipeline().drain(Duration::from_secs(25)), cut);
+    assert_eq!(
+        (report.in_flight, report.lost, report.released),
+        (1, 1, 0),
+        "{report}"
+    );
 }

@@ -5,6 +5,7 @@
 mod batching;
 mod breaking;
 mod draining;
+mod dropping;
 mod halting;
 mod isolation;
 mod measuring;

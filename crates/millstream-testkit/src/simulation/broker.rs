@@ -91,7 +91,11 @@ impl Broker {
 
     /// What is neither settled nor known to be lost for good, in words, for a run that does not come to rest.
     pub(super) fn left(&self) -> Vec<String> {
-        let unsettled = self.posts.iter().enumerate().filter(|(_, post)| !post.settled || post.out.is_some());
+        let unsettled = self
+            .posts
+            .iter()
+            .enumerate()
+            .filter(|(_, post)| !post.settled || post.out.is_some());
         unsettled
             .map(|(number, post)| match post.out {
                 Some(delivery) => format!("message {number} (delivery {delivery})"),
@@ -143,7 +147,11 @@ impl State {
                 broker.delayed.insert((due, number));
             }
         } else {
-            let key = post.message.key.as_ref().map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum());
+            let key = post
+                .message
+                .key
+                .as_ref()
+                .map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum());
             post.partition = key % broker.partitions.len();
             if let Some(partition) = broker.partitions.get_mut(post.partition) {
                 // As compaction and transaction markers leave gaps.
@@ -182,7 +190,11 @@ impl State {
         if let Some(partition) = self.broker.partitions.get_mut(number) {
             partition.assigned = Some(generation);
             partition.held_until = Duration::ZERO;
-            partition.pending = partition.by_offset.range(partition.committed..).map(|(offset, _)| *offset).collect();
+            partition.pending = partition
+                .by_offset
+                .range(partition.committed..)
+                .map(|(offset, _)| *offset)
+                .collect();
             // What was settled beyond the committed offset is repeated.
             partition.settled.clear();
         }
@@ -192,7 +204,9 @@ impl State {
     /// The deliveries that `which` picks are nobody's any more.
     pub(super) fn lose(&mut self, which: impl Fn(&Ticket) -> bool) {
         for delivery in self.model.out() {
-            let Some(ticket) = self.model.ticket(delivery).filter(&which) else { continue };
+            let Some(ticket) = self.model.ticket(delivery).filter(&which) else {
+                continue;
+            };
             self.model.lose(delivery);
             self.note(Event::Lost(delivery));
             let post = self.model.post(delivery);
@@ -202,7 +216,14 @@ impl State {
 
     /// A post whose delivery is over and that is not settled can be handed out again.
     fn back(&mut self, number: usize, delivery: usize, ticket: Ticket) {
-        let Some(post) = self.broker.posts.get_mut(number).filter(|post| post.out == Some(delivery)) else { return };
+        let Some(post) = self
+            .broker
+            .posts
+            .get_mut(number)
+            .filter(|post| post.out == Some(delivery))
+        else {
+            return;
+        };
         post.out = None;
         let (partition, offset) = (post.partition, post.offset);
         match self.broker.partitions.get_mut(partition) {
@@ -224,7 +245,9 @@ impl State {
         let generations = if self.plan.broker.is_single() {
             let out = self.model.out();
             let lost = out.into_iter().filter(|_| self.rng.bool()).collect::<Vec<_>>();
-            lost.into_iter().filter_map(|delivery| Some(self.model.ticket(delivery)?.generation)).collect()
+            lost.into_iter()
+                .filter_map(|delivery| Some(self.model.ticket(delivery)?.generation))
+                .collect()
         } else {
             vec![self.broker.connection]
         };
@@ -235,29 +258,54 @@ impl State {
     }
 
     /// Hands out what may be, at most so many messages and bytes. Says when there may be more.
-    pub(super) fn hand_out(&mut self, most: usize, bytes: usize, chunk: &mut millstream_core::Chunk) -> Option<Instant> {
+    pub(super) fn hand_out(
+        &mut self,
+        most: usize,
+        bytes: usize,
+        chunk: &mut millstream_core::Chunk,
+    ) -> Option<Instant> {
         let now = self.now();
-        while let Some((due, number)) = self.broker.delayed.first().copied().filter(|(due, _)| *due <= now) {
+        while let Some((due, number)) = self
+            .broker
+            .delayed
+            .first()
+            .copied()
+            .filter(|(due, _)| *due <= now)
+        {
             self.broker.delayed.remove(&(due, number));
             self.broker.ready.insert(number);
         }
         let first = self.rng.usize(..self.broker.partitions.len().max(1));
         while chunk.len() < most && chunk.bytes() < bytes {
-            let Some(number) = self.next_post(first, now) else { break };
+            let Some(number) = self.next_post(first, now) else {
+                break;
+            };
             self.deliver(number, chunk);
         }
         let broker = &self.broker;
-        let held = broker.partitions.iter().filter(|partition| !partition.pending.is_empty());
-        let held = held.map(|partition| partition.held_until).filter(|until| *until > now && *until < Duration::MAX).min();
+        let held = broker
+            .partitions
+            .iter()
+            .filter(|partition| !partition.pending.is_empty());
+        let held = held
+            .map(|partition| partition.held_until)
+            .filter(|until| *until > now && *until < Duration::MAX)
+            .min();
         let due = broker.delayed.first().map(|(due, _)| *due);
-        [held, due].into_iter().flatten().min().map(|moment| self.instant(moment))
+        [held, due]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|moment| self.instant(moment))
     }
 
     fn next_post(&mut self, first: usize, now: Duration) -> Option<usize> {
         let broker = &mut self.broker;
         let many = broker.partitions.len();
         for turn in 0..many {
-            let Some(partition) = broker.partitions.get_mut((first + turn) % many) else { continue };
+            let Some(partition) = broker.partitions.get_mut((first + turn) % many) else {
+                continue;
+            };
             if partition.assigned.is_some()
                 && partition.held_until <= now
                 && let Some(offset) = partition.pending.pop_first()
@@ -265,15 +313,30 @@ impl State {
                 return partition.by_offset.get(&offset).copied();
             }
         }
-        let Kind::Queue { orders_keys, reorders, .. } = self.plan.broker else { return None };
+        let Kind::Queue {
+            orders_keys,
+            reorders,
+            ..
+        } = self.plan.broker
+        else {
+            return None;
+        };
         let number = if reorders {
             let at = self.rng.usize(..10);
             broker.ready.iter().nth(at).or(broker.ready.first()).copied()?
         } else {
-            let key = |number: usize| broker.posts.get(number).and_then(|post| post.message.key.as_ref());
+            let key = |number: usize| {
+                broker
+                    .posts
+                    .get(number)
+                    .and_then(|post| post.message.key.as_ref())
+            };
             let waits = |number: usize| {
                 orders_keys
-                    && broker.delayed.iter().any(|(_, earlier)| *earlier < number && key(*earlier) == key(number))
+                    && broker
+                        .delayed
+                        .iter()
+                        .any(|(_, earlier)| *earlier < number && key(*earlier) == key(number))
             };
             broker.ready.iter().copied().find(|number| !waits(*number))?
         };
@@ -288,10 +351,17 @@ impl State {
             Kind::Queue { .. } | Kind::Log { .. } => self.broker.connection,
         };
         let delivery = self.model.next();
-        let Some(post) = self.broker.posts.get_mut(number) else { return };
+        let Some(post) = self.broker.posts.get_mut(number) else {
+            return;
+        };
         post.deliveries += 1;
         post.out = Some(delivery);
-        let origin = self.broker.origins.get(post.partition).copied().unwrap_or_default();
+        let origin = self
+            .broker
+            .origins
+            .get(post.partition)
+            .copied()
+            .unwrap_or_default();
         let (generation, sequence) = match self.broker.partitions.get(post.partition) {
             Some(partition) => (partition.assigned.unwrap_or_default(), post.offset),
             None => (generation, delivery as u64),
@@ -303,7 +373,11 @@ impl State {
         message.deliveries = if counts { post.deliveries } else { 0 };
         let ticket = Ticket::new(generation, origin, sequence);
         let partition = post.partition;
-        self.note(Event::HandedOut { delivery, post: number, generation });
+        self.note(Event::HandedOut {
+            delivery,
+            post: number,
+            generation,
+        });
         self.handed_out(number, partition, ticket, &message);
         chunk.push(ticket, message);
     }
@@ -311,8 +385,15 @@ impl State {
     /// Does what a settlement says; the model has judged it.
     pub(super) fn apply(&mut self, delivery: usize, ticket: Ticket, settlement: &Settlement) -> Outcome {
         let number = self.model.post(delivery);
-        let due = self.now() + if let Settlement::Retry { after, .. } = settlement { *after } else { Duration::ZERO };
-        let Some(post) = self.broker.posts.get_mut(number) else { return Outcome::Stale };
+        let due = self.now()
+            + if let Settlement::Retry { after, .. } = settlement {
+                *after
+            } else {
+                Duration::ZERO
+            };
+        let Some(post) = self.broker.posts.get_mut(number) else {
+            return Outcome::Stale;
+        };
         post.out = None;
         let offset = post.offset;
         match settlement {
@@ -349,22 +430,35 @@ impl State {
     /// Commits what may be of this partition: up to its first message that is not settled (P7).
     pub(super) fn commit(&mut self, number: usize) {
         let past_a_gap = super::faulty_commits();
-        let Some(partition) = self.broker.partitions.get_mut(number).filter(|partition| partition.assigned.is_some())
+        let Some(partition) = self
+            .broker
+            .partitions
+            .get_mut(number)
+            .filter(|partition| partition.assigned.is_some())
         else {
             return;
         };
         let unsettled = |offset: &u64| !partition.settled.contains(offset);
         let mark = if past_a_gap {
-            partition.settled.last().map_or(partition.committed, |last| last + 1)
+            partition
+                .settled
+                .last()
+                .map_or(partition.committed, |last| last + 1)
         } else {
-            let mut offsets = partition.by_offset.range(partition.committed..).map(|(offset, _)| *offset);
+            let mut offsets = partition
+                .by_offset
+                .range(partition.committed..)
+                .map(|(offset, _)| *offset);
             offsets.find(unsettled).unwrap_or(partition.next)
         };
         if mark <= partition.committed {
             return;
         }
-        let passed: Vec<usize> =
-            partition.by_offset.range(partition.committed..mark).map(|(_, post)| *post).collect();
+        let passed: Vec<usize> = partition
+            .by_offset
+            .range(partition.committed..mark)
+            .map(|(_, post)| *post)
+            .collect();
         partition.committed = mark;
         self.note(Event::Committed(number, mark));
         for post in passed {

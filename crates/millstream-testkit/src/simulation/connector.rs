@@ -43,7 +43,9 @@ impl Connector for Door {
                 return Err(OpenError::Unavailable("told not to be there".to_owned()));
             }
             let places = state.broker.partitions.len().max(1);
-            let origins = (0..places).map(|number| engine.origin(&format!("place-{number}"))).collect();
+            let origins = (0..places)
+                .map(|number| engine.origin(&format!("place-{number}")))
+                .collect();
             state.engine = Some(engine);
             state.open(origins);
         }
@@ -141,7 +143,9 @@ impl Settler {
     }
 
     fn send(&mut self, settlements: &[Settle], outcomes: &mut Vec<(Settle, Outcome)>) {
-        let Some(mut state) = self.world.of(self.process) else { return };
+        let Some(mut state) = self.world.of(self.process) else {
+            return;
+        };
         for settle in settlements {
             let failing = state.now() < state.broker.trouble.failing_acks && !state.calm;
             let fails = failing && state.rng.bool();

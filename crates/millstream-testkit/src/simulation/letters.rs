@@ -57,12 +57,17 @@ impl Mailbox {
             _ => Delivered::Confirmed,
         };
         let delivery = outgoing.ticket.and_then(|ticket| state.model.find(&ticket));
-        let Some(delivery) = delivery else { return Some(answer) };
-        state.note(Event::Letter(delivery, match &answer {
-            Delivered::Confirmed => "confirmed",
-            Delivered::Refused(_) => "refused",
-            Delivered::Failed(_) => "failed",
-        }));
+        let Some(delivery) = delivery else {
+            return Some(answer);
+        };
+        state.note(Event::Letter(
+            delivery,
+            match &answer {
+                Delivered::Confirmed => "confirmed",
+                Delivered::Refused(_) => "refused",
+                Delivered::Failed(_) => "failed",
+            },
+        ));
         if answer != Delivered::Confirmed {
             state.met(if failing { "letter not taken" } else { "letter" });
             return Some(answer);

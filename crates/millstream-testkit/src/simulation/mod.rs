@@ -144,7 +144,9 @@ impl Simulation {
     /// When a promise is broken: it says which, how, by which seed, and what happened before.
     pub fn run(&self) -> Report {
         if let Ok(seed) = std::env::var("MILLSTREAM_SEED") {
-            let seed = seed.parse().unwrap_or_else(|_| panic!("MILLSTREAM_SEED is `{seed}`, not a number"));
+            let seed = seed
+                .parse()
+                .unwrap_or_else(|_| panic!("MILLSTREAM_SEED is `{seed}`, not a number"));
             let (log, broken) = self.replay(seed);
             println!("{}", log.join("\n"));
             if let Some(broken) = broken {
@@ -225,6 +227,8 @@ impl Simulation {
 
 impl fmt::Debug for Simulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Simulation").field("seeds", &self.seeds).finish_non_exhaustive()
+        f.debug_struct("Simulation")
+            .field("seeds", &self.seeds)
+            .finish_non_exhaustive()
     }
 }

@@ -107,8 +107,13 @@ impl Model {
     }
 
     pub(super) fn outstanding(&self) -> (usize, usize) {
-        let out = self.out.iter().filter_map(|delivery| self.deliveries.get(*delivery));
-        let bytes = out.filter(|delivery| !self.withdrawn.contains(&delivery.ticket.generation)).map(|delivery| delivery.bytes);
+        let out = self
+            .out
+            .iter()
+            .filter_map(|delivery| self.deliveries.get(*delivery));
+        let bytes = out
+            .filter(|delivery| !self.withdrawn.contains(&delivery.ticket.generation))
+            .map(|delivery| delivery.bytes);
         bytes.fold((0, 0), |(messages, sum), bytes| (messages + 1, sum + bytes))
     }
 
@@ -125,13 +130,20 @@ impl Model {
     }
 
     pub(super) fn post(&self, delivery: usize) -> usize {
-        self.deliveries.get(delivery).map_or(usize::MAX, |delivery| delivery.post)
+        self.deliveries
+            .get(delivery)
+            .map_or(usize::MAX, |delivery| delivery.post)
     }
 
     /// Lost, and the engine has not heard so yet.
     pub(super) fn unheard(&self) -> usize {
         let heard = |delivery: &&Delivery| delivery.lost && !delivery.answered;
-        self.deliveries.iter().rev().take_while(|delivery| delivery.process == self.process).filter(heard).count()
+        self.deliveries
+            .iter()
+            .rev()
+            .take_while(|delivery| delivery.process == self.process)
+            .filter(heard)
+            .count()
     }
 
     fn stage(&self, delivery: usize) -> Option<Stage> {
@@ -161,7 +173,9 @@ impl Model {
 
     /// It is done with, or no longer in order.
     fn forget(&mut self, delivery: usize) {
-        let Some(key) = self.deliveries.get(delivery).and_then(|delivery| delivery.key) else { return };
+        let Some(key) = self.deliveries.get(delivery).and_then(|delivery| delivery.key) else {
+            return;
+        };
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.retain(|other| *other != delivery);
         }
@@ -191,13 +205,18 @@ impl State {
     pub(super) fn handed_out(&mut self, post: usize, partition: usize, ticket: Ticket, message: &Message) {
         let key = match self.plan.ordering {
             Order::None => None,
-            Order::Key => message.key.as_ref().map(|key| key.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte))),
+            Order::Key => message
+                .key
+                .as_ref()
+                .map(|key| key.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte))),
             Order::Partition => Some(partition as u64),
         };
         let (now, deadly) = (self.now(), message.deliveries > self.plan.max_deliveries);
         let model = &mut self.model;
         let delivery = model.next();
-        model.tickets.insert((ticket.generation, ticket.sequence), delivery);
+        model
+            .tickets
+            .insert((ticket.generation, ticket.sequence), delivery);
         model.out.insert(delivery);
         // One that came too often is given up unrun.
         if let Some(key) = key.filter(|_| !deadly) {
@@ -226,48 +245,83 @@ impl State {
     fn began(&mut self, delivery: usize) {
         self.note(Event::Began(delivery));
         let plan = (self.plan.concurrency, self.plan.max_deliveries);
-        let Some(found) = self.model.deliveries.get_mut(delivery) else { return };
+        let Some(found) = self.model.deliveries.get_mut(delivery) else {
+            return;
+        };
         let stage = std::mem::replace(&mut found.stage, Stage::Runs);
         let (key, generation, post) = (found.key, found.ticket.generation, found.post);
         let (told, answered, lost) = (found.told, found.answered && !found.settled_now, found.lost);
         let deliveries = found.deliveries;
         if told {
-            self.violate("P3", format!("delivery {delivery} begins though the engine knows that it is lost"));
+            self.violate(
+                "P3",
+                format!("delivery {delivery} begins though the engine knows that it is lost"),
+            );
         }
         if answered && !lost {
             self.violate("P2", format!("delivery {delivery} begins though it is settled"));
         }
         if !matches!(stage, Stage::Waits(_) | Stage::Parked(_)) {
-            self.violate("P2", format!("delivery {delivery} begins a run while it is {stage:?}"));
+            self.violate(
+                "P2",
+                format!("delivery {delivery} begins a run while it is {stage:?}"),
+            );
         }
         if deliveries > plan.1 {
-            self.violate("P5", format!("delivery {delivery} runs though it was delivered {deliveries} times"));
+            self.violate(
+                "P5",
+                format!("delivery {delivery} runs though it was delivered {deliveries} times"),
+            );
         }
         self.model.begun += 1;
         self.model.running += 1;
         if self.model.running > plan.0 {
-            self.violate("P4", format!("{} runs at a time, and {} may", self.model.running, plan.0));
+            self.violate(
+                "P4",
+                format!("{} runs at a time, and {} may", self.model.running, plan.0),
+            );
         }
         if deliveries > 3 && self.model.running > 1 {
-            self.violate("P5", format!("delivery {delivery} is a suspect, and does not run alone"));
+            self.violate(
+                "P5",
+                format!("delivery {delivery} is a suspect, and does not run alone"),
+            );
         }
         let Some(key) = key.filter(|_| !lost) else { return };
         let lane = self.model.lanes.get(&key).cloned().unwrap_or_default();
         for earlier in lane.into_iter().take_while(|other| *other < delivery) {
-            let same = self.model.ticket(earlier).is_some_and(|ticket| ticket.generation == generation);
+            let same = self
+                .model
+                .ticket(earlier)
+                .is_some_and(|ticket| ticket.generation == generation);
             if same {
                 let stage = self.model.stage(earlier);
-                self.violate("P3", format!("delivery {delivery} of key {key} begins while {earlier} before it is {stage:?}"));
+                self.violate(
+                    "P3",
+                    format!("delivery {delivery} of key {key} begins while {earlier} before it is {stage:?}"),
+                );
             }
         }
         let back = self.model.given_back.get(&(generation, key));
-        let back: Vec<_> = back.into_iter().flatten().copied().take_while(|earlier| *earlier < post).collect();
+        let back: Vec<_> = back
+            .into_iter()
+            .flatten()
+            .copied()
+            .take_while(|earlier| *earlier < post)
+            .collect();
         let suspects = self.model.suspects;
         for earlier in back.into_iter().filter(|_| !suspects) {
             let again = self.broker.posts.get(earlier);
-            let again = again.filter(|post| !post.settled).map(|post| post.out.and_then(|out| self.model.stage(out)));
+            let again = again
+                .filter(|post| !post.settled)
+                .map(|post| post.out.and_then(|out| self.model.stage(out)));
             if matches!(again, Some(None | Some(Stage::Waits(_)))) {
-                self.violate("P3", format!("message {post} of key {key} begins, and message {earlier} before it was given back"));
+                self.violate(
+                    "P3",
+                    format!(
+                        "message {post} of key {key} begins, and message {earlier} before it was given back"
+                    ),
+                );
             }
         }
     }
@@ -281,7 +335,9 @@ impl State {
             Ended::Rejected => Stage::GivenUp,
             Ended::Failed => self.failed(delivery),
         };
-        let Some(found) = self.model.deliveries.get_mut(delivery) else { return };
+        let Some(found) = self.model.deliveries.get_mut(delivery) else {
+            return;
+        };
         let (key, lost) = (found.key, found.lost);
         if std::mem::replace(&mut found.stage, stage) == Stage::Runs {
             self.model.running -= 1;
@@ -292,17 +348,26 @@ impl State {
         if let (Some(key), false, false) = (key, lost, matches!(stage, Stage::Parked(_))) {
             self.model.forget(delivery);
             if let Stage::InBatcher(batcher) = stage {
-                self.model.batching.entry((batcher, key)).or_default().push(delivery);
+                self.model
+                    .batching
+                    .entry((batcher, key))
+                    .or_default()
+                    .push(delivery);
             }
         }
     }
 
     /// What comes of a run that failed, as the policy has it: no attempt counts while the breaker is not closed.
     fn failed(&mut self, delivery: usize) -> Stage {
-        let breaker = self.pipeline.as_ref().and_then(|pipeline| pipeline.status().breaker);
+        let breaker = self
+            .pipeline
+            .as_ref()
+            .and_then(|pipeline| pipeline.status().breaker);
         let counts = breaker.is_none_or(|breaker| breaker == BreakerState::Closed);
         let (attempts, backoff, now) = (self.plan.attempts, self.plan.backoff, self.now());
-        let Some(found) = self.model.deliveries.get_mut(delivery) else { return Stage::GivenUp };
+        let Some(found) = self.model.deliveries.get_mut(delivery) else {
+            return Stage::GivenUp;
+        };
         if found.settled_now {
             return Stage::Done;
         }
@@ -320,20 +385,34 @@ impl State {
         self.note(Event::BatchBegan(batcher, deliveries.to_vec()));
         let mut keys = BTreeSet::new();
         for (index, delivery) in deliveries.iter().enumerate() {
-            let Some(found) = self.model.deliveries.get_mut(*delivery) else { continue };
+            let Some(found) = self.model.deliveries.get_mut(*delivery) else {
+                continue;
+            };
             let stage = std::mem::replace(&mut found.stage, Stage::RunsInBatch(batcher));
             let (key, generation, lost) = (found.key, found.ticket.generation, found.lost);
             // A message that succeeded beside a failed one of its key comes again with it.
-            let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_)) || (stage == Stage::Done && !found.answered);
+            let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_))
+                || (stage == Stage::Done && !found.answered);
             if !may {
-                self.violate("P2", format!("delivery {delivery} is in a batch that begins while it is {stage:?}"));
+                self.violate(
+                    "P2",
+                    format!("delivery {delivery} is in a batch that begins while it is {stage:?}"),
+                );
             }
             let Some(key) = key else { continue };
             keys.insert(key);
-            let others = self.model.batching.get(&(batcher, key)).cloned().unwrap_or_default();
+            let others = self
+                .model
+                .batching
+                .get(&(batcher, key))
+                .cloned()
+                .unwrap_or_default();
             let before = others.into_iter().take_while(|other| other != delivery);
             for earlier in before.filter(|_| !lost) {
-                let same = self.model.ticket(earlier).is_some_and(|ticket| ticket.generation == generation);
+                let same = self
+                    .model
+                    .ticket(earlier)
+                    .is_some_and(|ticket| ticket.generation == generation);
                 let ahead = deliveries.iter().take(index).any(|other| *other == earlier);
                 if same && !ahead && earlier < *delivery {
                     self.violate("P3", format!("a batch with delivery {delivery} of key {key} begins before {earlier}, which entered first"));
@@ -342,7 +421,10 @@ impl State {
         }
         for key in keys {
             if !self.model.batched.insert((batcher, key)) {
-                self.violate("P3", format!("two batches of batcher {batcher} with key {key} run at a time"));
+                self.violate(
+                    "P3",
+                    format!("two batches of batcher {batcher} with key {key} run at a time"),
+                );
             }
         }
     }
@@ -357,12 +439,18 @@ impl State {
                 Ended::Failed => self.failed(*delivery),
             };
             if matches!(ended, Ended::Failed | Ended::Rejected) {
-                let written = self.broker.posts.get(self.model.post(*delivery)).map(|post| post.written);
+                let written = self
+                    .broker
+                    .posts
+                    .get(self.model.post(*delivery))
+                    .map(|post| post.written);
                 if let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) {
                     written.failed_in_batch = true;
                 }
             }
-            let Some(found) = self.model.deliveries.get_mut(*delivery) else { continue };
+            let Some(found) = self.model.deliveries.get_mut(*delivery) else {
+                continue;
+            };
             found.stage = stage;
             if let Some(key) = found.key {
                 self.model.batched.remove(&(batcher, key));
@@ -378,12 +466,22 @@ impl State {
         let (out, held) = self.model.outstanding();
         let (most, limit) = (self.plan.in_flight, self.plan.bytes);
         if out + messages > most {
-            self.violate("P4", format!("{out} messages are in flight, {messages} more are asked for, and {most} may be"));
+            self.violate(
+                "P4",
+                format!("{out} messages are in flight, {messages} more are asked for, and {most} may be"),
+            );
         }
         if held + bytes > limit && (held < limit || bytes > 0) {
-            self.violate("P4", format!("{held} bytes are in flight, {bytes} more are asked for, and {limit} may be"));
+            self.violate(
+                "P4",
+                format!("{held} bytes are in flight, {bytes} more are asked for, and {limit} may be"),
+            );
         }
-        let open = self.pipeline.as_ref().and_then(|pipeline| pipeline.status().breaker) == Some(BreakerState::Open);
+        let open = self
+            .pipeline
+            .as_ref()
+            .and_then(|pipeline| pipeline.status().breaker)
+            == Some(BreakerState::Open);
         if open {
             self.violate("P5", "the source is read though the breaker is open");
         }
@@ -395,7 +493,9 @@ impl State {
         let free = model.running < plan.concurrency && serving && !model.suspects && !plan.breaker;
         let long = model.lanes.values().any(|lane| lane.len() >= plan.per_key);
         let may_run = |delivery: &&usize| {
-            let Some(found) = model.deliveries.get(**delivery) else { return false };
+            let Some(found) = model.deliveries.get(**delivery) else {
+                return false;
+            };
             let since = match found.stage {
                 Stage::Waits(since) => since,
                 // One that is to be redelivered waits at the source.
@@ -428,7 +528,9 @@ impl State {
 
     /// An unfinished delivery went back to the source.
     pub(super) fn gave_back(&mut self, delivery: usize) {
-        let Some(found) = self.model.deliveries.get(delivery) else { return };
+        let Some(found) = self.model.deliveries.get(delivery) else {
+            return;
+        };
         if let Some(key) = found.key {
             let scope = (found.ticket.generation, key);
             let post = found.post;
@@ -476,7 +578,10 @@ impl World {
                 state.batch_began(*batcher, &deliveries);
             }
             Seen::BatchEnded(batcher, ends) => {
-                let ends: Vec<_> = ends.iter().filter_map(|(ticket, ended)| Some((find(ticket)?, *ended))).collect();
+                let ends: Vec<_> = ends
+                    .iter()
+                    .filter_map(|(ticket, ended)| Some((find(ticket)?, *ended)))
+                    .collect();
                 state.batch_ended(*batcher, &ends);
             }
         }

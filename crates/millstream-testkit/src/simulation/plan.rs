@@ -100,15 +100,29 @@ pub(super) enum Step {
     Disconnect,
     /// A read fails, and so does the next open.
     SourceFails,
-    Revoke { within: Duration },
+    Revoke {
+        within: Duration,
+    },
     LosePartition,
-    Pause { lasts: Duration },
-    Drain { within: Duration },
+    Pause {
+        lasts: Duration,
+    },
+    Drain {
+        within: Duration,
+    },
     Stop,
-    SlowAcks { lasts: Duration },
-    FailingAcks { lasts: Duration },
-    SlowLetters { lasts: Duration },
-    FailingLetters { lasts: Duration },
+    SlowAcks {
+        lasts: Duration,
+    },
+    FailingAcks {
+        lasts: Duration,
+    },
+    SlowLetters {
+        lasts: Duration,
+    },
+    FailingLetters {
+        lasts: Duration,
+    },
 }
 
 pub(super) const fn ms(number: u64) -> Duration {
@@ -182,7 +196,11 @@ impl Plan {
         };
         let kills = if rng.u8(..6) == 0 { rng.u32(2..8) } else { 0 };
         let mut one_in = |chance: u8, upto: u32| {
-            if rng.u8(..chance) == 0 { rng.u32(1..upto) } else { 0 }
+            if rng.u8(..chance) == 0 {
+                rng.u32(1..upto)
+            } else {
+                0
+            }
         };
         let spice = Spice {
             fails: one_in(2, 200),

@@ -92,6 +92,10 @@ impl fmt::Display for Broken {
             writeln!(f, "{line}")?;
         }
         writeln!(f, "{} is broken: {}", self.violation.promise, self.violation.what)?;
-        write!(f, "seed {0}; again, with its whole log: MILLSTREAM_SEED={0}", self.seed)
+        write!(
+            f,
+            "seed {0}; again, with its whole log: MILLSTREAM_SEED={0}",
+            self.seed
+        )
     }
 }

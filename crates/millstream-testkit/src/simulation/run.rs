@@ -9,8 +9,8 @@ use std::time::Duration;
 use millstream_core::rt::{self, Instant};
 use millstream_core::simulation::enter;
 use millstream_core::{
-    BatcherSpec, BreakerSpec, DeadLetter, DrainReport, Host, Limits, Ordering, Pipeline, PipelineSpec, ProcessorSpec,
-    RateLimit, Rebalance, RetrySpec, Scope, SharedFlow, SupervisorSpec,
+    BatcherSpec, BreakerSpec, DeadLetter, DrainReport, Host, Limits, Ordering, Pipeline, PipelineSpec,
+    ProcessorSpec, RateLimit, Rebalance, RetrySpec, Scope, SharedFlow, SupervisorSpec,
 };
 use tokio::runtime::Builder;
 
@@ -45,7 +45,14 @@ pub(super) struct Outcome {
 }
 
 /// Runs one seed. The log is written out where it is wanted, or a promise is broken.
-pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<'_>, settings: Settings<'_>, log: bool) -> Outcome {
+pub(super) fn run(
+    seed: u64,
+    plan: Plan,
+    messages: Vec<Written>,
+    flow: MakeFlow<'_>,
+    settings: Settings<'_>,
+    log: bool,
+) -> Outcome {
     let world = World::new(seed, plan.clone());
     let mut rest = Script {
         messages: messages.into_iter(),
@@ -54,7 +61,10 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
     };
     let messages = rest.messages.len();
     loop {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build();
         let Ok(runtime) = runtime else {
             world.lock().violate("P6", "no runtime could be built");
             break;
@@ -62,7 +72,9 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
         let watched = world.clone();
         let process = world.lock().process + 1;
         // A process that was started again goes another way than the last one.
-        let inside = enter(seed ^ (u64::from(process) << 32), plan.lateness, move |seen| watched.see(process, &seen));
+        let inside = enter(seed ^ (u64::from(process) << 32), plan.lateness, move |seen| {
+            watched.see(process, &seen)
+        });
         let over = runtime.block_on(async {
             let over = process_of(&world, &plan, flow, settings, &mut rest).await;
             world.lock().die();
@@ -85,7 +97,11 @@ pub(super) fn run(seed: u64, plan: Plan, messages: Vec<Written>, flow: MakeFlow<
         met: state.met.clone(),
         messages,
         log: if wanted {
-            state.events.iter().map(|(at, event)| format!("{:>10.3} {event:?}", at.as_secs_f64())).collect()
+            state
+                .events
+                .iter()
+                .map(|(at, event)| format!("{:>10.3} {event:?}", at.as_secs_f64()))
+                .collect()
         } else {
             Vec::new()
         },
@@ -100,7 +116,13 @@ struct Script {
 }
 
 /// One process, from its start to its death or to the end of the run. Says whether it is over.
-async fn process_of(world: &World, plan: &Plan, flow: MakeFlow<'_>, settings: Settings<'_>, rest: &mut Script) -> bool {
+async fn process_of(
+    world: &World,
+    plan: &Plan,
+    flow: MakeFlow<'_>,
+    settings: Settings<'_>,
+    rest: &mut Script,
+) -> bool {
     let process = {
         let mut state = world.lock();
         state.boot();
@@ -120,11 +142,15 @@ async fn process_of(world: &World, plan: &Plan, flow: MakeFlow<'_>, settings: Se
     let host = match Host::start([spec]) {
         Ok(host) => host,
         Err(error) => {
-            world.lock().violate("P6", format!("the pipeline does not start: {error}"));
+            world
+                .lock()
+                .violate("P6", format!("the pipeline does not start: {error}"));
             return true;
         }
     };
-    let Some(pipeline) = host.pipelines().next().cloned() else { return true };
+    let Some(pipeline) = host.pipelines().next().cloned() else {
+        return true;
+    };
     world.lock().pipeline = Some(pipeline.clone());
     let script = play(world, &pipeline, rest);
     tokio::select! {
@@ -187,7 +213,9 @@ fn spec(world: &World, process: u32, plan: &Plan, flow: SharedFlow) -> PipelineS
         timeout: plan.timeout,
     };
     for (index, step) in steps.iter().enumerate() {
-        let Some(batches) = plan.batchers.get(index % plan.batchers.len().max(1)) else { continue };
+        let Some(batches) = plan.batchers.get(index % plan.batchers.len().max(1)) else {
+            continue;
+        };
         let batcher = BatcherSpec {
             size: number(batches.size),
             bytes: number(batches.bytes),
@@ -235,7 +263,9 @@ fn spec(world: &World, process: u32, plan: &Plan, flow: SharedFlow) -> PipelineS
 async fn play(world: &World, pipeline: &Pipeline, rest: &mut Script) {
     loop {
         burst(world, rest);
-        let Some((after, step)) = rest.steps.next() else { break };
+        let Some((after, step)) = rest.steps.next() else {
+            break;
+        };
         rt::sleep(after).await;
         world.lock().note(Event::Step(step));
         take(world, pipeline, step).await;
@@ -260,7 +290,11 @@ async fn play(world: &World, pipeline: &Pipeline, rest: &mut Script) {
             let mut state = world.lock();
             let left = state.broker.left();
             let some: Vec<_> = left.iter().take(10).cloned().collect();
-            let what = format!("{} never end, such as {}; {status:?}", left.len(), some.join(", "));
+            let what = format!(
+                "{} never end, such as {}; {status:?}",
+                left.len(),
+                some.join(", ")
+            );
             return state.violate("P1", what);
         }
         rt::sleep(ms(100)).await;
@@ -339,7 +373,9 @@ async fn take(world: &World, pipeline: &Pipeline, step: Step) {
 fn start(world: &World, pipeline: &Pipeline) {
     world.lock().model.reset();
     if let Err(error) = pipeline.start() {
-        world.lock().violate("P6", format!("a drained pipeline does not start again: {error}"));
+        world
+            .lock()
+            .violate("P6", format!("a drained pipeline does not start again: {error}"));
     }
 }
 
@@ -350,18 +386,33 @@ async fn rebalance(world: &World, within: Option<Duration>) {
         let many = state.broker.partitions.len().max(1);
         let number = state.rng.usize(..many);
         let origin = state.broker.origins.get(number).copied().unwrap_or_default();
-        let Some(generation) = state.broker.partitions.get(number).and_then(|partition| partition.assigned) else {
+        let Some(generation) = state
+            .broker
+            .partitions
+            .get(number)
+            .and_then(|partition| partition.assigned)
+        else {
             return;
         };
-        state.met(if within.is_some() { "revoked partition" } else { "lost partition" });
-        let Some(engine) = state.engine.clone() else { return };
+        state.met(if within.is_some() {
+            "revoked partition"
+        } else {
+            "lost partition"
+        });
+        let Some(engine) = state.engine.clone() else {
+            return;
+        };
         (number, generation, origin, engine)
     };
     let scope = Scope::Origin(origin, generation);
     let fence = || {
         let mut state = world.lock();
         // It may have been opened anew meanwhile.
-        let same = state.broker.partitions.get(number).is_some_and(|partition| partition.assigned == Some(generation));
+        let same = state
+            .broker
+            .partitions
+            .get(number)
+            .is_some_and(|partition| partition.assigned == Some(generation));
         if same {
             state.commit(number);
             state.lose(|ticket| ticket.generation == generation);
@@ -397,7 +448,11 @@ async fn rebalance(world: &World, within: Option<Duration>) {
     rt::sleep(away).await;
     if ours {
         let mut state = world.lock();
-        let gone = state.broker.partitions.get(number).is_some_and(|partition| partition.assigned.is_none());
+        let gone = state
+            .broker
+            .partitions
+            .get(number)
+            .is_some_and(|partition| partition.assigned.is_none());
         if gone {
             state.assign(number);
         }
@@ -418,7 +473,11 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let counts = pipeline.status().counts;
     let mut state = world.lock();
     state.note(Event::Drained(report.to_string()));
-    let most = if within.is_zero() { Duration::from_secs(2) } else { within } + GRACE;
+    let most = if within.is_zero() {
+        Duration::from_secs(2)
+    } else {
+        within
+    } + GRACE;
     if took > most {
         state.violate("P6", format!("a drain within {within:?} took {took:?}"));
     }
@@ -438,15 +497,26 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let (behind, unheard) = state.left_behind.unwrap_or((0, state.model.unheard()));
     let (behind, unheard) = (behind as u64, unheard as u64);
     if behind > left {
-        state.violate("P6", format!("{behind} messages are out at the broker after a drain that left {left}"));
+        state.violate(
+            "P6",
+            format!("{behind} messages are out at the broker after a drain that left {left}"),
+        );
     }
     let now = state.now();
     let trouble = &state.broker.trouble;
-    let troubled = [trouble.slow_acks, trouble.failing_acks].into_iter().any(|until| until + within + ms(2_000) > now && !until.is_zero());
+    let troubled = [trouble.slow_acks, trouble.failing_acks]
+        .into_iter()
+        .any(|until| until + within + ms(2_000) > now && !until.is_zero());
     if left > behind + unheard {
-        state.violate("P6", format!("a drain left {left} messages, and {behind} are out at the broker"));
+        state.violate(
+            "P6",
+            format!("a drain left {left} messages, and {behind} are out at the broker"),
+        );
     } else if behind > 0 && !troubled {
-        state.violate("P6", format!("a drain left {left} messages though the broker took every settlement"));
+        state.violate(
+            "P6",
+            format!("a drain left {left} messages though the broker took every settlement"),
+        );
     }
     let tally = state.model.tally;
     let pairs = [

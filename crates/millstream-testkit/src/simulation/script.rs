@@ -40,12 +40,23 @@ pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
             if deed != Deed::Undecodable {
                 payload.put_u32(u32::try_from(number).unwrap_or(u32::MAX));
             }
-            payload.put_bytes(b' ', if deed == Deed::Undecodable { 1 } else { rng.usize(..40) });
+            payload.put_bytes(
+                b' ',
+                if deed == Deed::Undecodable {
+                    1
+                } else {
+                    rng.usize(..40)
+                },
+            );
             let mut message = Message::new(payload.freeze());
             // A few have no key, and no order.
             if rng.u8(..20) > 0 {
                 // Some keys are hot.
-                let key = if rng.u8(..4) == 0 { rng.u32(..3) } else { rng.u32(..plan.keys) };
+                let key = if rng.u8(..4) == 0 {
+                    rng.u32(..3)
+                } else {
+                    rng.u32(..plan.keys)
+                };
                 message = message.with_key(key.to_be_bytes().to_vec());
             }
             Written {
@@ -106,7 +117,9 @@ pub(super) struct Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        let Some((world, process)) = self.armed.take() else { return };
+        let Some((world, process)) = self.armed.take() else {
+            return;
+        };
         let lives = world.of(process).is_some() && tokio::task::try_id().is_some();
         if lives && !std::thread::panicking() {
             panic_quietly();
@@ -129,11 +142,14 @@ pub(super) fn flow(world: &World, process: u32, plan: &Plan) -> SharedFlow {
     };
     let mut flow = Flow::process(script);
     for (name, _) in NAMES.into_iter().zip(&plan.batchers) {
-        flow = flow.batch(name, Collects {
-            world: world.clone(),
-            process,
-            ordered: plan.ordering != Order::None,
-        });
+        flow = flow.batch(
+            name,
+            Collects {
+                world: world.clone(),
+                process,
+                ordered: plan.ordering != Order::None,
+            },
+        );
     }
     flow.into()
 }
@@ -219,7 +235,9 @@ impl Script {
     fn choose(&self, number: usize, bare: bool, cx: &mut Context<'_>) {
         let key = match self.ordering {
             Order::Partition => 0,
-            Order::Key | Order::None => cx.key().map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum()),
+            Order::Key | Order::None => cx
+                .key()
+                .map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum()),
         };
         match self.batchers {
             0 => {}

@@ -14,7 +14,9 @@ impl State {
             return Outcome::Stale;
         };
         self.judge(delivery, &settle.settlement);
-        let Some(found) = self.model.get(delivery) else { return Outcome::Stale };
+        let Some(found) = self.model.get(delivery) else {
+            return Outcome::Stale;
+        };
         let stale = found.lost;
         let outcome = match (fails, stale) {
             (true, _) => Outcome::Failed,
@@ -67,14 +69,20 @@ impl State {
     fn judge(&mut self, delivery: usize, settlement: &Settlement) {
         let discards = self.discards();
         let (attempts, deliveries) = (self.plan.attempts, self.plan.max_deliveries);
-        let Some(found) = self.model.get(delivery) else { return };
+        let Some(found) = self.model.get(delivery) else {
+            return;
+        };
         let (stage, written, now) = (found.stage, found.written, found.settled_now);
         let failures = found.failures;
         if found.answered {
-            return self.violate("P2", format!("delivery {delivery} is settled again: {settlement:?}"));
+            return self.violate(
+                "P2",
+                format!("delivery {delivery} is settled again: {settlement:?}"),
+            );
         }
         // One that came too often is given up unrun.
-        let recorded = stage == Stage::GivenUp || (matches!(stage, Stage::Waits(_)) && found.deliveries > deliveries);
+        let recorded =
+            stage == Stage::GivenUp || (matches!(stage, Stage::Waits(_)) && found.deliveries > deliveries);
         let fits = now
             || match settlement {
                 Settlement::Ack => stage == Stage::Done || written || (recorded && discards),
@@ -84,27 +92,54 @@ impl State {
                 }
             };
         if !fits {
-            let promise = if matches!(settlement, Settlement::Ack | Settlement::Reject(_)) { "P1" } else { "P2" };
-            return self.violate(promise, format!("delivery {delivery} is {stage:?}, and {settlement:?} is said of it"));
+            let promise = if matches!(settlement, Settlement::Ack | Settlement::Reject(_)) {
+                "P1"
+            } else {
+                "P2"
+            };
+            return self.violate(
+                promise,
+                format!("delivery {delivery} is {stage:?}, and {settlement:?} is said of it"),
+            );
         }
         if let Settlement::Retry { failures: said, .. } = settlement
             && *said != failures
         {
-            return self.violate("P1", format!("delivery {delivery} goes back with {said} failed attempts, and has {failures}"));
+            return self.violate(
+                "P1",
+                format!("delivery {delivery} goes back with {said} failed attempts, and has {failures}"),
+            );
         }
         if let Settlement::Reject(why) = settlement {
-            self.given_up(delivery, why.reason, why.attempts, why.deliveries, (attempts, deliveries));
+            self.given_up(
+                delivery,
+                why.reason,
+                why.attempts,
+                why.deliveries,
+                (attempts, deliveries),
+            );
         }
     }
 
     /// P1: a message is given up only for the reason that the policy has.
-    pub(super) fn given_up(&mut self, delivery: usize, reason: Reason, said: u32, delivered: u32, most: (u32, u32)) {
-        let Some(found) = self.model.get(delivery) else { return };
+    pub(super) fn given_up(
+        &mut self,
+        delivery: usize,
+        reason: Reason,
+        said: u32,
+        delivered: u32,
+        most: (u32, u32),
+    ) {
+        let Some(found) = self.model.get(delivery) else {
+            return;
+        };
         let failures = found.failures;
         let fits = match reason {
             Reason::Attempts => said == failures && failures >= most.0,
             Reason::Deliveries => delivered > most.1,
-            Reason::Decode | Reason::Rejected | Reason::Route => found.stage == Stage::GivenUp || found.settled_now,
+            Reason::Decode | Reason::Rejected | Reason::Route => {
+                found.stage == Stage::GivenUp || found.settled_now
+            }
         };
         if !fits {
             self.violate(
@@ -113,19 +148,31 @@ impl State {
             );
         }
         let number = self.model.post(delivery);
-        let deed = self.broker.posts.get(number).and_then(|post| self.broker.written.get(post.written)).map(|written| written.deed);
+        let deed = self
+            .broker
+            .posts
+            .get(number)
+            .and_then(|post| self.broker.written.get(post.written))
+            .map(|written| written.deed);
         if reason == Reason::Deliveries && !matches!(deed, Some(Deed::Kills(_) | Deed::Own)) {
-            self.violate("P5", format!("message {number} ends no process, and is given up as if it did"));
+            self.violate(
+                "P5",
+                format!("message {number} ends no process, and is given up as if it did"),
+            );
         }
     }
 
     /// What the store now has on record of a message.
     fn record(&mut self, delivery: usize, settlement: &Settlement) {
-        let Some(found) = self.model.get(delivery) else { return };
+        let Some(found) = self.model.get(delivery) else {
+            return;
+        };
         let (stage, early, put_off) = (found.stage, found.settled_now, found.put_off);
         let number = self.model.post(delivery);
         let written = self.broker.posts.get(number).map(|post| post.written);
-        let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) else { return };
+        let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) else {
+            return;
+        };
         match settlement {
             Settlement::Ack if stage == Stage::Done || early => written.done = true,
             Settlement::Ack if put_off => {}
@@ -151,7 +198,10 @@ impl State {
             }
         }
         if !wrong.is_empty() {
-            self.violate("P1", format!("these did not end where they should: {}", wrong.join(", ")));
+            self.violate(
+                "P1",
+                format!("these did not end where they should: {}", wrong.join(", ")),
+            );
         }
     }
 }

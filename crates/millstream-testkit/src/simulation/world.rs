@@ -69,7 +69,11 @@ pub struct Violation {
 pub(super) enum Event {
     Started(u32),
     Published(usize),
-    HandedOut { delivery: usize, post: usize, generation: u32 },
+    HandedOut {
+        delivery: usize,
+        post: usize,
+        generation: u32,
+    },
     Began(usize),
     Ended(usize, Ended),
     BatchBegan(usize, Vec<usize>),

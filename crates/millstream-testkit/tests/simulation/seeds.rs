@@ -71,9 +71,18 @@ fn survey() {
     for seed in 0..n {
         let (_, broken) = Simulation::scripted().replay(seed);
         if let Some(broken) = broken {
-            let what: String = broken.what.chars().map(|c| if c.is_ascii_digit() {'#'} else {c}).collect();
-            kinds.entry(format!("{} {}", broken.promise, &what[..what.len().min(110)])).or_default().push(seed);
+            let what: String = broken
+                .what
+                .chars()
+                .map(|c| if c.is_ascii_digit() { '#' } else { c })
+                .collect();
+            kinds
+                .entry(format!("{} {}", broken.promise, &what[..what.len().min(110)]))
+                .or_default()
+                .push(seed);
         }
     }
-    for (kind, seeds) in kinds { println!("{:>4} {kind} {:?}", seeds.len(), &seeds[..seeds.len().min(8)]); }
+    for (kind, seeds) in kinds {
+        println!("{:>4} {kind} {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
+    }
 }
