@@ -61,6 +61,8 @@ pub(super) struct Trouble {
     pub(super) slow_letters: Duration,
     pub(super) failing_letters: Duration,
     pub(super) read_fails: bool,
+    /// One has failed, and nothing was opened since.
+    pub(super) read_failed: bool,
     pub(super) opens_fail: u32,
 }
 
@@ -169,6 +171,7 @@ impl State {
     /// A source opens: what an earlier one had is handed out again.
     pub(super) fn open(&mut self, origins: Vec<OriginId>) {
         self.broker.origins = origins;
+        self.broker.trouble.read_failed = false;
         self.close();
         let generation = self.broker.next_generation();
         self.broker.connection = generation;

@@ -96,6 +96,7 @@ impl Source for Reader {
                 };
                 if std::mem::take(&mut state.broker.trouble.read_fails) {
                     state.met("failed read");
+                    state.broker.trouble.read_failed = true;
                     return Err(SourceError("told to fail".to_owned()));
                 }
                 let most = state.rng.usize(1..=credit.messages.min(100));

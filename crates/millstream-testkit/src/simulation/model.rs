@@ -465,13 +465,13 @@ impl State {
     pub(super) fn asked(&mut self, messages: usize, bytes: usize) {
         let (out, held) = self.model.outstanding();
         let (most, limit) = (self.plan.in_flight, self.plan.bytes);
-        if out + messages > most {
+        if out.saturating_add(messages) > most {
             self.violate(
                 "P4",
                 format!("{out} messages are in flight, {messages} more are asked for, and {most} may be"),
             );
         }
-        if held + bytes > limit && (held < limit || bytes > 0) {
+        if held.saturating_add(bytes) > limit && (held < limit || bytes > 0) {
             self.violate(
                 "P4",
                 format!("{held} bytes are in flight, {bytes} more are asked for, and {limit} may be"),

@@ -63,26 +63,3 @@ fn one_seed_goes_the_same_way_a_hundred_times() {
         }
     }
 }
-
-#[test]
-fn survey() {
-    let mut kinds = BTreeMap::<String, Vec<u64>>::new();
-    let n = std::env::var("N").map_or(200, |n| n.parse().unwrap());
-    for seed in 0..n {
-        let (_, broken) = Simulation::scripted().replay(seed);
-        if let Some(broken) = broken {
-            let what: String = broken
-                .what
-                .chars()
-                .map(|c| if c.is_ascii_digit() { '#' } else { c })
-                .collect();
-            kinds
-                .entry(format!("{} {}", broken.promise, &what[..what.len().min(110)]))
-                .or_default()
-                .push(seed);
-        }
-    }
-    for (kind, seeds) in kinds {
-        println!("{:>4} {kind} {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
-    }
-}
