@@ -41,7 +41,7 @@ pub enum Mutant {
     CutForgetsRunning,
     /// Nobody is told when a parked message may run again.
     LostWakeUp,
-    /// Nobody counts what is released.
+    /// Nobody counts settlements that failed.
     Uncounted,
     /// The report of a drain leaves out what it released.
     ReportShort,

@@ -234,12 +234,12 @@ impl Hub {
         }
         self.counters.acked.add(acked);
         self.counters.rejected.add(rejected);
-        self.counters
-            .released
-            .add(if mutant(Mutant::Uncounted) { 0 } else { released });
+        self.counters.released.add(released);
         self.counters.returned.add(returned);
         self.counters.stale.add(stale);
-        self.counters.settle_retries.add(failed);
+        if !mutant(Mutant::Uncounted) {
+            self.counters.settle_retries.add(failed);
+        }
         if stale > 0
             && let Some(unwritten) = self.rare.stale.tell()
         {
