@@ -25,7 +25,7 @@ impl Processor for Makes {
     type Output = Option<Bomb>;
 
     async fn process(&self, payload: String, _: &mut Context<'_>) -> Result<Option<Bomb>, Failure> {
-        Ok((payload == "bomb").then_some(Bomb))
+        Ok((payload == "bomb").then(|| Bomb))
     }
 }
 
