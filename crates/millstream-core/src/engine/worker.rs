@@ -87,6 +87,11 @@ impl<P: Processor> Worker<P> {
                     round.dropped(running.envelope.take());
                     continue;
                 }
+                if hub.is_cut() {
+                    // Nothing starts any more.
+                    round.end(&mut running.envelope, Ran::Cancelled, Route::default(), &stage);
+                    continue;
+                }
                 envelope.alone = probing.or(envelope.alone);
                 let decoded = running
                     .message()

@@ -296,3 +296,36 @@ async fn p6_a_message_put_off_whose_acknowledgement_comes_too_late_is_reported_o
         "{report}"
     );
 }
+
+struct Waits(Arc<tokio::sync::Notify>, Arc<parking_lot::Mutex<Vec<String>>>);
+
+impl millstream_core::Processor for Waits {
+    type Input = String;
+    type Output = ();
+
+    async fn process(
+        &self,
+        payload: String,
+        _: &mut millstream_core::Context<'_>,
+    ) -> Result<(), millstream_core::Failure> {
+        self.1.lock().push(payload.clone());
+        if payload == "waits" {
+            self.0.notify_one();
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+/// P3, P6: what is in a batcher has gone back by then, and what follows it in its key must not run on.
+#[tokio::test(start_paused = true)]
+async fn p6_nothing_that_a_worker_has_taken_begins_after_the_cut() {
+    let (entered, ran) = (Arc::new(tokio::sync::Notify::new()), Arc::default());
+    let flow = Flow::process(Waits(Arc::clone(&entered), Arc::clone(&ran)));
+    let rig = Rig::start(flow, |spec| spec.processor.concurrency = non_zero(1));
+    rig.publish(&["waits", "next", "last"]);
+    entered.notified().await;
+    let report = rig.pipeline().stop().await;
+    assert_eq!((report.released, report.done), (3, 0), "{report}");
+    assert_eq!(*ran.lock(), ["waits"]);
+}
