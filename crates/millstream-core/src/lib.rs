@@ -20,10 +20,15 @@ mod letters;
 mod measures;
 pub mod memory;
 mod message;
+mod mutants;
 mod partition;
 mod processor;
 pub mod rt;
 mod settlement;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+#[cfg(not(feature = "simulation"))]
+mod simulation;
 mod sink_handler;
 mod spec;
 mod ticket;

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::bisect::Split;
 use super::envelope::{Alone, Envelope};
+use super::guard::put_away;
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
@@ -23,6 +24,7 @@ use super::stall::Named;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::spec::{BatcherSpec, Limits};
 use crate::ticket::{Scope, Ticket};
@@ -318,8 +320,10 @@ impl<T: Send + 'static> Batcher<T> {
             late
         };
         // Taken apart first: the items are the user's, and are not dropped under a lock.
-        let late: Vec<_> = late.into_iter().flat_map(|batch| batch.envelopes).collect();
-        hub.release(late);
+        for batch in late {
+            hub.release(batch.envelopes);
+            put_away(batch.items);
+        }
         self.wake_shard(shard_index);
     }
 
@@ -351,15 +355,22 @@ impl<T: Send + 'static> Batcher<T> {
             return Vec::new();
         };
         let mut state = self.state.lock();
-        let out: Vec<_> = state
+        let out: Vec<Closed<T>> = state
             .shards
             .iter_mut()
             .flat_map(|shard| shard.remove(&which))
             .collect();
-        let orders: Vec<_> = out.iter().map(|envelope| envelope.order).collect();
-        state.leave(&orders);
-        self.account(&hub, &mut state, out.len());
-        out
+        for batch in &out {
+            state.leave(&batch.orders());
+        }
+        self.account(&hub, &mut state, out.iter().map(Closed::len).sum());
+        drop(state);
+        let mut envelopes = Vec::new();
+        for batch in out {
+            envelopes.extend(batch.envelopes);
+            put_away(batch.items);
+        }
+        envelopes
     }
 }
 
@@ -371,7 +382,7 @@ impl<T> State<T> {
         }
         let shards = self.shards.len().min(self.spec.concurrency.get());
         let next = self.next_shard % shards;
-        if order == 0 {
+        if order == 0 || mutant(Mutant::BatchOverlap) {
             self.next_shard = next + 1;
             return next;
         }
@@ -417,19 +428,22 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
         let mut wake: Vec<usize>;
         let workers;
         let mut released = Vec::new();
+        let mut spent = Vec::new();
         {
             let mut state = self.state.lock();
             let deadline = rt::after(state.spec.max_age);
             workers = state.spec.concurrency.get();
             wake = vec![0; state.shards.len()];
-            let messages = entries
-                .envelopes
-                .drain(..)
-                .zip(entries.outputs.drain(..))
-                .zip(entries.marks.drain(..));
             if state.cut {
-                released.extend(messages.map(|((envelope, _), _)| envelope));
+                released = std::mem::take(&mut entries.envelopes);
+                spent = std::mem::take(&mut entries.outputs);
+                entries.marks.clear();
             } else {
+                let messages = entries
+                    .envelopes
+                    .drain(..)
+                    .zip(entries.outputs.drain(..))
+                    .zip(entries.marks.drain(..));
                 for ((envelope, output), mark) in messages {
                     let home = state.home(envelope.order);
                     let State { shards, spec, .. } = &mut *state;
@@ -456,6 +470,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                 hub.release(released);
             }
         }
+        put_away(spent);
         for (shard, wakes) in wake.into_iter().enumerate() {
             for _ in 0..wakes.min(workers) {
                 self.wake_shard(shard);
@@ -545,6 +560,9 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         let running: Vec<CancellationToken> = {
             let mut state = self.state.lock();
             state.cut = true;
+            if mutant(Mutant::CutForgetsRunning) {
+                return;
+            }
             let running = state.running.iter().flatten();
             running.map(|run| run.cancellation.clone()).collect()
         };

@@ -17,6 +17,7 @@ use super::breaker::Runs;
 use super::breakers::Breakers;
 use super::budget::Budget;
 use super::counters::Counters;
+use super::elsewhere::Elsewhere;
 use super::envelope::Alone;
 use super::gate::Gate;
 use super::losses::Losses;
@@ -38,6 +39,7 @@ use crate::flow::Step;
 use crate::handle::intern;
 use crate::measures::Measures;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
@@ -56,6 +58,7 @@ pub(crate) struct Hub {
     pub(crate) places: Places,
     pub(crate) settling: Settling,
     pub(crate) returning: Returning,
+    pub(crate) elsewhere: Elsewhere,
     pub(crate) dead_letters: Outbox,
     /// What shall come again later, where the source has a sink for that.
     pub(crate) retries: Outbox,
@@ -145,6 +148,7 @@ impl Hub {
             resized: Notify::new(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
+            elsewhere: Elsewhere::default(),
             flush_now: Notify::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -301,6 +305,9 @@ impl Hub {
         }
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
+            if mutant(Mutant::DrainForgetsParked) {
+                continue;
+            }
             self.return_later(envelope, due.saturating_duration_since(now));
             self.release(followers);
         }
@@ -316,7 +323,9 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.cut();
         }
-        self.cancel(|_| true);
+        if !mutant(Mutant::CutForgetsRunning) {
+            self.cancel(|_| true);
+        }
         self.flush_now.notify_one();
     }
 

@@ -16,6 +16,7 @@ use rustc_hash::FxBuildHasher;
 use super::envelope::{Envelope, LaneId};
 use super::guard;
 use crate::message::{Message, OriginId};
+use crate::mutants::{Mutant, mutant};
 use crate::spec::Ordering;
 
 /// What a lane is for.
@@ -96,6 +97,8 @@ pub(crate) enum Outside {
     Unordered(Envelope),
     /// Its lane is full.
     Full(Envelope),
+    /// One before it is on its way back to the source.
+    Follows(Envelope),
 }
 
 impl Lanes {
@@ -109,11 +112,16 @@ impl Lanes {
         ordering: &Ordering,
         mut envelope: Envelope,
         most: usize,
+        follows: impl Fn(u64) -> bool,
     ) -> Result<(), Outside> {
         let Some(key) = OrderKey::of(ordering, &envelope.message) else {
             return Err(Outside::Unordered(envelope));
         };
         let order = key.hash();
+        if follows(order) {
+            envelope.order = order;
+            return Err(Outside::Follows(envelope));
+        }
         let lane = self.lane(key, order);
         let Some(slot) = self.slots.get_mut(lane.0 as usize) else {
             return Err(Outside::Full(envelope));
@@ -164,6 +172,7 @@ impl Lanes {
 
     /// Takes the first message of each of up to so many ready lanes, which are busy from then on.
     pub(crate) fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
+        let mut released = VecDeque::new();
         for lane in self.ready.drain(..number.min(self.ready.len())) {
             if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
                 let was_busy = std::mem::replace(&mut slot.busy, true);
@@ -176,9 +185,13 @@ impl Lanes {
                     slot.started = envelope.turn;
                     self.waiting -= 1;
                     taken.push_back(envelope);
+                    if mutant(Mutant::EarlyLaneRelease) && !slot.messages.is_empty() {
+                        released.push_back(lane);
+                    }
                 }
             }
         }
+        self.ready.append(&mut released);
     }
 
     /// What was started out of turn since the last look: how many, and the position of the first.
@@ -309,7 +322,7 @@ mod tests {
             let ticket = Ticket::new(1, OriginId::default(), position);
             assert!(
                 lanes
-                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10)
+                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10, |_| false)
                     .is_ok()
             );
         }

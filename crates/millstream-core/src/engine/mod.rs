@@ -19,6 +19,7 @@ mod breakers;
 mod budget;
 mod counters;
 mod drain;
+mod elsewhere;
 mod envelope;
 mod fate;
 mod gate;

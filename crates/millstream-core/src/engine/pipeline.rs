@@ -292,6 +292,7 @@ impl Supervisor {
                     hub.release(hub.dead_letters.take_all());
                     hub.release(hub.retries.take_all());
                     tokio::select! {
+                        biased;
                         () = hub.places.until(|places| places.messages() == 0) => {}
                         () = rt::sleep_until(order.deadline) => {}
                     }

@@ -11,6 +11,7 @@ use super::receipts::Receipts;
 use super::sentinels::{Sentinel, Sentinels};
 use crate::connector::Credit;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Limits;
 use crate::ticket::{Scope, Ticket};
@@ -63,7 +64,11 @@ impl Places {
     pub(crate) fn credit(&self) -> Option<Credit> {
         let state = self.state.lock();
         let messages = state.limits.in_flight.get().saturating_sub(state.messages);
-        let bytes = state.limits.bytes.get().saturating_sub(state.bytes);
+        let bytes = if mutant(Mutant::BytesIgnored) {
+            usize::MAX
+        } else {
+            state.limits.bytes.get().saturating_sub(state.bytes)
+        };
         (messages > 0 && bytes > 0).then_some(Credit { messages, bytes })
     }
 
@@ -115,6 +120,9 @@ impl Places {
                     if held == 0 {
                         return;
                     }
+                }
+                if mutant(Mutant::PlaceTwice) {
+                    state.messages = state.messages.saturating_sub(run.messages).max(run.messages);
                 }
                 state.messages -= run.messages;
                 state.bytes -= run.bytes;

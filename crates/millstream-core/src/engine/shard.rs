@@ -10,6 +10,7 @@ use super::batcher::Mark;
 use super::bisect::Split;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::Instant;
 use crate::spec::BatcherSpec;
 use crate::ticket::Ticket;
@@ -211,7 +212,7 @@ impl<T> Shard<T> {
         self.close_aged(now, draining);
         while let Some(batch) = self.closed.front_mut() {
             // What must wait for a parked batch of its key waits behind it.
-            for parked in &mut self.parked {
+            for parked in self.parked.iter_mut().filter(|_| !mutant(Mutant::BatchOvertaken)) {
                 let keys: FxHashSet<u64> = parked
                     .batch
                     .envelopes
@@ -339,25 +340,27 @@ impl<T> Shard<T> {
         Vec::from(parts)
     }
 
-    /// Takes out the messages that `which` picks, wherever they wait.
-    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+    /// Takes out the messages that `which` picks, wherever they wait. Their items are the caller's to drop: they are the
+    /// user's.
+    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Closed<T>> {
         let picks = |envelope: &Envelope| which(&envelope.ticket);
         let mut out = Vec::new();
         for open in self.open.values_mut() {
             let gone = open.batch.take_out(picks);
             open.bytes -= gone.envelopes.iter().map(Envelope::weight).sum::<usize>();
-            out.extend(gone.envelopes);
+            out.push(gone);
         }
         self.open.retain(|_, open| !open.batch.is_empty());
-        for batch in &mut self.closed {
-            out.extend(batch.take_out(picks).envelopes);
-        }
+        out.extend(self.closed.iter_mut().map(|batch| batch.take_out(picks)));
         self.closed.retain(|batch| !batch.is_empty());
         for parked in &mut self.parked {
-            out.extend(parked.batch.take_out(picks).envelopes);
-            for follower in &mut parked.followers {
-                out.extend(follower.take_out(picks).envelopes);
-            }
+            out.push(parked.batch.take_out(picks));
+            out.extend(
+                parked
+                    .followers
+                    .iter_mut()
+                    .map(|follower| follower.take_out(picks)),
+            );
         }
         // Without the batch they waited for, followers go on.
         let (gone, parked) = std::mem::take(&mut self.parked)

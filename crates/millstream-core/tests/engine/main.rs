@@ -9,6 +9,7 @@ mod breaking;
 mod changing;
 mod dependencies;
 mod draining;
+mod dropping;
 mod fairness;
 mod halting;
 mod isolation;
