@@ -6,9 +6,10 @@
 //! the number of workers keep their own.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::hub::Hub;
 use crate::rt::Duration;
@@ -17,7 +18,8 @@ use crate::spec::{PipelineSpec, SupervisorSpec};
 /// The settings that may change while the pipeline runs, as they are now.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    concurrency: AtomicUsize,
+    /// As it was set last; how many there are now may be otherwise.
+    concurrency: Mutex<(Option<NonZeroUsize>, NonZeroUsize)>,
     max_demand: AtomicUsize,
     per_key: AtomicUsize,
     /// Nanoseconds.
@@ -28,7 +30,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(spec: &PipelineSpec) -> Self {
         let settings = Self {
-            concurrency: AtomicUsize::new(spec.processor.concurrency.get()),
+            concurrency: Mutex::new((spec.processor.adapts_from, spec.processor.concurrency)),
             max_demand: AtomicUsize::new(0),
             per_key: AtomicUsize::new(0),
             timeout: AtomicU64::new(0),
@@ -84,15 +86,27 @@ impl Hub {
         }
         self.breakers.set(spec.breaker, &spec.dependencies);
         self.wake_all();
-        let workers = spec.processor.concurrency.get();
+        let asked = (spec.processor.adapts_from, spec.processor.concurrency);
         // One that was resized otherwise stays so while its setting is the same.
-        if self.settings.concurrency.swap(workers, Relaxed) != workers {
-            self.resize(workers);
-        } else {
+        if std::mem::replace(&mut *self.settings.concurrency.lock(), asked) == asked {
             self.resized.notify_one();
+        } else {
+            self.set_concurrency(asked);
         }
         // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
+    }
+}
+
+impl Hub {
+    /// From now on so many are processed at a time, or, where there is a least, as many as that allows up to so many.
+    pub(crate) fn set_concurrency(&self, (least, most): (Option<NonZeroUsize>, NonZeroUsize)) {
+        match least {
+            Some(least) => self
+                .adaptive
+                .adapt(least.get(), most.get(), |workers| self.resize(workers)),
+            None => self.adaptive.fix(|| self.resize(most.get())),
+        }
     }
 }
 
@@ -127,6 +141,7 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
         limits.per_key,
         limits.per_batcher,
         processor.concurrency,
+        processor.adapts_from,
         processor.max_demand,
         processor.timeout,
         retry.attempts,
