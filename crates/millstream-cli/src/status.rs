@@ -76,7 +76,6 @@ mod tests {
     #[test]
     fn a_line_says_rate_load_counts_and_condition() {
         let status = Status {
-            stalled: None,
             condition: Condition::Degraded("connection refused".to_owned()),
             counts: Counts {
                 acked: 1_234_567,

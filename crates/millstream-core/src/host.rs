@@ -477,12 +477,15 @@ impl Pipeline {
     /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
     /// that are too many end with their message.
     pub fn resize(&self, concurrency: NonZeroUsize) {
-        self.hub().set_concurrency((None, concurrency));
+        let hub = self.hub();
+        hub.adaptive.fix(|| hub.resize(concurrency.get()));
     }
 
     /// Processes as many messages at a time as latency and errors allow, between these two, until it is started again.
     pub fn adapt(&self, min: NonZeroUsize, max: NonZeroUsize) {
-        self.hub().set_concurrency((Some(min), max));
+        let hub = self.hub();
+        hub.adaptive
+            .adapt(min.get(), max.get(), |workers| hub.resize(workers));
     }
 
     /// From now on it fetches so fast, and may have the whole burst at once. A later [`start`](Self::start) begins with its

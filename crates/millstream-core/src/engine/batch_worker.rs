@@ -33,7 +33,12 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
     loop {
         let mut told = pin!(work.notified());
         told.as_mut().enable();
-        match batcher.turn(&hub, worker) {
+        let Some(turn) = batcher.turn(&hub, worker) else {
+            // What it may have been told goes to another.
+            work.notify_one();
+            return;
+        };
+        match turn {
             Turn::Run(batch) => {
                 // While it runs it waits for nothing: what it would have been told goes to another worker.
                 told.set(work.notified());
@@ -48,11 +53,6 @@ pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hu
                 }
             }
             Turn::Wait(None) => told.await,
-            Turn::Leave => {
-                // What it may have been told goes to another.
-                work.notify_one();
-                return;
-            }
         }
     }
 }

@@ -219,8 +219,8 @@ impl<T: Send + 'static> Batcher<T> {
         self.work.read().get(shard).cloned()
     }
 
-    /// What this worker does next. A batch it gives is under way until [`done`](Self::done).
-    pub(crate) fn turn(&self, hub: &Hub, worker: usize) -> Turn<T> {
+    /// What this worker does next; nothing where it is one too many and ends. A batch it gives is under way until [`done`](Self::done).
+    pub(crate) fn turn(&self, hub: &Hub, worker: usize) -> Option<Turn<T>> {
         let mut state = self.state.lock();
         if self.ordered && worker == 0 {
             state.divide();
@@ -236,14 +236,14 @@ impl<T: Send + 'static> Batcher<T> {
         let surplus = worker >= spec.concurrency.get();
         let shard = self.shard_of(worker);
         let Some(shard) = shards.get_mut(shard) else {
-            return if surplus { Turn::Leave } else { Turn::Wait(None) };
+            return (!surplus).then_some(Turn::Wait(None));
         };
         // Under an ordering its keys are its own until it has none.
         if surplus && (!self.ordered || shard.is_empty()) {
-            return Turn::Leave;
+            return None;
         }
         if *cut {
-            return Turn::Wait(None);
+            return Some(Turn::Wait(None));
         }
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
             hub.breakers.is_closed()
@@ -258,7 +258,7 @@ impl<T: Send + 'static> Batcher<T> {
                 first: batch.envelopes.first().map(Named::of),
             });
         }
-        turn
+        Some(turn)
     }
 
     /// What cancels the batch that this worker runs, and how long it may take.

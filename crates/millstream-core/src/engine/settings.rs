@@ -6,20 +6,19 @@
 //! the number of workers keep their own.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::hub::Hub;
 use crate::rt::Duration;
-use crate::spec::{PipelineSpec, SupervisorSpec};
+use crate::spec::{PipelineSpec, ProcessorSpec, SupervisorSpec};
 
 /// The settings that may change while the pipeline runs, as they are now.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// As it was set last; how many there are now may be otherwise.
-    concurrency: Mutex<(Option<NonZeroUsize>, NonZeroUsize)>,
+    /// As it is set: how many workers there are may follow latency and errors.
+    processor: Mutex<ProcessorSpec>,
     max_demand: AtomicUsize,
     per_key: AtomicUsize,
     /// Nanoseconds.
@@ -30,7 +29,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(spec: &PipelineSpec) -> Self {
         let settings = Self {
-            concurrency: Mutex::new((spec.processor.adapts_from, spec.processor.concurrency)),
+            processor: Mutex::new(spec.processor),
             max_demand: AtomicUsize::new(0),
             per_key: AtomicUsize::new(0),
             timeout: AtomicU64::new(0),
@@ -86,27 +85,26 @@ impl Hub {
         }
         self.breakers.set(spec.breaker, &spec.dependencies);
         self.wake_all();
-        let asked = (spec.processor.adapts_from, spec.processor.concurrency);
-        // One that was resized otherwise stays so while its setting is the same.
-        if std::mem::replace(&mut *self.settings.concurrency.lock(), asked) == asked {
-            self.resized.notify_one();
-        } else {
-            self.set_concurrency(asked);
-        }
+        self.set_workers(spec.processor);
         // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
     }
 }
 
 impl Hub {
-    /// From now on so many are processed at a time, or, where there is a least, as many as that allows up to so many.
-    pub(crate) fn set_concurrency(&self, (least, most): (Option<NonZeroUsize>, NonZeroUsize)) {
-        match least {
+    /// One that was resized otherwise stays so while its setting is the same.
+    fn set_workers(&self, spec: ProcessorSpec) {
+        let before = std::mem::replace(&mut *self.settings.processor.lock(), spec);
+        let most = spec.concurrency.get();
+        match spec.adapts_from {
+            _ if (before.concurrency, before.adapts_from) == (spec.concurrency, spec.adapts_from) => {}
             Some(least) => self
                 .adaptive
-                .adapt(least.get(), most.get(), |workers| self.resize(workers)),
-            None => self.adaptive.fix(|| self.resize(most.get())),
+                .adapt(least.get(), most, |workers| self.resize(workers)),
+            None => self.adaptive.fix(|| self.resize(most)),
         }
+        // Batchers may want others too.
+        self.resized.notify_one();
     }
 }
 

@@ -57,8 +57,6 @@ pub(crate) enum Turn<T> {
     Run(Closed<T>),
     /// Nothing to run until it is told, or until then.
     Wait(Option<Instant>),
-    /// There are more workers than there are to be: this one ends.
-    Leave,
 }
 
 impl<T> Default for Shard<T> {

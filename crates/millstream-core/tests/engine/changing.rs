@@ -30,7 +30,7 @@ async fn p2_more_workers_run_at_once_and_fewer_finish_what_they_have() {
     let processor = Scripted::default();
     let (log, running) = (processor.log.clone(), std::sync::Arc::clone(&processor.running));
     let rig = Rig::start(Flow::process(processor), |spec| {
-        spec.processor.concurrency = non_zero(2)
+        spec.processor.concurrency = non_zero(2);
     });
     rig.queue
         .publish_all((0..40).map(|number| Message::new(format!("sleep=100 {number}"))));
@@ -51,6 +51,27 @@ async fn p2_more_workers_run_at_once_and_fewer_finish_what_they_have() {
     ended.dedup();
     assert_eq!((ended.len(), log.ended().len()), (40, 40));
     assert_eq!(rig.pipeline().status().counts.restarts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrency_adapts_from_then_on_and_is_fixed_again() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |_| {});
+    let keys = change(&rig, |spec| {
+        spec.processor.concurrency = non_zero(6);
+        spec.processor.adapts_from = Some(non_zero(2));
+    });
+    assert_eq!(keys, ["processor.concurrency", "processor.adapts_from"]);
+    assert!((2..=6).contains(&rig.pipeline().status().concurrency));
+    change(&rig, |spec| spec.processor.concurrency = non_zero(9));
+    assert_eq!(rig.pipeline().status().concurrency, 9);
+    rig.pipeline().resize(non_zero(4));
+    change(&rig, |spec| {
+        spec.processor.concurrency = non_zero(9);
+        spec.limits.in_flight = non_zero(50);
+    });
+    let now = rig.pipeline().status().concurrency;
+    assert_eq!(now, 4, "what somebody said stays while its setting does");
 }
 
 #[tokio::test(start_paused = true)]
