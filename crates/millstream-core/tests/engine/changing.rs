@@ -30,7 +30,7 @@ async fn p2_more_workers_run_at_once_and_fewer_finish_what_they_have() {
     let processor = Scripted::default();
     let (log, running) = (processor.log.clone(), std::sync::Arc::clone(&processor.running));
     let rig = Rig::start(Flow::process(processor), |spec| {
-        spec.processor.concurrency = non_zero(2)
+        spec.processor.concurrency = non_zero(2);
     });
     rig.queue
         .publish_all((0..40).map(|number| Message::new(format!("sleep=100 {number}"))));
