@@ -285,7 +285,8 @@ pub(crate) fn keyed(key: &str, payload: &str) -> Message {
     Message::new(payload.to_owned()).with_key(Bytes::copy_from_slice(key.as_bytes()))
 }
 
-/// Waits, on paused time, until the condition holds; fails the test if it does not within a day.
+/// Waits, on paused time, until the condition holds, and looks the less often the longer that takes; fails the test if
+/// it does not within a day.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     let started = tokio::time::Instant::now();
     while !condition() {
@@ -293,7 +294,8 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
             started.elapsed() < Duration::from_secs(86_400),
             "the condition never came true"
         );
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        let pause = (started.elapsed() / 1_000).max(Duration::from_millis(1));
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Delivery {
     /// Attempts that have failed and count.
     pub(super) failures: u32,
     pub(super) stage: Stage,
+    /// It succeeded in a batch behind a failed one of its key: it may have to come again with that one.
+    pub(super) behind_failed: bool,
     pub(super) lost: bool,
     /// The engine has been told that it is lost.
     told: bool,
@@ -64,6 +66,18 @@ pub(super) struct Delivery {
     pub(super) put_off: bool,
 }
 
+impl Delivery {
+    /// It runs again, in this stage. Where it was.
+    fn enter(&mut self, stage: Stage) -> Stage {
+        let was = std::mem::replace(&mut self.stage, stage);
+        self.behind_failed = false;
+        if was == Stage::Undecided {
+            self.failures -= 1;
+        }
+        was
+    }
+}
+
 /// How far a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -72,6 +86,8 @@ pub(super) enum Stage {
     Runs,
     /// It failed and shall run again by then.
     Parked(Duration),
+    /// Its last attempt failed. Whether that counts, the engine decides: not where a breaker may be about to open.
+    Undecided,
     InBatcher(usize),
     RunsInBatch(usize),
     Done,
@@ -233,6 +249,7 @@ impl State {
             deliveries: message.deliveries,
             failures: message.failures,
             stage: Stage::Waits(now),
+            behind_failed: false,
             lost: false,
             told: false,
             answered: false,
@@ -248,7 +265,7 @@ impl State {
         let Some(found) = self.model.deliveries.get_mut(delivery) else {
             return;
         };
-        let stage = std::mem::replace(&mut found.stage, Stage::Runs);
+        let stage = found.enter(Stage::Runs);
         let (key, generation, post) = (found.key, found.ticket.generation, found.post);
         let (told, answered, lost) = (found.told, found.answered && !found.settled_now, found.lost);
         let deliveries = found.deliveries;
@@ -261,7 +278,7 @@ impl State {
         if answered && !lost {
             self.violate("P2", format!("delivery {delivery} begins though it is settled"));
         }
-        if !matches!(stage, Stage::Waits(_) | Stage::Parked(_)) {
+        if !matches!(stage, Stage::Waits(_) | Stage::Parked(_) | Stage::Undecided) {
             self.violate(
                 "P2",
                 format!("delivery {delivery} begins a run while it is {stage:?}"),
@@ -376,7 +393,10 @@ impl State {
         }
         found.failures += 1;
         if found.failures >= attempts {
-            return Stage::GivenUp;
+            return match self.plan.breaker {
+                true => Stage::Undecided,
+                false => Stage::GivenUp,
+            };
         }
         Stage::Parked(now + backoff * 2u32.pow(found.failures - 1))
     }
@@ -388,10 +408,10 @@ impl State {
             let Some(found) = self.model.deliveries.get_mut(*delivery) else {
                 continue;
             };
-            let stage = std::mem::replace(&mut found.stage, Stage::RunsInBatch(batcher));
+            let stage = found.enter(Stage::RunsInBatch(batcher));
             let (key, generation, lost) = (found.key, found.ticket.generation, found.lost);
             // A message that succeeded beside a failed one of its key comes again with it.
-            let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_))
+            let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_) | Stage::Undecided)
                 || (stage == Stage::Done && !found.answered);
             if !may {
                 self.violate(
@@ -431,6 +451,7 @@ impl State {
 
     fn batch_ended(&mut self, batcher: usize, ends: &[(usize, Ended)]) {
         self.note(Event::BatchEnded(batcher, ends.to_vec()));
+        let mut failed_keys = BTreeSet::new();
         for (delivery, ended) in ends {
             let stage = match ended {
                 Ended::Done | Ended::Batched(_) => Stage::Done,
@@ -453,6 +474,10 @@ impl State {
             };
             found.stage = stage;
             if let Some(key) = found.key {
+                found.behind_failed = failed_keys.contains(&key);
+                if *ended == Ended::Failed {
+                    failed_keys.insert(key);
+                }
                 self.model.batched.remove(&(batcher, key));
                 if !matches!(stage, Stage::Parked(_)) {
                     self.model.forget(*delivery);

@@ -81,14 +81,14 @@ impl State {
             );
         }
         // One that came too often is given up unrun.
-        let recorded =
-            stage == Stage::GivenUp || (matches!(stage, Stage::Waits(_)) && found.deliveries > deliveries);
+        let recorded = matches!(stage, Stage::GivenUp | Stage::Undecided)
+            || (matches!(stage, Stage::Waits(_)) && found.deliveries > deliveries);
         let fits = now
             || match settlement {
                 Settlement::Ack => stage == Stage::Done || written || (recorded && discards),
                 Settlement::Reject(_) => recorded,
                 Settlement::Retry { .. } | Settlement::Release => {
-                    !matches!(stage, Stage::Done | Stage::Runs | Stage::RunsInBatch(_))
+                    found.behind_failed || !matches!(stage, Stage::Done | Stage::Runs | Stage::RunsInBatch(_))
                 }
             };
         if !fits {
@@ -104,6 +104,7 @@ impl State {
         }
         if let Settlement::Retry { failures: said, .. } = settlement
             && *said != failures
+            && !(stage == Stage::Undecided && *said + 1 == failures)
         {
             return self.violate(
                 "P1",
@@ -135,8 +136,7 @@ impl State {
         };
         let failures = found.failures;
         let fits = match reason {
-            // Where a breaker may be about to open, the last attempt is granted again.
-            Reason::Attempts => said >= most.0 && (said == failures || self.plan.breaker && said < failures),
+            Reason::Attempts => said == failures && failures >= most.0,
             Reason::Deliveries => delivered > most.1,
             Reason::Age | Reason::Gap => false,
             Reason::Decode | Reason::Rejected | Reason::Route => {
