@@ -18,7 +18,6 @@ use crate::stores::{DEAD, OnKafka, OnRabbitMq, OnSqlite, OnSqs, Runs, Store, pub
 const OUTAGE_MS: u32 = 1_500;
 
 #[test]
-#[ignore = "the breaker may stay open for ever after an outage: a closed batch that is no probe stands before the probes"]
 fn p1_p2_each_message_ends_where_its_fate_says_on_sqlite() {
     each_ends_where_its_fate_says::<OnSqlite>("fates_sqlite");
 }
@@ -148,7 +147,8 @@ fn letters(store: &impl Store) -> String {
 }
 
 /// What a handler is told in this process. What it needs is away for a while in each but the last, whose messages come to
-/// an end: while the breaker is open and nothing is left that succeeds, it stays so.
+/// an end: while the breaker is open and nothing is left that succeeds, it stays so. What is left at the end comes to far
+/// fewer runs than the breaker's `minimum` within its `window`, so it does not open it by itself.
 fn told(conduct: &str, scale: &Scale, number: u32) -> [(&'static str, String); 5] {
     let kills: u32 = scale.get("kills");
     let outage_after = match number < kills {

@@ -433,11 +433,8 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 let now = rt::now();
                 now + self.hub.within_budget(due.saturating_duration_since(now))
             }
-            // Other batches probe next.
-            Next::Behind => {
-                let breaker = self.hub.spec.breaker.unwrap_or_default();
-                rt::now() + 2 * breaker.open_for
-            }
+            // What has not failed probes before it.
+            Next::Behind => rt::now(),
         };
         match item.take() {
             Some(item) => {

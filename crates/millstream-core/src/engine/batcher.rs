@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::bisect::Split;
-use super::envelope::{Alone, Envelope};
+use super::envelope::Envelope;
 use super::guard::put_away;
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
@@ -88,6 +88,8 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn held(&self) -> usize;
     /// Whether something in it should move now, for how long a run may take, and what is first.
     fn look(&self) -> Look;
+    /// Whether a batch could run now that has not failed.
+    fn has_undoubted(&self, round: u32) -> bool;
     /// Looks again whether a batch may run.
     fn wake(&self);
     /// Closes batches as soon as a worker is free: no more will come to fill them.
@@ -247,13 +249,13 @@ impl<T: Send + 'static> Batcher<T> {
         if *cut {
             return Some(Turn::Wait(None));
         }
-        let turn = shard.turn(rt::now(), *draining, |envelopes| {
-            hub.breakers.is_closed()
-                || envelopes
-                    .iter()
-                    .any(|envelope| envelope.alone == Some(Alone::Probe))
-                || hub.breakers.try_probe(rt::now())
-        });
+        let now = rt::now();
+        let turn = match hub.breakers.is_closed() {
+            true => shard.turn(now, *draining),
+            false => shard.probe(now, *draining, hub.breakers.round(), |doubtful| {
+                hub.breakers.try_probe(now, |_| doubtful)
+            }),
+        };
         if let (Turn::Run(batch), Some(slot)) = (&turn, running.get_mut(worker)) {
             *slot = Some(Run {
                 cancellation: CancellationToken::new(),
@@ -541,6 +543,12 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
             timeout: state.spec.timeout,
             firsts,
         }
+    }
+
+    fn has_undoubted(&self, round: u32) -> bool {
+        let state = self.state.lock();
+        let now = rt::now();
+        state.shards.iter().any(|shard| shard.has_undoubted(now, round))
     }
 
     fn wake(&self) {

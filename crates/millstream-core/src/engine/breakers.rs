@@ -3,6 +3,10 @@
 //!
 //! They gate demand: while one is not closed the source fetches nothing but a probe, and failures count no attempt.
 //! One message at a time probes for all that are half open, and none while one is open.
+//!
+//! A message that fails for ever must not be all that they hear of. So probes go by rounds: a message whose run failed is
+//! *doubtful* for the rest of the round, and those that are not go first. Where there are no others, intake has a while to
+//! fetch some, one at a time and for as long as they succeed; that ends the round, and all have their turn again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +26,14 @@ use crate::spec::BreakerSpec;
 /// How many names that code uses and the pipeline does not have are said.
 const UNKNOWN_SAID: usize = 100;
 
+/// How long intake has at least to fetch a probe.
+const FETCHING: Duration = Duration::from_secs(1);
+
+/// How long intake has to fetch a probe, where a breaker stays open for so long.
+fn fetching(open_for: Duration) -> Duration {
+    FETCHING.max(open_for / 5)
+}
+
 #[derive(Debug)]
 pub(crate) struct Breakers {
     pipeline: Arc<str>,
@@ -34,12 +46,23 @@ pub(crate) struct Breakers {
     slow_after: AtomicU64,
     /// The pipeline's own first, where it has one.
     all: RwLock<Vec<Arc<Named>>>,
-    /// Since when a message probes.
-    probing: Mutex<Option<Instant>>,
+    probes: Mutex<Probes>,
     /// Names that code uses, and no breaker has.
     unknown: Mutex<Vec<String>>,
     /// The timer task looks again.
     pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Probes {
+    /// Since when a message probes.
+    running: Option<Instant>,
+    /// Counts rounds, from one.
+    round: u32,
+    /// All that might probe are doubtful.
+    ends_round: bool,
+    /// Until when no doubtful one probes.
+    fetches_until: Option<Instant>,
 }
 
 /// One of them, with what it has done.
@@ -77,7 +100,10 @@ impl Breakers {
             closed: AtomicBool::new(true),
             slow_after: AtomicU64::new(u64::MAX),
             all: RwLock::default(),
-            probing: Mutex::default(),
+            probes: Mutex::new(Probes {
+                round: 1,
+                ..Probes::default()
+            }),
             unknown: Mutex::default(),
             changed: Notify::new(),
         };
@@ -185,43 +211,64 @@ impl Breakers {
 
     /// Whether a message may run as a probe now; if so, it counts as running until [`probe_over`](Self::probe_over)
     /// or, should its outcome never be known, until as long has passed as a breaker stays open.
-    pub(crate) fn try_probe(&self, now: Instant) -> bool {
-        let patience = {
-            let all = self.all.read();
-            let mut patience = Duration::ZERO;
-            for named in all.iter().filter(|named| !named.breaker.is_closed()) {
-                if named.breaker.state() == BreakerState::Open {
-                    return false;
-                }
-                patience = patience.max(named.breaker.spec().open_for);
-            }
-            patience
+    ///
+    /// `doubtful` says whether the message is in this round; it is asked only where one may run at all.
+    pub(crate) fn try_probe(&self, now: Instant, doubtful: impl FnOnce(u32) -> bool) -> bool {
+        let Some(patience) = self.patience() else {
+            return false;
         };
-        let mut probing = self.probing.lock();
-        let free = probing.is_none_or(|since| now >= since + patience);
-        if free {
-            *probing = Some(now);
+        let mut probes = self.probes.lock();
+        if !probes.is_free(now, patience) {
+            return false;
         }
-        free
+        if doubtful(probes.round) {
+            probes.ends_round = true;
+            if probes.fetches_until.is_some_and(|then| now < then) {
+                return false;
+            }
+            probes.next_round();
+        }
+        probes.running = Some(now);
+        true
+    }
+
+    /// How long a probe may take: the longest that one of those stays open which are not closed; nothing while one is open.
+    fn patience(&self) -> Option<Duration> {
+        let all = self.all.read();
+        let mut patience = Duration::ZERO;
+        for named in all.iter().filter(|named| !named.breaker.is_closed()) {
+            if named.breaker.state() == BreakerState::Open {
+                return None;
+            }
+            patience = patience.max(named.breaker.spec().open_for);
+        }
+        Some(patience)
     }
 
     /// What probed has ended: another may.
     pub(crate) fn probe_over(&self) {
-        *self.probing.lock() = None;
+        self.probes.lock().running = None;
+    }
+
+    /// What probed has ended so.
+    fn probed(&self, runs: Runs) {
+        let patience = self.patience();
+        let mut probes = self.probes.lock();
+        probes.running = None;
+        if runs.succeeded > 0 && runs.failed == 0 && probes.fetches_until.is_some() {
+            probes.fetches_until = patience.map(|patience| rt::now() + fetching(patience));
+        }
+    }
+
+    /// Which round of probes it is.
+    pub(crate) fn round(&self) -> u32 {
+        self.probes.lock().round
     }
 
     /// Whether they wait for a probe.
-    pub(crate) fn wants_probe(&self) -> bool {
-        let all = self.all.read();
-        let mut half_open = false;
-        for named in all.iter() {
-            match named.breaker.state() {
-                BreakerState::Open => return false,
-                BreakerState::HalfOpen => half_open = true,
-                BreakerState::Closed => {}
-            }
-        }
-        half_open
+    pub(crate) fn wants_probe(&self, now: Instant) -> bool {
+        let patience = self.patience().filter(|_| !self.is_closed());
+        patience.is_some_and(|patience| self.probes.lock().is_free(now, patience))
     }
 
     // === what ended
@@ -239,7 +286,7 @@ impl Breakers {
             self.turned(&own, turn);
         }
         if !was_closed {
-            self.probe_over();
+            self.probed(runs);
         }
         !was_closed
     }
@@ -273,20 +320,24 @@ impl Breakers {
     fn gate(&self) {
         // Under the lock, so that the last to look is the last to say.
         let all = self.all.write();
-        let closed = all.iter().all(|named| named.breaker.is_closed());
-        self.closed.store(closed, Ordering::Release);
-        self.gate.change(|gate| gate.broken = !closed);
+        let is = |state| all.iter().any(|named| named.breaker.state() == state);
+        let (open, half_open) = (is(BreakerState::Open), is(BreakerState::HalfOpen));
+        self.closed.store(!open && !half_open, Ordering::Release);
+        self.gate.change(|gate| {
+            gate.broken = open || half_open;
+            gate.probing = half_open && !open;
+        });
     }
 
     /// Half-opens those whose time has come. Says when to look again, if they are not all closed.
     pub(crate) fn tick(&self, now: Instant) -> Option<Instant> {
-        let all = self.all.read();
         let mut next: Option<Instant> = None;
-        for named in all.iter() {
+        let mut turned = false;
+        for named in self.all.read().iter() {
             let (then, half_opened) = named.breaker.tick(now);
             next = [next, then].into_iter().flatten().min();
             if half_opened {
-                self.probe_over();
+                turned = true;
                 let (pipeline, dependency) = (&*self.pipeline, named.dependency.as_deref());
                 info!(
                     pipeline,
@@ -294,6 +345,34 @@ impl Breakers {
                 );
             }
         }
-        next
+        if turned {
+            let patience = self.patience();
+            {
+                let mut probes = self.probes.lock();
+                probes.running = None;
+                if probes.ends_round {
+                    probes.next_round();
+                }
+                probes.fetches_until = patience.map(|patience| now + fetching(patience));
+            }
+            self.gate();
+        }
+        let fetches_until = self.probes.lock().fetches_until;
+        let fetches_until = fetches_until.filter(|then| next.is_some() && *then > now);
+        [next, fetches_until].into_iter().flatten().min()
+    }
+}
+
+impl Probes {
+    /// None is doubtful any more.
+    fn next_round(&mut self) {
+        self.round = self.round.wrapping_add(1).max(1);
+        self.ends_round = false;
+        self.fetches_until = None;
+    }
+
+    /// Whether another may probe: a probe whose outcome got lost does not count for longer than this.
+    fn is_free(&self, now: Instant, patience: Duration) -> bool {
+        self.running.is_none_or(|since| now >= since + patience)
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Envelope {
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
     pub(crate) alone: Option<Alone>,
+    /// The round of probes in which its run failed: it may be this message that fails, and not what handling it needs.
+    pub(crate) doubted: u32,
     /// The user's code has settled it already: what comes of it changes nothing at the source.
     pub(crate) settled: bool,
     /// Another with its id was in flight when it came: it runs only if that one goes away unsettled.
@@ -46,6 +48,7 @@ impl Envelope {
             turn: 0,
             order: 0,
             alone: None,
+            doubted: 0,
             settled: false,
             is_twin: false,
         }
@@ -67,6 +70,11 @@ impl Envelope {
     pub(crate) fn first_failed(&self) -> Option<SystemTime> {
         let header = || self.message.headers.get(Message::FIRST_FAILED_AT);
         self.message.first_failed.or_else(|| time_of(header()?))
+    }
+
+    /// Whether its run has failed in this round of probes.
+    pub(crate) fn is_doubtful(&self, round: u32) -> bool {
+        self.doubted == round
     }
 
     /// What it counts for in limits on bytes.

@@ -78,6 +78,9 @@ impl Hub {
             self.probe_over();
         }
         let not_permitted = fault.kind() == Failed::NotPermitted;
+        if fault.feeds_breaker() && !self.breakers.is_closed() {
+            envelope.doubted = self.breakers.round();
+        }
         let (error, after) = match fault {
             Fault::Failure(failure) if failure.is_reject() => {
                 return Next::GiveUp(Reason::Rejected, failure.to_string());

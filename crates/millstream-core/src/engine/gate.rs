@@ -9,6 +9,8 @@ pub(crate) struct GateState {
     pub(crate) paused: bool,
     /// A breaker is not closed.
     pub(crate) broken: bool,
+    /// Of those breakers, none is open: a probe may run.
+    pub(crate) probing: bool,
     /// Batchers that hold their share and cannot give anything back.
     pub(crate) full_batchers: usize,
     /// The source shall end.

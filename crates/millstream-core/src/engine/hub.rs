@@ -331,11 +331,11 @@ impl Hub {
 
     // === breakers
 
-    /// How many of so many messages may be taken to run now.
-    pub(crate) fn may_take(&self, number: usize) -> usize {
+    /// How many of so many messages may be taken to run now. `doubtful` says whether the first of them is in this round of probes.
+    pub(crate) fn may_take(&self, number: usize, doubtful: &mut dyn FnMut(u32) -> bool) -> usize {
         match self.breakers.is_closed() {
             true => number,
-            false => usize::from(self.breakers.try_probe(rt::now())),
+            false => usize::from(self.breakers.try_probe(rt::now(), doubtful)),
         }
     }
 
@@ -362,6 +362,10 @@ impl Hub {
         self.ready.wake_takers();
         for batcher in self.batchers() {
             batcher.wake();
+        }
+        // Intake may fetch a probe where there is nothing else to probe with.
+        if !self.breakers.is_closed() {
+            self.places.freed.notify_waiters();
         }
     }
 

@@ -101,19 +101,25 @@ impl Intake {
         }
     }
 
-    /// With a breaker half open, one message is wanted when there is none in the engine to probe with.
+    /// With a breaker half open, one message is wanted when there is none in the engine to probe with, or those that
+    /// there are failed: they may fail for ever.
     fn wants_probe(&self) -> bool {
         let hub = &*self.hub;
-        hub.breakers.wants_probe()
-            && hub.ready.load().is_empty()
-            && hub.batchers().iter().all(|batcher| batcher.held() == 0)
+        let round = hub.breakers.round();
+        hub.breakers.wants_probe(rt::now())
+            && !hub.ready.has_undoubted(round)
+            && !hub.batchers().iter().any(|batcher| batcher.has_undoubted(round))
     }
 
     /// One read within the credit there is, waiting for some. Cancel safe.
     async fn read(&mut self, source: &mut dyn DynSource, one: bool) -> Result<Read, SourceError> {
         let hub = Arc::clone(&self.hub);
         let alone = self.suspicious;
-        let room = hub.ready.hungry(|workers| hub.enough(workers)).await;
+        // A probe is wanted however many there are that have failed.
+        let room = match one {
+            true => 1,
+            false => hub.ready.hungry(|workers| hub.enough(workers)).await,
+        };
         hub.places
             .until(|places| {
                 if alone {
@@ -126,7 +132,7 @@ impl Intake {
         let Some(Credit { messages, bytes }) = hub.places.credit() else {
             return Ok(Read::Messages);
         };
-        let mut messages = if one || alone { 1 } else { messages.min(room) };
+        let mut messages = if alone { 1 } else { messages.min(room) };
         if let Some(rate) = &mut self.rate {
             messages = rate.reserve(messages).await;
         }

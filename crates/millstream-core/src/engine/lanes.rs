@@ -212,6 +212,38 @@ impl Lanes {
         self.slots.iter().filter_map(|slot| slot.messages.front())
     }
 
+    /// The message that would be taken next.
+    pub(crate) fn first(&self) -> Option<&Envelope> {
+        self.first_of(*self.ready.front()?)
+    }
+
+    fn first_of(&self, lane: LaneId) -> Option<&Envelope> {
+        self.slots.get(lane.0 as usize)?.messages.front()
+    }
+
+    /// Whether one may run that is not doubtful.
+    pub(crate) fn has_undoubted(&self, round: u32) -> bool {
+        self.undoubted(round).is_some()
+    }
+
+    /// The place among ready lanes of the first whose message is not doubtful.
+    fn undoubted(&self, round: u32) -> Option<usize> {
+        let is_undoubted = |lane: &LaneId| {
+            self.first_of(*lane)
+                .is_some_and(|first| !first.is_doubtful(round))
+        };
+        self.ready.iter().position(is_undoubted)
+    }
+
+    /// Has a lane whose message is not doubtful go before all others. Says whether there is one.
+    pub(crate) fn bring_undoubted_forward(&mut self, round: u32) -> bool {
+        let index = self.undoubted(round);
+        if let Some(lane) = index.and_then(|index| self.ready.remove(index)) {
+            self.ready.push_front(lane);
+        }
+        index.is_some()
+    }
+
     /// The message that kept the lane busy is out of it: the next one may run, or the lane is gone.
     pub(crate) fn advance(&mut self, lane: LaneId) {
         let Some(slot) = self.slots.get_mut(lane.0 as usize) else {

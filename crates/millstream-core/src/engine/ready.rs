@@ -65,6 +65,10 @@ struct State {
     idle: usize,
     /// Workers that wait for their handler.
     away: usize,
+    /// Whether a lane's turn is next where one message is taken, and both lanes and unordered ones may run.
+    lane_next: bool,
+    /// The round of probes at the last look.
+    round: u32,
     /// Messages that may run of which there shall not be more, where that is bounded.
     enough: Option<usize>,
 }
@@ -236,7 +240,8 @@ impl Ready {
 
     /// Takes up to `most` ready messages into `taken`, waiting for the first; false once nobody in this seat may take.
     ///
-    /// `allowed` says how many may be taken right now; it is asked again whenever something changes, and
+    /// `allowed` says how many may be taken right now, and can ask whether the first of them is doubtful, which has one that
+    /// is not go first where there is one. It is asked again whenever something changes, and
     /// [`wake_takers`](Self::wake_takers) says that its answer may have. While more than `spare` remain, another
     /// worker is woken.
     pub(crate) async fn take(
@@ -245,7 +250,7 @@ impl Ready {
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
         spare: impl Fn() -> usize,
-        allowed: impl Fn(usize) -> usize,
+        allowed: impl Fn(usize, &mut dyn FnMut(u32) -> bool) -> usize,
     ) -> bool {
         loop {
             let mut notified = std::pin::pin!(self.takers.notified());
@@ -258,7 +263,8 @@ impl Ready {
                 }
                 let ready = state.ready();
                 if ready > 0 {
-                    let number = allowed(most().min(ready));
+                    let most = most().min(ready);
+                    let number = allowed(most, &mut |round| !state.bring_undoubted_forward(round));
                     if number > 0 {
                         let had_plenty = state.has_plenty();
                         let in_lanes = state.lanes.messages();
@@ -394,9 +400,9 @@ impl Ready {
         }
     }
 
-    /// Moves what is due to the front of the queue, as much of it as the budget allows. Says when to look again, and how
-    /// many it holds for the first time.
-    pub(crate) fn unpark(&self, budget: &Budget) -> (Option<Instant>, usize) {
+    /// Moves what is due to the front of the queue, or behind all others while not all breakers are `closed`, as much of it
+    /// as the budget allows. Says when to look again, and how many it holds for the first time.
+    pub(crate) fn unpark(&self, budget: &Budget, closed: bool) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
         let (mut allowed, mut newly_held) = (usize::MAX, 0);
@@ -417,8 +423,12 @@ impl Ready {
         {
             due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
         }
-        for envelope in due.into_iter().rev() {
-            state.put_back(envelope);
+        if closed {
+            due.into_iter()
+                .rev()
+                .for_each(|envelope| state.put_back(envelope));
+        } else {
+            due.into_iter().for_each(|envelope| state.put_behind(envelope));
         }
         if !mutant(Mutant::LostWakeUp) {
             self.wake(&state, 0);
@@ -451,6 +461,13 @@ impl Ready {
             running: state.running,
             lanes: state.lanes.len(),
         }
+    }
+
+    /// Whether one may run now that is not doubtful.
+    pub(crate) fn has_undoubted(&self, round: u32) -> bool {
+        let state = self.state.lock();
+        let mut unordered = state.unordered.iter().flatten();
+        unordered.any(|envelope| !envelope.is_doubtful(round)) || state.lanes.has_undoubted(round)
     }
 
     /// When the next one that is parked is due.
@@ -551,6 +568,7 @@ impl State {
         let from_lanes = match (lanes, self.unordered_messages) {
             (_, 0) => number,
             (0, _) => 0,
+            (_, _) if number == 1 => usize::from(self.is_lanes_turn()),
             (_, unordered) => number
                 .div_ceil(2)
                 .min(lanes)
@@ -559,6 +577,46 @@ impl State {
         self.lanes.take(from_lanes, taken);
         self.take_unordered(number - from_lanes, taken);
         self.running += number;
+    }
+
+    /// Of one message to take, whether it is a lane's: what is not doubtful goes before what is, and else they take turns.
+    fn is_lanes_turn(&mut self) -> bool {
+        let unordered = self.unordered.front().and_then(|chunk| chunk.first());
+        let round = self.round;
+        let doubtful =
+            [self.lanes.first(), unordered].map(|first| first.is_some_and(|first| first.is_doubtful(round)));
+        match doubtful {
+            [true, false] => false,
+            [false, true] => true,
+            _ => {
+                self.lane_next = !self.lane_next;
+                self.lane_next
+            }
+        }
+    }
+
+    /// Has one that is not doubtful go before all that are. Says whether there is one.
+    fn bring_undoubted_forward(&mut self, round: u32) -> bool {
+        self.round = round;
+        let lanes = self.lanes.bring_undoubted_forward(round);
+        let mut chunks = self.unordered.iter().enumerate();
+        let found = chunks.find_map(|(chunk, envelopes)| {
+            let index = envelopes.iter().position(|envelope| !envelope.is_doubtful(round));
+            index.map(|index| (chunk, index))
+        });
+        let Some((chunk, index)) = found else {
+            return lanes;
+        };
+        if (chunk, index) != (0, 0)
+            && let Some(envelopes) = self.unordered.get_mut(chunk)
+        {
+            let envelope = envelopes.remove(index);
+            if envelopes.is_empty() {
+                self.unordered.remove(chunk);
+            }
+            self.unordered.push_front(vec![envelope]);
+        }
+        true
     }
 
     fn take_unordered(&mut self, mut number: usize, taken: &mut VecDeque<Envelope>) {

@@ -197,7 +197,7 @@ fn id(envelope: &Envelope) -> Id {
 fn take(ready: &Ready, most: usize) -> VecDeque<Envelope> {
     let mut taken = VecDeque::new();
     let polled = {
-        let taking = pin!(ready.take(0, &mut taken, || most, || 0, |number| number));
+        let taking = pin!(ready.take(0, &mut taken, || most, || 0, |number, _| number));
         taking.poll(&mut Context::from_waker(Waker::noop()))
     };
     assert_ne!(polled, Poll::Ready(false));
@@ -282,7 +282,7 @@ async fn run(steps: Vec<Step>) {
                 tokio::time::advance(Duration::from_millis(time)).await;
                 model.unpark(rt::now());
                 let next = model.parked.first().map(|(due, _)| *due);
-                assert_eq!(ready.unpark(&Budget::new(None)), (next, 0));
+                assert_eq!(ready.unpark(&Budget::new(None), true), (next, 0));
             }
             Step::Remove(by) => {
                 let removed = ready.remove(|envelope| id(envelope).is_multiple_of(by));

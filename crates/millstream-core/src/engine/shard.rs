@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::batcher::Mark;
 use super::bisect::Split;
-use super::envelope::Envelope;
+use super::envelope::{Alone, Envelope};
 use crate::batch::ClosedBy;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::Instant;
@@ -89,6 +89,17 @@ impl<T> Closed<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.envelopes.is_empty()
+    }
+
+    /// Whether it has failed in this round of probes.
+    fn is_doubtful(&self, round: u32) -> bool {
+        self.envelopes.iter().any(|envelope| envelope.is_doubtful(round))
+    }
+
+    /// Whether a message in it probes.
+    fn has_probe(&self) -> bool {
+        let mut envelopes = self.envelopes.iter();
+        envelopes.any(|envelope| envelope.alone == Some(Alone::Probe))
     }
 
     pub(crate) fn orders(&self) -> Vec<u64> {
@@ -190,53 +201,108 @@ impl<T> Shard<T> {
         }
     }
 
-    /// What to run next, of what `may_run` allows.
-    pub(crate) fn turn(
-        &mut self,
-        now: Instant,
-        draining: bool,
-        may_run: impl Fn(&[Envelope]) -> bool,
-    ) -> Turn<T> {
-        if let Some(index) = self.parked.iter().position(|parked| parked.due <= now)
-            && self
-                .parked
-                .get(index)
-                .is_some_and(|parked| may_run(&parked.batch.envelopes))
-        {
-            let Parked { batch, followers, .. } = self.parked.remove(index);
-            for follower in followers.into_iter().rev() {
-                self.closed.push_front(follower);
-            }
-            return Turn::Run(batch);
+    /// What to run next.
+    pub(crate) fn turn(&mut self, now: Instant, draining: bool) -> Turn<T> {
+        if let Some(index) = self.parked.iter().position(|parked| parked.due <= now) {
+            return Turn::Run(self.resume(index));
         }
         self.close_aged(now, draining);
-        while let Some(batch) = self.closed.front_mut() {
-            // What must wait for a parked batch of its key waits behind it.
-            for parked in self.parked.iter_mut().filter(|_| !mutant(Mutant::BatchOvertaken)) {
-                let keys: FxHashSet<u64> = parked
-                    .batch
-                    .envelopes
-                    .iter()
-                    .chain(parked.followers.iter().flat_map(|follower| &follower.envelopes))
-                    .map(|held| held.order)
-                    .filter(|order| *order != 0)
-                    .collect();
-                if !keys.is_empty() {
-                    let behind = batch.take_out(|envelope| keys.contains(&envelope.order));
-                    if !behind.is_empty() {
-                        parked.followers.push(behind);
-                    }
-                }
-            }
-            if !batch.is_empty() && !may_run(&batch.envelopes) {
-                break;
-            }
-            if let Some(batch) = self.closed.pop_front()
-                && !batch.is_empty()
-            {
+        while let Some(mut batch) = self.closed.pop_front() {
+            self.hold_back(&mut batch);
+            if !batch.is_empty() {
                 return Turn::Run(batch);
             }
         }
+        self.wait(now)
+    }
+
+    /// What to run next while not all breakers are closed: what the processor's probe has come to, or one that `try_probe`
+    /// lets, told whether it is doubtful. Those that have not failed in this round of probes go before those that have.
+    pub(crate) fn probe(
+        &mut self,
+        now: Instant,
+        draining: bool,
+        round: u32,
+        try_probe: impl Fn(bool) -> bool,
+    ) -> Turn<T> {
+        self.close_aged(now, draining);
+        for mut batch in std::mem::take(&mut self.closed) {
+            self.hold_back(&mut batch);
+            if !batch.is_empty() {
+                self.closed.push_back(batch);
+            }
+        }
+        if let Some(index) = self.closed.iter().position(Closed::has_probe) {
+            let index = self.first_before(index);
+            if let Some(batch) = self.closed.remove(index) {
+                return Turn::Run(batch);
+            }
+        }
+        if !self.closed.is_empty()
+            && try_probe(false)
+            && let Some(batch) = self.closed.pop_front()
+        {
+            return Turn::Run(batch);
+        }
+        let due = self.parked.iter().enumerate();
+        let due = due.filter(|(_, parked)| parked.due <= now);
+        let due = due.map(|(index, parked)| ((parked.batch.is_doubtful(round), parked.due), index));
+        if let Some(((doubtful, _), index)) = due.min()
+            && try_probe(doubtful)
+        {
+            return Turn::Run(self.resume(index));
+        }
+        self.wait(now)
+    }
+
+    /// A parked batch runs again: what waited behind it goes on.
+    fn resume(&mut self, index: usize) -> Closed<T> {
+        let Parked { batch, followers, .. } = self.parked.remove(index);
+        for follower in followers.into_iter().rev() {
+            self.closed.push_front(follower);
+        }
+        batch
+    }
+
+    /// What must wait for a parked batch of its key waits behind it.
+    fn hold_back(&mut self, batch: &mut Closed<T>) {
+        for parked in self.parked.iter_mut().filter(|_| !mutant(Mutant::BatchOvertaken)) {
+            let keys: FxHashSet<u64> = parked
+                .batch
+                .envelopes
+                .iter()
+                .chain(parked.followers.iter().flat_map(|follower| &follower.envelopes))
+                .map(|held| held.order)
+                .filter(|order| *order != 0)
+                .collect();
+            if !keys.is_empty() {
+                let behind = batch.take_out(|envelope| keys.contains(&envelope.order));
+                if !behind.is_empty() {
+                    parked.followers.push(behind);
+                }
+            }
+        }
+    }
+
+    /// The first of the closed batches that must run before this one, by the keys that they share; itself if there is none.
+    fn first_before(&self, mut index: usize) -> usize {
+        while let Some(batch) = self.closed.get(index) {
+            let orders = batch.envelopes.iter().map(|envelope| envelope.order);
+            let keys: FxHashSet<u64> = orders.filter(|order| *order != 0).collect();
+            let shares = |other: &Closed<T>| {
+                let mut orders = other.envelopes.iter().map(|envelope| envelope.order);
+                !keys.is_empty() && orders.any(|order| keys.contains(&order))
+            };
+            match self.closed.iter().take(index).position(shares) {
+                Some(earlier) => index = earlier,
+                None => break,
+            }
+        }
+        index
+    }
+
+    /// Nothing runs until it is told, or until a batch is due or old enough.
+    fn wait(&self, now: Instant) -> Turn<T> {
         let due = self
             .parked
             .iter()
@@ -245,6 +311,14 @@ impl<T> Shard<T> {
             .min();
         let aged = self.ages.front().map(|(deadline, _)| *deadline);
         Turn::Wait([due, aged].into_iter().flatten().min())
+    }
+
+    /// Whether a batch could run now that has not failed in this round of probes.
+    pub(crate) fn has_undoubted(&self, now: Instant, round: u32) -> bool {
+        let mut parked = self.parked.iter().filter(|parked| parked.due <= now);
+        parked.any(|parked| !parked.batch.is_doubtful(round))
+            || !self.closed.is_empty()
+            || self.open.values().any(|open| open.deadline <= now)
     }
 
     /// The first message of a batch that could run now, if there is one.

@@ -170,7 +170,7 @@ struct Both {
 impl Both {
     /// Runs what there is to run. Whether there was something.
     fn run(&mut self, ended: Ended, draining: bool) -> bool {
-        let turn = self.shard.turn(rt::now(), draining, |_| true);
+        let turn = self.shard.turn(rt::now(), draining);
         // What is parked and due goes first, and nothing is looked at beside it.
         let again = matches!(&turn, Turn::Run(batch) if batch.items.iter().any(|id| self.model.parked.contains_key(id)));
         if !again {

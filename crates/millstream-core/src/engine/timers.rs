@@ -10,14 +10,12 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     // Whether a breaker held something back at the last look.
     let mut held = false;
     loop {
-        let (parked, over_budget) = hub.ready.unpark(&hub.budget);
+        let (parked, over_budget) = hub.ready.unpark(&hub.budget, hub.breakers.is_closed());
         hub.counters.over_budget.add(over_budget);
         let breakers = hub.breakers.tick(rt::now());
         if breakers.is_some() || std::mem::take(&mut held) {
             held = breakers.is_some();
             hub.wake_all();
-            // Intake may fetch a probe where there is nothing else to probe with.
-            hub.places.freed.notify_waiters();
         }
         let batchers = hub
             .batchers()

@@ -74,7 +74,7 @@ impl<P: Processor> Worker<P> {
                 &mut round.rest,
                 || hub.fair_take(),
                 || hub.spare(),
-                |number| hub.may_take(number),
+                |number, doubtful| hub.may_take(number, doubtful),
             )
             .await
         {

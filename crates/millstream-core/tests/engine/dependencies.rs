@@ -99,7 +99,7 @@ fn opened(rig: &Rig, by: OpenedBy) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_a_dependency_for_an_hour_fetches_counts_and_dead_letters_nothing() {
+async fn an_outage_of_a_dependency_for_an_hour_fetches_probes_and_counts_and_dead_letters_nothing() {
     let caller = Caller::default();
     let rig = rig(&caller, BreakerSpec::default());
     caller.database.down.store(true, SeqCst);
@@ -110,7 +110,11 @@ async fn an_outage_of_a_dependency_for_an_hour_fetches_counts_and_dead_letters_n
     rig.publish(&["b"; 100]);
     tokio::time::sleep(3_600 * SECOND).await;
     let after = rig.pipeline().status().counts;
-    assert_eq!(after.received, counts.received, "the source fetched");
+    let fetched = after.received - counts.received;
+    assert!(
+        fetched <= 7,
+        "{fetched}: one each time that all have failed again is enough"
+    );
     assert_eq!(after.retried, counts.retried, "attempts were counted");
     let probes = caller.database.calls.load(SeqCst) - calls;
     assert!(

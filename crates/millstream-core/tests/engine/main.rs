@@ -15,6 +15,7 @@ mod halting;
 mod isolation;
 mod measuring;
 mod order;
+mod probing;
 mod processing;
 mod redelivery;
 mod resizing;

@@ -66,6 +66,17 @@ pub(super) struct Delivery {
     pub(super) put_off: bool,
 }
 
+impl Model {
+    /// It is on its way back: unrun, it will not run.
+    pub(super) fn leaves(&mut self, delivery: usize) {
+        if let Some(found) = self.deliveries.get_mut(delivery)
+            && matches!(found.stage, Stage::Waits(_))
+        {
+            found.stage = Stage::PutBack;
+        }
+    }
+}
+
 impl Delivery {
     /// It runs again, in this stage. Where it was.
     fn enter(&mut self, stage: Stage) -> Stage {

@@ -23,6 +23,9 @@ impl State {
             (_, true) => Outcome::Stale,
             (_, false) => Outcome::Sent,
         };
+        if fails && matches!(settle.settlement, Settlement::Retry { .. } | Settlement::Release) {
+            self.model.leaves(delivery);
+        }
         let word = match (&settle.settlement, outcome) {
             (Settlement::Ack, _) => "ack",
             (Settlement::Reject(_), _) => "reject",
