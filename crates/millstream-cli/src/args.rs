@@ -20,6 +20,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Runs the pipelines of a file until SIGTERM or SIGINT, then drains them; a second signal releases at once.
     ///
+    /// SIGHUP reads the file again and takes over what has changed in it.
+    ///
     /// Status 0: drained. 1: a pipeline gave up, or messages were left at the deadline. 2: the file is wrong.
     Run(Run),
     /// Says all that is wrong with a file; connects to nothing unless asked to.

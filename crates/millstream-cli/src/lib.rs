@@ -6,7 +6,7 @@
 //!
 //! | command | does | exit |
 //! |---|---|---|
-//! | `run FILE` | runs until SIGTERM or SIGINT, then drains; a second signal releases at once | 0 drained, 1 a pipeline gave up or messages were left at the deadline, 2 bad configuration |
+//! | `run FILE` | runs until SIGTERM or SIGINT, then drains; a second signal releases at once; SIGHUP takes over what has changed in the file | 0 drained, 1 a pipeline gave up or messages were left at the deadline, 2 bad configuration |
 //! | `check FILE` | says all that is wrong with a file; connects to nothing, unless `--connect` has it compared with its brokers | 0, 2 |
 //! | `schema` | the JSON Schema of a file, for editors | 0 |
 //! | `publish FILE --pipeline NAME` | standard input to where the pipeline's source reads | 0, 1, 2 bad configuration |
@@ -27,6 +27,7 @@ mod pace;
 mod program;
 mod progress;
 mod publish;
+mod reload;
 mod run;
 mod screen;
 mod sender;

@@ -13,15 +13,25 @@ use crate::{log, screen};
 
 /// The configuration; `None` after what is wrong with it was written to standard error.
 pub(crate) fn load(path: &Path, registry: &Registry) -> Option<Config> {
-    let shown = match Config::load(path, registry) {
-        Ok(config) => match log::check(&config.host.log) {
-            Ok(()) => return Some(config),
-            Err(cause) => format!("{}: `log` of [host] is not understood: {cause}\n", path.display()),
-        },
-        Err(errors) => shown(&errors),
-    };
-    say(&shown);
-    None
+    match read(path, registry, shown) {
+        Ok(config) => Some(config),
+        Err(shown) => {
+            say(&shown);
+            None
+        }
+    }
+}
+
+/// The configuration, or what is wrong with it, for a log.
+pub(crate) fn reload(path: &Path, registry: &Registry) -> Result<Config, String> {
+    read(path, registry, ToString::to_string)
+}
+
+fn read(path: &Path, registry: &Registry, show: impl Fn(&Diagnostics) -> String) -> Result<Config, String> {
+    let config = Config::load(path, registry).map_err(|errors| show(&errors))?;
+    log::check(&config.host.log)
+        .map_err(|cause| format!("{}: `log` of [host] is not understood: {cause}\n", path.display()))?;
+    Ok(config)
 }
 
 /// Writes what there is to say of a file to standard error.

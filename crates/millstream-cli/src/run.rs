@@ -1,6 +1,7 @@
 //! `run`: a host from its start to its end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use tracing::{error, info, warn};
 use crate::args::Run;
 use crate::load::load;
 use crate::program::{BAD_CONFIG, runtime};
-use crate::signals::Signals;
+use crate::reload::{Reloader, tell_left};
+use crate::signals::{Signal, Signals};
 use crate::{log, screen, status, summary};
 
 pub(crate) fn run(args: &Run, registry: &Registry) -> anyhow::Result<ExitCode> {
@@ -23,7 +25,7 @@ pub(crate) fn run(args: &Run, registry: &Registry) -> anyhow::Result<ExitCode> {
     log::start(&config.host)?;
     let runtime = runtime()?;
     let until_idle = args.until_idle.map(Duration::from);
-    let ended = runtime.block_on(serve(config, until_idle));
+    let ended = runtime.block_on(serve(&args.file, registry, config, until_idle));
     // A handler that blocks its thread must not keep the process.
     runtime.shutdown_background();
     Ok(match ended? {
@@ -33,15 +35,23 @@ pub(crate) fn run(args: &Run, registry: &Registry) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the pipelines until they shall end; whether all is well then.
-async fn serve(config: Config, until_idle: Option<Duration>) -> anyhow::Result<bool> {
+async fn serve(
+    file: &Path,
+    registry: &Registry,
+    config: Config,
+    until_idle: Option<Duration>,
+) -> anyhow::Result<bool> {
     // Before the first message is taken: from now on a signal drains.
-    let mut signals = Signals::listen()?;
-    let timeout = config.host.shutdown_timeout;
+    let mut signals = Signals::listen()?.and_reload()?;
     let listener = match config.host.listen {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let host = Host::start(config.pipelines.into_iter().map(|pipeline| pipeline.spec))?;
+    let specs = config.pipelines.iter().map(|pipeline| pipeline.spec.clone());
+    let host = Host::start(specs)?;
+    let mut reloader = Reloader::new(file, registry, host.clone(), &config);
+    // A connector that runs no more shall keep nothing open.
+    drop(config);
     let answers = async {
         match listener {
             // Through the drain, to its end.
@@ -57,8 +67,8 @@ async fn serve(config: Config, until_idle: Option<Duration>) -> anyhow::Result<b
         }
     };
     let work = async {
-        until_over(&host, &mut signals, until_idle).await;
-        drain(&host, &mut signals, timeout).await
+        until_over(&host, &mut signals, &mut reloader, until_idle).await;
+        drain(&host, &mut signals, reloader.shutdown_timeout()).await
     };
     Ok(tokio::select! {
         biased;
@@ -77,19 +87,38 @@ async fn listen(address: SocketAddr) -> anyhow::Result<Listener> {
     Ok(listener)
 }
 
-/// Waits for a signal, for all pipelines to be idle that long, or for the host to have ended by itself.
-async fn until_over(host: &Host, signals: &mut Signals, until_idle: Option<Duration>) {
-    let idle = async {
-        match until_idle {
-            Some(quiet) => host.idle(quiet).await,
-            None => std::future::pending().await,
+/// Waits for a signal to end, for all pipelines to be idle that long, or for the host to have ended by itself; takes over
+/// what has changed in the file whenever a signal says so.
+async fn until_over(
+    host: &Host,
+    signals: &mut Signals,
+    reloader: &mut Reloader<'_>,
+    until_idle: Option<Duration>,
+) {
+    loop {
+        let idle = async {
+            match until_idle {
+                Some(quiet) => host.idle(quiet).await,
+                None => std::future::pending().await,
+            }
+        };
+        let signal = tokio::select! {
+            biased;
+            signal = signals.next() => signal,
+            () = host.ended() => return,
+            () = idle => return info!("idle: draining"),
+        };
+        let ends = match signal {
+            Signal::End(name) => Some(name),
+            Signal::Reload => tokio::select! {
+                biased;
+                name = signals.end() => Some(name),
+                () = reloader.reload() => None,
+            },
+        };
+        if let Some(name) = ends {
+            return info!("{name}: draining; another one releases at once");
         }
-    };
-    tokio::select! {
-        biased;
-        signal = signals.next() => info!("{signal}: draining; another one releases at once"),
-        () = host.ended() => {}
-        () = idle => info!("idle: draining"),
     }
 }
 
@@ -99,7 +128,7 @@ async fn drain(host: &Host, signals: &mut Signals, timeout: Duration) -> bool {
     let reports = tokio::select! {
         biased;
         reports = &mut drain => reports,
-        signal = signals.next() => {
+        signal = signals.end() => {
             warn!("{signal}: releasing what is in flight");
             host.release_now();
             drain.await
@@ -107,10 +136,8 @@ async fn drain(host: &Host, signals: &mut Signals, timeout: Duration) -> bool {
     };
     let mut well = true;
     for (name, report) in &reports {
-        if report.left > 0 {
-            error!(pipeline = %name, left = report.left, "messages were left at the deadline");
-            well = false;
-        }
+        tell_left(name, report);
+        well &= report.left == 0;
     }
     for pipeline in host.pipelines() {
         if let Condition::GaveUp(cause) = pipeline.status().condition {

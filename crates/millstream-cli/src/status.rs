@@ -1,5 +1,7 @@
 //! What a person sees while a host runs: a line for each pipeline at the bottom of the terminal.
 
+use std::collections::BTreeMap;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use millstream_core::rt::{self, Duration};
 use millstream_core::{Host, Status};
@@ -17,13 +19,15 @@ const OVER: Duration = Duration::from_secs(3);
 /// # Cancel safety
 /// Cancel safe.
 pub(crate) async fn show(host: &Host) {
-    let width = host.pipelines().map(|pipeline| pipeline.name().len()).max();
-    let mut bars: Vec<_> = host
-        .pipelines()
-        .map(|pipeline| (pipeline, Bar::new(), Pace::over(OVER)))
-        .collect();
+    let mut bars = BTreeMap::new();
     loop {
-        for (pipeline, Bar(bar), pace) in &mut bars {
+        let pipelines: Vec<_> = host.pipelines().collect();
+        let width = pipelines.iter().map(|pipeline| pipeline.name().len()).max();
+        bars.retain(|name: &String, _| pipelines.iter().any(|pipeline| pipeline.name() == name));
+        for pipeline in &pipelines {
+            let (Bar(bar), pace) = bars
+                .entry(pipeline.name().to_owned())
+                .or_insert_with(|| (Bar::new(), Pace::over(OVER)));
             let status = pipeline.status();
             let rate = pace.at(rt::now(), done(&status.counts));
             bar.set_message(line(pipeline.name(), width.unwrap_or_default(), rate, &status));
@@ -72,7 +76,6 @@ mod tests {
     #[test]
     fn a_line_says_rate_load_counts_and_condition() {
         let status = Status {
-            stalled: None,
             condition: Condition::Degraded("connection refused".to_owned()),
             counts: Counts {
                 acked: 1_234_567,
@@ -93,6 +96,7 @@ mod tests {
             breaker: None,
             depth: None,
             halted: 0,
+            stalled: None,
         };
         assert_eq!(
             line("orders", 8, 5_432.4, &status),

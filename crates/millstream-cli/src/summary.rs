@@ -1,5 +1,7 @@
 //! What a log tells while a host runs: a line for each pipeline from time to time.
 
+use std::collections::BTreeMap;
+
 use millstream_core::rt::{self, Duration};
 use millstream_core::{Host, Status};
 use tracing::info;
@@ -14,20 +16,18 @@ const EVERY: Duration = Duration::from_secs(10);
 /// # Cancel safety
 /// Cancel safe.
 pub(crate) async fn log(host: &Host) {
-    let mut pipelines: Vec<_> = host
-        .pipelines()
-        .map(|pipeline| {
-            let (mut pace, status) = (Pace::over(EVERY), pipeline.status());
-            pace.at(rt::now(), done(&status.counts));
-            (pipeline, pace, status)
-        })
-        .collect();
+    let mut known = BTreeMap::new();
+    let mut now: Vec<_> = host.pipelines().collect();
     loop {
-        rt::sleep(EVERY).await;
-        for (pipeline, pace, last) in &mut pipelines {
+        // Those that are gone are forgotten, and a new one is first seen here.
+        let mut before = std::mem::take(&mut known);
+        for pipeline in &now {
             let status = pipeline.status();
+            let seen = before.remove(pipeline.name());
+            let is_new = seen.is_none();
+            let (mut pace, last) = seen.unwrap_or_else(|| (Pace::over(EVERY), status.clone()));
             let rate = pace.at(rt::now(), done(&status.counts));
-            if news(last, &status) {
+            if !is_new && news(&last, &status) {
                 info!(
                     pipeline = pipeline.name(),
                     per_second = rate.round() as u64,
@@ -38,8 +38,10 @@ pub(crate) async fn log(host: &Host) {
                     "summary"
                 );
             }
-            *last = status;
+            known.insert(pipeline.name().to_owned(), (pace, status));
         }
+        rt::sleep(EVERY).await;
+        now = host.pipelines().collect();
     }
 }
 

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use crate::decode::decode;
 use crate::diagnostic::Diagnostics;
 use crate::fields::Fields;
+use crate::fixed::Fixed;
 use crate::interpolate::{Environment, interpolate};
 use crate::mask;
 use crate::pipeline::pipeline;
@@ -74,6 +75,8 @@ pub struct PipelineConfig {
     pub spec: PipelineSpec,
     /// Writes to where the pipeline's source reads; `None` where its connector has no such thing.
     pub publish_to: Option<SharedSinkConnector>,
+    /// What of its table holds until it is started again, to compare with another reading of the file.
+    pub fixed: Fixed,
 }
 
 impl Config {

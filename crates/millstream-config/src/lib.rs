@@ -48,6 +48,7 @@ mod elsewhere;
 mod erased;
 mod explain;
 mod fields;
+mod fixed;
 mod interpolate;
 mod invalid;
 mod kind;
@@ -71,6 +72,7 @@ mod written;
 
 pub use config::{Config, HostSpec, LogFormat, PipelineConfig};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use fixed::Fixed;
 pub use interpolate::Environment;
 pub use invalid::Invalid;
 pub use kind::{

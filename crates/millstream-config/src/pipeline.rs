@@ -13,6 +13,7 @@ use crate::batchers::Batchers;
 use crate::config::PipelineConfig;
 use crate::decode::decode;
 use crate::fields::Fields;
+use crate::fixed::Fixed;
 use crate::kind::{HandlerContext, SinkContext, SourceContext};
 use crate::order_by::OrderByName;
 use crate::parts;
@@ -48,6 +49,7 @@ pub(crate) fn pipeline(
     name: &str,
     mut table: Table<'_>,
 ) -> Option<PipelineConfig> {
+    let fixed = Fixed::of(&table.entries);
     let mut parts = set_apart(&mut table);
     let ordering = ordering(report, &mut table);
     let limits = limits(report, &mut parts);
@@ -104,7 +106,11 @@ pub(crate) fn pipeline(
         sequence: sequence?,
         ..PipelineSpec::new(name, source, flow?)
     };
-    Some(PipelineConfig { spec, publish_to })
+    Some(PipelineConfig {
+        spec,
+        publish_to,
+        fixed,
+    })
 }
 
 /// A part of the pipeline with its table, or its default where the file has none.

@@ -244,7 +244,7 @@ impl EngineCalls for Detached {
     }
 
     fn wants_ids(&self) -> bool {
-        true
+        false
     }
 
     fn halted(&self, at: &[String]) {

@@ -1,17 +1,20 @@
 //! Many pipelines by name in one process: [`Host`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::dedup::{IdBy, Ids};
-use crate::engine::{BreakerState, Counts, DrainReport, End, Hub, Order, Stall, Supervisor};
+use crate::engine::{
+    BreakerState, Change, Counts, DrainReport, End, Hub, Order, Stall, Supervisor, take_over,
+};
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
@@ -21,7 +24,7 @@ use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RateLimit, Retr
 ///
 /// It runs in the tokio runtime in which it is started. Dropping it stops nothing: [`drain`](Self::drain) it.
 #[derive(Clone, Debug)]
-pub struct Host(Arc<BTreeMap<Arc<str>, Pipeline>>);
+pub struct Host(Arc<RwLock<BTreeMap<Arc<str>, Pipeline>>>);
 
 /// Why a host, or a pipeline, did not start.
 #[derive(Debug, Error)]
@@ -47,6 +50,16 @@ pub enum StartError {
     Running(String),
 }
 
+impl PipelineSpec {
+    /// Whether its parts fit each other, as a start finds out first.
+    ///
+    /// # Errors
+    /// [`StartError::Pipeline`] says what does not.
+    pub fn check(&self) -> Result<(), StartError> {
+        prepare(self).map(drop)
+    }
+}
+
 impl Host {
     /// Starts these pipelines in the current tokio runtime.
     ///
@@ -67,22 +80,51 @@ impl Host {
         }
         let prepared: Vec<_> = pipelines
             .values()
-            .map(Pipeline::prepare)
+            .map(|pipeline| prepare(&pipeline.0.spec.read()))
             .collect::<Result<_, _>>()?;
         for (pipeline, prepared) in pipelines.values().zip(prepared) {
             pipeline.launch(&mut pipeline.0.state.lock(), prepared);
         }
-        Ok(Self(Arc::new(pipelines)))
+        Ok(Self(Arc::new(RwLock::new(pipelines))))
     }
 
     /// The pipeline of this name.
-    pub fn pipeline(&self, name: &str) -> Option<&Pipeline> {
-        self.0.get(name)
+    pub fn pipeline(&self, name: &str) -> Option<Pipeline> {
+        self.0.read().get(name).cloned()
     }
 
-    /// All pipelines, by name.
-    pub fn pipelines(&self) -> impl Iterator<Item = &Pipeline> {
-        self.0.values()
+    /// All pipelines that there are now, by name.
+    pub fn pipelines(&self) -> impl Iterator<Item = Pipeline> + use<> {
+        let pipelines: Vec<_> = self.0.read().values().cloned().collect();
+        pipelines.into_iter()
+    }
+
+    /// Starts one more pipeline.
+    ///
+    /// # Errors
+    /// See [`StartError`]; it has not been started then.
+    pub fn add(&self, spec: PipelineSpec) -> Result<Pipeline, StartError> {
+        let prepared = prepare(&spec)?;
+        let name = Arc::clone(&spec.name);
+        let pipeline = Pipeline::new(spec);
+        let mut pipelines = self.0.write();
+        match pipelines.entry(name) {
+            Entry::Occupied(other) => Err(StartError::SameName(other.key().to_string())),
+            Entry::Vacant(free) => {
+                pipeline.launch(&mut pipeline.0.state.lock(), prepared);
+                Ok(free.insert(pipeline).clone())
+            }
+        }
+    }
+
+    /// Drains this pipeline within this time (P6), and knows it no more then. `None` where there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the drain goes on, and the pipeline stays known.
+    pub async fn remove(&self, name: &str, within: Duration) -> Option<DrainReport> {
+        let report = self.pipeline(name)?.drain(within).await;
+        self.0.write().remove(name);
+        Some(report)
     }
 
     /// Drains all pipelines at once, within this time in all (P6).
@@ -125,7 +167,7 @@ impl Host {
                 .map(|change| change.borrow_and_update().clone())
                 .collect();
             let fatal = self.pipelines().zip(&ends).any(|(pipeline, end)| {
-                pipeline.0.spec.supervisor.on_give_up == OnGiveUp::Exit
+                pipeline.0.spec.read().supervisor.on_give_up == OnGiveUp::Exit
                     && end.as_ref().is_some_and(|end| end.gave_up.is_some())
             });
             if fatal || ends.iter().all(Option::is_some) {
@@ -170,7 +212,8 @@ pub struct Pipeline(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     name: Arc<str>,
-    spec: PipelineSpec,
+    /// What it is started with next; of the run that is under way, what may change holds already.
+    spec: RwLock<PipelineSpec>,
     state: Mutex<Current>,
 }
 
@@ -203,6 +246,92 @@ impl Drop for Ending {
     }
 }
 
+/// Whether the parts of a pipeline fit.
+fn fits(spec: &PipelineSpec) -> Result<(), StartError> {
+    let error = |cause: String| StartError::Pipeline {
+        pipeline: spec.name.to_string(),
+        cause,
+    };
+    let steps = spec.flow.steps();
+    for (index, step) in steps.iter().enumerate() {
+        if Step::RESERVED.contains(&&*step.name) {
+            return Err(error(format!(
+                "a batcher cannot be named `{}`: another stage is",
+                step.name
+            )));
+        }
+        if steps.iter().skip(index + 1).any(|other| other.name == step.name) {
+            return Err(error(format!("its flow has two batchers `{}`", step.name)));
+        }
+    }
+    for name in spec.batchers.keys() {
+        if !steps.iter().any(|step| step.name == *name) {
+            return Err(error(format!("its flow has no batcher `{name}`")));
+        }
+    }
+    if matches!(spec.dead_letter, crate::DeadLetter::Source) && !spec.source.capabilities().keeps_rejected {
+        return Err(error(
+            "its source keeps no rejected messages: name a dead letter".to_owned(),
+        ));
+    }
+    if matches!(spec.dead_letter, crate::DeadLetter::Halt) && !spec.source.capabilities().halts {
+        return Err(error(
+            "its source cannot stop at a message: name a dead letter, or discard".to_owned(),
+        ));
+    }
+    if spec.retry.strategy == RetryStrategy::Redeliver {
+        let capabilities = spec.source.capabilities();
+        if !capabilities.delay && spec.source.retry_sink().is_none() {
+            return Err(error(
+                "its source cannot hold a message back: retry in place".to_owned(),
+            ));
+        }
+        if spec.ordering.is_ordered() && !capabilities.orders_keys {
+            return Err(error("redelivery breaks the order: retry in place".to_owned()));
+        }
+    }
+    if spec
+        .deduplicate
+        .as_ref()
+        .is_some_and(|deduplicate| matches!(deduplicate.by, IdBy::Source))
+        && spec.source.capabilities().ids == Ids::None
+    {
+        return Err(error(
+            "its source gives messages no id: deduplicate by a header or a value in the payload".to_owned(),
+        ));
+    }
+    if spec.deduplicate.is_some() && spec.source.capabilities().transacts {
+        return Err(error(
+            "its source settles in transactions: what is undone with one would count as done".to_owned(),
+        ));
+    }
+    if let Some(sequence) = &spec.sequence {
+        if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
+            return Err(error(
+                "a sequence is of a key's messages: order by key".to_owned(),
+            ));
+        }
+        if sequence.held >= spec.limits.in_flight {
+            return Err(error(
+                "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a pipeline runs on, if its parts fit.
+fn prepare(spec: &PipelineSpec) -> Result<Prepared, StartError> {
+    fits(spec)?;
+    let hub = Arc::new(Hub::new(spec.clone()));
+    let machine = spec.flow.build(&hub).map_err(|cause| StartError::Pipeline {
+        pipeline: spec.name.to_string(),
+        cause,
+    })?;
+    let _ = hub.batchers.set(machine.batchers.clone());
+    Ok((hub, machine))
+}
+
 impl Pipeline {
     fn new(spec: PipelineSpec) -> Self {
         let hub = Arc::new(Hub::new(spec.clone()));
@@ -213,95 +342,16 @@ impl Pipeline {
         };
         Self(Arc::new(Inner {
             name: Arc::clone(&spec.name),
-            spec,
+            spec: RwLock::new(spec),
             state: Mutex::new(state),
         }))
-    }
-
-    fn prepare(&self) -> Result<Prepared, StartError> {
-        let spec = &self.0.spec;
-        let error = |cause: String| StartError::Pipeline {
-            pipeline: spec.name.to_string(),
-            cause,
-        };
-        let steps = spec.flow.steps();
-        for (index, step) in steps.iter().enumerate() {
-            if Step::RESERVED.contains(&&*step.name) {
-                return Err(error(format!(
-                    "a batcher cannot be named `{}`: another stage is",
-                    step.name
-                )));
-            }
-            if steps.iter().skip(index + 1).any(|other| other.name == step.name) {
-                return Err(error(format!("its flow has two batchers `{}`", step.name)));
-            }
-        }
-        for name in spec.batchers.keys() {
-            if !steps.iter().any(|step| step.name == *name) {
-                return Err(error(format!("its flow has no batcher `{name}`")));
-            }
-        }
-        if matches!(spec.dead_letter, crate::DeadLetter::Source) && !spec.source.capabilities().keeps_rejected
-        {
-            return Err(error(
-                "its source keeps no rejected messages: name a dead letter".to_owned(),
-            ));
-        }
-        if matches!(spec.dead_letter, crate::DeadLetter::Halt) && !spec.source.capabilities().halts {
-            return Err(error(
-                "its source cannot stop at a message: name a dead letter, or discard".to_owned(),
-            ));
-        }
-        if spec.retry.strategy == RetryStrategy::Redeliver {
-            let capabilities = spec.source.capabilities();
-            if !capabilities.delay && spec.source.retry_sink().is_none() {
-                return Err(error(
-                    "its source cannot hold a message back: retry in place".to_owned(),
-                ));
-            }
-            if spec.ordering.is_ordered() && !capabilities.orders_keys {
-                return Err(error("redelivery breaks the order: retry in place".to_owned()));
-            }
-        }
-        if spec
-            .deduplicate
-            .as_ref()
-            .is_some_and(|deduplicate| matches!(deduplicate.by, IdBy::Source))
-            && spec.source.capabilities().ids == Ids::None
-        {
-            return Err(error(
-                "its source gives messages no id: deduplicate by a header or a value in the payload"
-                    .to_owned(),
-            ));
-        }
-        if spec.deduplicate.is_some() && spec.source.capabilities().transacts {
-            return Err(error(
-                "its source settles in transactions: what is undone with one would count as done".to_owned(),
-            ));
-        }
-        if let Some(sequence) = &spec.sequence {
-            if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
-                return Err(error(
-                    "a sequence is of a key's messages: order by key".to_owned(),
-                ));
-            }
-            if sequence.held >= spec.limits.in_flight {
-                return Err(error(
-                    "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
-                ));
-            }
-        }
-        let hub = Arc::new(Hub::new(spec.clone()));
-        let machine = spec.flow.build(&hub).map_err(error)?;
-        let _ = hub.batchers.set(machine.batchers.clone());
-        Ok((hub, machine))
     }
 
     fn launch(&self, current: &mut Current, (hub, machine): Prepared) {
         let orders = watch::Sender::new(None);
         let end = watch::Sender::new(None);
         let supervisor = Supervisor::new(Arc::clone(&hub), machine, orders.subscribe());
-        let flow = self.0.spec.flow.clone();
+        let flow = self.0.spec.read().flow.clone();
         let mut ending = Ending {
             end: end.clone(),
             how: None,
@@ -358,13 +408,60 @@ impl Pipeline {
     /// # Errors
     /// [`StartError::Running`] while it has not.
     pub fn start(&self) -> Result<(), StartError> {
-        let prepared = self.prepare()?;
+        let prepared = prepare(&self.0.spec.read())?;
         let mut state = self.0.state.lock();
         if state.end.borrow().is_none() {
             return Err(StartError::Running(self.name().to_owned()));
         }
         self.launch(&mut state, prepared);
         Ok(())
+    }
+
+    /// Takes over from this spec all that may change while the pipeline runs, at once, and says what is different: limits;
+    /// `concurrency`, `max_demand` and `timeout` of the processor; all of the batchers but their sinks; the schedule of
+    /// retries; rate limit; breaker; and the supervisor's settings. Nothing in flight is lost over it: limits that are
+    /// lower than what is there let it go on and fetch nothing meanwhile, and workers that are too many end with their
+    /// message.
+    ///
+    /// The rest of the spec is not looked at: name, ordering, source, flow, sinks, dead letter and the strategy of retries,
+    /// for which there is [`restart`](Self::restart). A pipeline that has ended starts with the changes.
+    ///
+    /// # Errors
+    /// [`StartError::Pipeline`] where the settings do not fit the flow; nothing has changed then.
+    pub fn apply(&self, spec: &PipelineSpec) -> Result<Vec<Change>, StartError> {
+        let state = self.0.state.lock();
+        let mut kept = self.0.spec.write();
+        let mut next = kept.clone();
+        let changes = take_over(&mut next, spec);
+        fits(&next)?;
+        if !changes.is_empty() {
+            state.hub.apply(&next);
+            *kept = next;
+        }
+        Ok(changes)
+    }
+
+    /// Drains it within this time (P6) and starts it again with this spec, under the name that it has.
+    ///
+    /// # Errors
+    /// See [`StartError`]; where the parts of the spec do not fit, the pipeline runs on as it is.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the drain goes on, and the pipeline is not started again.
+    pub async fn restart(&self, spec: PipelineSpec, within: Duration) -> Result<DrainReport, StartError> {
+        let spec = PipelineSpec {
+            name: Arc::clone(&self.0.name),
+            ..spec
+        };
+        let prepared = prepare(&spec)?;
+        let report = self.drain(within).await;
+        let mut state = self.0.state.lock();
+        if state.end.borrow().is_none() {
+            return Err(StartError::Running(self.name().to_owned()));
+        }
+        *self.0.spec.write() = spec;
+        self.launch(&mut state, prepared);
+        Ok(report)
     }
 
     /// Stops fetching; what is in flight goes on.

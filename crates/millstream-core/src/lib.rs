@@ -20,10 +20,15 @@ mod letters;
 mod measures;
 pub mod memory;
 mod message;
+mod mutants;
 mod partition;
 mod processor;
 pub mod rt;
 mod settlement;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+#[cfg(not(feature = "simulation"))]
+mod simulation;
 mod sink_handler;
 mod spec;
 mod ticket;
@@ -40,7 +45,7 @@ pub use dedup::{
     DedupError, DedupStore, DeduplicateSpec, IdBy, Ids, MemoryStore, OnStoreFailure, SharedDedupStore,
 };
 pub use dependency::Dependency;
-pub use engine::{BreakerState, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
 pub use handle::{Detached, Drained, EngineHandle};

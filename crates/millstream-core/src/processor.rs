@@ -15,6 +15,7 @@ use crate::engine::Hub;
 use crate::failure::Failure;
 use crate::message::{Headers, Message};
 use crate::settlement::Settlement;
+use crate::simulation::{Seen, see};
 use crate::ticket::Ticket;
 
 /// The user's code for one message at a time.
@@ -152,6 +153,7 @@ impl Context<'_> {
     /// later is counted and logged, and not retried. Only the first call counts.
     pub fn settle_now(&mut self, settlement: Settlement) {
         if !self.settled.swap(true, Ordering::Relaxed) {
+            see(Seen::SettledNow(self.ticket));
             self.hub.settle_now(self.ticket, settlement);
         }
     }

@@ -6,8 +6,9 @@
 use std::any::Any;
 use std::future::Future;
 
-use rustc_hash::FxHashMap;
 use tokio::task::{self, AbortHandle, JoinHandle, JoinSet};
+
+use crate::simulation::at_leisure;
 
 pub use tokio::time::{Duration, Instant, Sleep};
 
@@ -39,7 +40,7 @@ pub fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    tokio::spawn(task)
+    tokio::spawn(at_leisure(task))
 }
 
 /// A number from zero up to, and without, one.
@@ -54,7 +55,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Tasks<N, T> {
     set: JoinSet<T>,
-    names: FxHashMap<task::Id, (N, AbortHandle)>,
+    /// In the order in which they were started.
+    names: Vec<(task::Id, N, AbortHandle)>,
 }
 
 /// How a task died.
@@ -70,7 +72,7 @@ impl<N, T> Default for Tasks<N, T> {
     fn default() -> Self {
         Self {
             set: JoinSet::new(),
-            names: FxHashMap::default(),
+            names: Vec::new(),
         }
     }
 }
@@ -78,8 +80,8 @@ impl<N, T> Default for Tasks<N, T> {
 impl<N: Copy, T: Send + 'static> Tasks<N, T> {
     /// Starts a task.
     pub fn spawn(&mut self, name: N, task: impl Future<Output = T> + Send + 'static) {
-        let abort = self.set.spawn(task);
-        self.names.insert(abort.id(), (name, abort));
+        let abort = self.set.spawn(at_leisure(task));
+        self.names.push((abort.id(), name, abort));
     }
 
     /// Whether there are none.
@@ -104,7 +106,8 @@ impl<N: Copy, T: Send + 'static> Tasks<N, T> {
                 ),
                 None => std::future::pending().await,
             };
-            if let Some((name, _)) = self.names.remove(&id) {
+            if let Some(index) = self.names.iter().position(|(known, ..)| *known == id) {
+                let (_, name, _) = self.names.remove(index);
                 return (name, result);
             }
         }
@@ -113,7 +116,7 @@ impl<N: Copy, T: Send + 'static> Tasks<N, T> {
     /// Aborts those that `which` picks, and waits a little until they are gone.
     pub async fn kill(&mut self, which: impl Fn(N) -> bool) {
         let mut gone = Vec::new();
-        self.names.retain(|_, (name, abort)| {
+        self.names.retain(|(_, name, abort)| {
             let hit = which(*name);
             if hit {
                 abort.abort();
@@ -138,8 +141,8 @@ impl<N: Copy, T: Send + 'static> Tasks<N, T> {
         loop {
             let waits = self
                 .names
-                .values()
-                .any(|(name, abort)| which(*name) && !abort.is_finished());
+                .iter()
+                .any(|(_, name, abort)| which(*name) && !abort.is_finished());
             if !waits {
                 until = patience;
             }

@@ -80,7 +80,7 @@ impl TopicLetters {
         for partition in topic.map_or(&[][..], |topic| topic.partitions()) {
             asked.add_partition(&self.topic, partition.id());
         }
-        let committed = match consumer.committed_offsets(asked.clone(), REACH) {
+        let committed = match patiently(|| consumer.committed_offsets(asked.clone(), REACH)) {
             Ok(committed) => committed,
             // Who may only read the topic may look.
             Err(error)
@@ -300,10 +300,33 @@ impl Open {
             }
             self.consumer.commit(&list, CommitMode::Sync)
         };
-        commit().map_err(|error: KafkaError| {
+        patiently(commit).map_err(|error: KafkaError| {
             LetterError(format!("what was replayed cannot be committed: {error}"))
         })
     }
+}
+
+/// Asks the group's coordinator again while there is none: brokers look for one when a group is first asked about, and
+/// when one of them goes.
+fn patiently<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let until = rt::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(error) if is_of_coordinator(&error) && rt::now() < until => std::thread::sleep(POLL),
+            answer => return answer,
+        }
+    }
+}
+
+fn is_of_coordinator(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
 }
 
 /// Whether librdkafka deals with it by itself.
@@ -423,7 +446,31 @@ async fn delete(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn a_coordinator_that_is_looked_for_is_waited_for() {
+        let asked = Cell::new(0);
+        let answer = patiently(|| {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::NotCoordinator)),
+                2 => Err(KafkaError::ConsumerCommit(
+                    RDKafkaErrorCode::CoordinatorLoadInProgress,
+                )),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!((answer, asked.get()), (Ok(()), 3));
+        let refused = patiently(|| -> Result<(), _> {
+            Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::GroupAuthorizationFailed,
+            ))
+        });
+        assert!(refused.is_err());
+    }
 
     fn partition(end: u64, committed: Offset, metadata: &str) -> Partition {
         Partition::new(0, end, committed, metadata)

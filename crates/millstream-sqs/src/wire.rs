@@ -303,6 +303,15 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_message_is_not_sent_with_a_copy_of_it() {
+        let outgoing = Outgoing::new("a")
+            .with_header(MESSAGE_ID, "of another")
+            .with_header("kept", "yes");
+        let headers = through(&outgoing, false).headers;
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("kept", "yes")]);
+    }
+
+    #[test]
     fn payloads_and_keys_of_any_bytes_arrive_as_they_were() {
         let long = "k".repeat(LONGEST_GROUP + 1);
         let keys: [Option<&[u8]>; 8] = [

@@ -74,3 +74,4 @@
 //! One case alone, while you work on what it has found: [`conformance::run_one`].
 
 pub mod conformance;
+pub mod simulation;

@@ -7,12 +7,13 @@
 )]
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::Host;
 use millstream::cli::MemoryKind;
 use millstream::prelude::*;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -79,7 +80,7 @@ struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -93,16 +94,20 @@ async fn metrics(host: &Host) -> String {
         .await
         .unwrap();
     let address = listener.address();
-    let serving = tokio::spawn(listener.serve(host.clone()));
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    serving.abort();
-    answer
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    tokio::select! {
+        () = listener.serve(host.clone()) => panic!("the listener has ended"),
+        answer = asked => answer,
+    }
 }
 
 #[tokio::test]
@@ -149,7 +154,7 @@ async fn no_payload_gets_into_logs_metrics_or_errors() {
 
     assert!(metrics.contains("millstream_"), "{metrics}");
     assert!(!metrics.contains(MARK), "{metrics}");
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
     assert!(log.contains("message given up"), "{log}");
     let leaks: Vec<_> = log.lines().filter(|line| line.contains(MARK)).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");

@@ -115,7 +115,7 @@ impl Run<'_> {
             // What is sent is removed before it ends.
             tokio::select! {
                 biased;
-                signal = signals.next() => return Err(anyhow!(signal)),
+                signal = signals.end() => return Err(anyhow!(signal)),
                 () = rt::sleep_until(self.due()) => {}
             }
         }

@@ -71,7 +71,7 @@ async fn publish_all(target: SharedSinkConnector, pattern: Pattern) -> anyhow::R
     loop {
         let chunk = tokio::select! {
             biased;
-            signal = signals.next() => {
+            signal = signals.end() => {
                 drop(progress);
                 bail!("{signal}; {} published before it", messages(sender.confirmed()));
             }

@@ -1,5 +1,11 @@
 //! `dead-letter` over the stores that need no broker.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeMap;
 
 use millstream_core::{Headers, Outgoing};

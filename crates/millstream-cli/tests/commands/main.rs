@@ -9,6 +9,7 @@ mod listen;
 mod pages;
 mod publish;
 mod rabbitmq;
+mod reload;
 mod repeats;
 mod run;
 mod sqlite;

@@ -15,7 +15,7 @@ use super::bisect::Split;
 use super::breaker::Runs;
 use super::envelope::{Alone, Envelope};
 use super::fate::{Fault, Next};
-use super::guard::caught;
+use super::guard::{caught, put_away};
 use super::hub::Hub;
 use super::shard::{Closed, Turn};
 use super::stage::{Failures, Stage};
@@ -24,16 +24,22 @@ use crate::failure::Failure;
 use crate::measures::Failed;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Reason, Settle, Settlement};
+use crate::simulation::{Ended, Seen, inside, see};
 
 pub(crate) async fn run<T: Send + 'static>(batcher: Arc<Batcher<T>>, hub: Arc<Hub>, worker: usize) {
     let shard = batcher.shard_of(worker);
-    let Some(work) = batcher.work.get(shard) else {
+    let Some(work) = batcher.work_of(shard) else {
         return;
     };
     loop {
         let mut told = pin!(work.notified());
         told.as_mut().enable();
-        match batcher.turn(&hub, worker) {
+        let Some(turn) = batcher.turn(&hub, worker) else {
+            // What it may have been told goes to another.
+            work.notify_one();
+            return;
+        };
+        match turn {
             Turn::Run(batch) => {
                 // While it runs it waits for nothing: what it would have been told goes to another worker.
                 told.set(work.notified());
@@ -64,7 +70,7 @@ enum Ran {
 }
 
 async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usize, closed: Closed<T>) {
-    let cancellation = batcher.cancellation(worker);
+    let (cancellation, timeout) = batcher.terms(worker);
     let Closed {
         key,
         items,
@@ -95,12 +101,15 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         },
         envelopes,
     };
+    if inside() {
+        let tickets: Vec<_> = running.envelopes.iter().map(|envelope| envelope.ticket).collect();
+        see(Seen::BatchBegan(running.number(), &tickets));
+    }
     let ran = {
         let mut future = pin!(caught(async { batcher.handler.handle(&mut running.batch).await }));
         match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             Poll::Ready(result) => result.into(),
             Poll::Pending => {
-                let timeout = batcher.spec.timeout;
                 tokio::select! {
                     biased;
                     result = &mut future => result.into(),
@@ -182,8 +191,37 @@ impl<T: Send + 'static> Running<'_, T> {
         self.hub.settling.add(settles);
     }
 
+    /// Which batcher of the flow this is.
+    fn number(&self) -> usize {
+        self.hub
+            .batcher(&self.batcher.batches.stage.name)
+            .unwrap_or(usize::MAX)
+    }
+
+    /// Shows a simulation how the run has ended for each message.
+    fn show(&self, ran: &Ran) {
+        let named = &self.batch.failures;
+        let fault = |index: usize| match named.iter().find(|(failed, _)| *failed == index) {
+            Some((_, failure)) => Some(failure.is_reject()),
+            None => ran.fault().map(|fault| fault.kind() == Failed::Rejected),
+        };
+        let ends = self.envelopes.iter().enumerate().map(|(index, envelope)| {
+            let ended = match (ran, fault(index)) {
+                (Ran::Cancelled, _) => Ended::Cancelled,
+                (_, None) => Ended::Done,
+                (_, Some(true)) => Ended::Rejected,
+                (_, Some(false)) => Ended::Failed,
+            };
+            (envelope.ticket, ended)
+        });
+        see(Seen::BatchEnded(self.number(), &ends.collect::<Vec<_>>()));
+    }
+
     /// Decides what comes of each message, and lets go of the batch.
     fn end(&mut self, ran: &Ran) {
+        if inside() {
+            self.show(ran);
+        }
         let mut envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
         let stage = &self.batcher.batches.stage;
@@ -223,12 +261,13 @@ impl<T: Send + 'static> Running<'_, T> {
         let mut items = (self.batch.items.len() == envelopes.len())
             .then(|| std::mem::take(&mut self.batch.items).into_iter());
         for envelope in envelopes {
-            let item = items.as_mut().and_then(Iterator::next);
+            let mut item = items.as_mut().and_then(Iterator::next);
             let fault = match named.next().flatten() {
                 Some(failure) => Some(Fault::Failure(failure)),
                 None => ran.fault(),
             };
-            verdict.decide(envelope, item, fault);
+            verdict.decide(envelope, &mut item, fault);
+            put_away(item);
         }
         let runs = self.runs(verdict.succeeded, verdict.failed);
         verdict.carry_out(self.batcher, self.worker, runs);
@@ -239,11 +278,11 @@ impl<T: Send + 'static> Running<'_, T> {
     /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
     /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
-        self.batcher.spec.bisect
-            && matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+        matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
             && ran
                 .fault()
                 .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
+            && self.batcher.bisects()
             && (messages > 1 || self.split.is_some())
             && self.batch.items.len() == messages
             && self.hub.breakers.is_closed()
@@ -354,10 +393,13 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn decide(&mut self, mut envelope: Envelope, item: Option<T>, fault: Option<Fault>) {
+    /// Takes the item where it comes again; the rest are the caller's to drop.
+    fn decide(&mut self, mut envelope: Envelope, item: &mut Option<T>, fault: Option<Fault>) {
         let Some(fault) = fault else {
             self.succeeded += 1;
-            if let (true, Some(item)) = (self.blocked.contains(&envelope.order), item) {
+            if self.blocked.contains(&envelope.order)
+                && let Some(item) = item.take()
+            {
                 envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
                 return self.again.push(envelope, item);
             }
@@ -397,7 +439,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
                 rt::now() + 2 * breaker.open_for
             }
         };
-        match item {
+        match item.take() {
             Some(item) => {
                 if envelope.order != 0 {
                     self.blocked.insert(envelope.order);

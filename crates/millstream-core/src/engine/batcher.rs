@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::bisect::Split;
 use super::envelope::{Alone, Envelope};
+use super::guard::put_away;
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
@@ -23,8 +24,9 @@ use super::stall::Named;
 use crate::batch::{ClosedBy, DynBatchHandler};
 use crate::connector::BoxFuture;
 use crate::failure::Failure;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
-use crate::spec::BatcherSpec;
+use crate::spec::{BatcherSpec, Limits};
 use crate::ticket::{Scope, Ticket};
 
 /// How long a batcher may be full, with no batch ending, before the others go on without it (P5).
@@ -76,10 +78,12 @@ pub(crate) trait AnyBatcher: Send + Sync {
     fn batches(&self) -> &Batches;
     /// Opens what the handler needs.
     fn start(&self) -> BoxFuture<'_, Result<(), Failure>>;
-    /// How many batch workers it has.
+    /// How many batch workers it is to have.
     fn concurrency(&self) -> usize;
     /// One batch worker.
     fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()>;
+    /// From now on these settings hold, but for the sink. What is open closes by them.
+    fn set(&self, hub: &Hub, spec: BatcherSpec, limits: Limits);
     /// How many messages it holds.
     fn held(&self) -> usize;
     /// Whether something in it should move now, for how long a run may take, and what is first.
@@ -118,6 +122,16 @@ impl fmt::Debug for dyn AnyBatcher {
     }
 }
 
+/// How many messages a batcher may hold before intake waits for it.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a usize"
+)]
+fn share(limits: Limits) -> usize {
+    ((limits.in_flight.get() as f64 * limits.per_batcher) as usize).max(1)
+}
+
 /// What of a batch that has run comes again.
 pub(crate) enum Again<T> {
     Never,
@@ -128,13 +142,12 @@ pub(crate) enum Again<T> {
 
 pub(crate) struct Batcher<T> {
     pub(crate) batches: Batches,
-    pub(crate) spec: BatcherSpec,
     pub(crate) handler: Arc<dyn DynBatchHandler<T>>,
     state: Mutex<State<T>>,
     held: AtomicUsize,
     /// One for each shard.
-    pub(crate) work: Vec<Notify>,
-    share: usize,
+    work: RwLock<Vec<Arc<Notify>>>,
+    share: AtomicUsize,
     ordered: bool,
     /// Whether the source can keep what a stuck batcher cannot take. Under an ordering nothing may be given back
     /// out of turn.
@@ -144,6 +157,8 @@ pub(crate) struct Batcher<T> {
 }
 
 pub(crate) struct State<T> {
+    spec: BatcherSpec,
+    /// Once there are several, there are never fewer: those beyond `spec.concurrency` get no new keys.
     pub(crate) shards: Vec<Shard<T>>,
     /// The shard of each key that has items here, and how many.
     homes: FxHashMap<u64, (usize, usize)>,
@@ -170,13 +185,7 @@ impl<T: Send + 'static> Batcher<T> {
         spec: BatcherSpec,
         handler: Arc<dyn DynBatchHandler<T>>,
     ) -> Arc<Self> {
-        let limits = hub.spec.limits;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a usize"
-        )]
-        let share = ((limits.in_flight.get() as f64 * limits.per_batcher) as usize).max(1);
+        let share = share(hub.spec.limits);
         let ordered = hub.spec.ordering.is_ordered();
         let workers = spec.concurrency.get();
         let shards = if ordered { workers } else { 1 };
@@ -184,6 +193,7 @@ impl<T: Send + 'static> Batcher<T> {
             batches: Batches::new(name),
             handler,
             state: Mutex::new(State {
+                spec,
                 shards: (0..shards).map(|_| Shard::default()).collect(),
                 homes: FxHashMap::default(),
                 next_shard: 0,
@@ -193,12 +203,11 @@ impl<T: Send + 'static> Batcher<T> {
                 running: vec![None; workers],
             }),
             held: AtomicUsize::new(0),
-            work: (0..shards).map(|_| Notify::new()).collect(),
-            share,
+            work: RwLock::new((0..shards).map(|_| Arc::default()).collect()),
+            share: AtomicUsize::new(share),
             ordered,
             gives_back: !ordered && hub.can_put_off(),
             stuck: AtomicBool::new(false),
-            spec,
             hub: Arc::downgrade(hub),
         })
     }
@@ -207,22 +216,36 @@ impl<T: Send + 'static> Batcher<T> {
         if self.ordered { worker } else { 0 }
     }
 
-    /// What this worker does next. A batch it gives is under way until [`done`](Self::done).
-    pub(crate) fn turn(&self, hub: &Hub, worker: usize) -> Turn<T> {
+    /// Where the workers of this shard are told that there may be something to do.
+    pub(crate) fn work_of(&self, shard: usize) -> Option<Arc<Notify>> {
+        self.work.read().get(shard).cloned()
+    }
+
+    /// What this worker does next; nothing where it is one too many and ends. A batch it gives is under way until [`done`](Self::done).
+    pub(crate) fn turn(&self, hub: &Hub, worker: usize) -> Option<Turn<T>> {
         let mut state = self.state.lock();
+        if self.ordered && worker == 0 {
+            state.divide();
+        }
         let State {
+            spec,
             shards,
             draining,
             cut,
             running,
             ..
         } = &mut *state;
+        let surplus = worker >= spec.concurrency.get();
         let shard = self.shard_of(worker);
         let Some(shard) = shards.get_mut(shard) else {
-            return Turn::Wait(None);
+            return (!surplus).then_some(Turn::Wait(None));
         };
+        // Under an ordering its keys are its own until it has none.
+        if surplus && (!self.ordered || shard.is_empty()) {
+            return None;
+        }
         if *cut {
-            return Turn::Wait(None);
+            return Some(Turn::Wait(None));
         }
         let turn = shard.turn(rt::now(), *draining, |envelopes| {
             hub.breakers.is_closed()
@@ -237,14 +260,17 @@ impl<T: Send + 'static> Batcher<T> {
                 first: batch.envelopes.first().map(Named::of),
             });
         }
-        turn
+        Some(turn)
     }
 
-    pub(crate) fn cancellation(&self, worker: usize) -> CancellationToken {
-        match self.state.lock().running.get(worker) {
+    /// What cancels the batch that this worker runs, and how long it may take.
+    pub(crate) fn terms(&self, worker: usize) -> (CancellationToken, Duration) {
+        let state = self.state.lock();
+        let cancellation = match state.running.get(worker) {
             Some(Some(run)) => run.cancellation.clone(),
             _ => CancellationToken::new(),
-        }
+        };
+        (cancellation, state.spec.timeout)
     }
 
     /// The parts of a split batch that wait in this worker's shard, taken out.
@@ -252,6 +278,11 @@ impl<T: Send + 'static> Batcher<T> {
         let mut state = self.state.lock();
         let shard = state.shards.get_mut(self.shard_of(worker));
         shard.map_or_else(Vec::new, |shard| shard.parts_of(split))
+    }
+
+    /// Whether a batch that fails as a whole is split.
+    pub(crate) fn bisects(&self) -> bool {
+        self.state.lock().spec.bisect
     }
 
     /// A batch has ended: so many messages are out of the batcher, with these keys, and these come again.
@@ -289,13 +320,15 @@ impl<T: Send + 'static> Batcher<T> {
             late
         };
         // Taken apart first: the items are the user's, and are not dropped under a lock.
-        let late: Vec<_> = late.into_iter().flat_map(|batch| batch.envelopes).collect();
-        hub.release(late);
+        for batch in late {
+            hub.release(batch.envelopes);
+            put_away(batch.items);
+        }
         self.wake_shard(shard_index);
     }
 
     fn wake_shard(&self, shard: usize) {
-        if let Some(work) = self.work.get(shard) {
+        if let Some(work) = self.work.read().get(shard) {
             work.notify_one();
         }
     }
@@ -306,7 +339,7 @@ impl<T: Send + 'static> Batcher<T> {
         if gone > 0 {
             self.stuck.store(false, Ordering::Release);
         }
-        if state.full.is_some() && held < self.share {
+        if state.full.is_some() && held < self.share.load(Ordering::Relaxed) {
             state.full = None;
             hub.gate.change(|gate| gate.full_batchers -= 1);
         } else if gone > 0
@@ -322,36 +355,54 @@ impl<T: Send + 'static> Batcher<T> {
             return Vec::new();
         };
         let mut state = self.state.lock();
-        let out: Vec<_> = state
+        let out: Vec<Closed<T>> = state
             .shards
             .iter_mut()
             .flat_map(|shard| shard.remove(&which))
             .collect();
-        let orders: Vec<_> = out.iter().map(|envelope| envelope.order).collect();
-        state.leave(&orders);
-        self.account(&hub, &mut state, out.len());
-        out
+        for batch in &out {
+            state.leave(&batch.orders());
+        }
+        self.account(&hub, &mut state, out.iter().map(Closed::len).sum());
+        drop(state);
+        let mut envelopes = Vec::new();
+        for batch in out {
+            envelopes.extend(batch.envelopes);
+            put_away(batch.items);
+        }
+        envelopes
     }
 }
 
 impl<T> State<T> {
     /// The shard for one more item of this key.
     fn home(&mut self, order: u64) -> usize {
-        let shards = self.shards.len();
-        if shards == 1 {
+        if self.shards.len() == 1 {
             return 0;
         }
-        let next = self.next_shard;
-        if order == 0 {
-            self.next_shard = (next + 1) % shards;
+        let shards = self.shards.len().min(self.spec.concurrency.get());
+        let next = self.next_shard % shards;
+        if order == 0 || mutant(Mutant::BatchOverlap) {
+            self.next_shard = next + 1;
             return next;
         }
         let home = self.homes.entry(order).or_insert_with(|| {
-            self.next_shard = (next + 1) % shards;
+            self.next_shard = next + 1;
             (next, 0)
         });
         home.1 += 1;
         home.0
+    }
+
+    /// Gives the only shard the company that it is to have: while its worker runs nothing, so that all its keys are in it.
+    fn divide(&mut self) {
+        let wanted = self.spec.concurrency.get();
+        if let ([only], true) = (&*self.shards, wanted > 1) {
+            for order in only.orders().filter(|order| *order != 0) {
+                self.homes.entry(order).or_insert((0, 0)).1 += 1;
+            }
+            self.shards.resize_with(wanted, Shard::default);
+        }
     }
 
     /// So many items of these keys are gone.
@@ -374,28 +425,35 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
     fn enter(&self, entries: &mut Entries<T>) {
         let entering = entries.envelopes.len();
         self.held.fetch_add(entering, Ordering::AcqRel);
-        let deadline = rt::after(self.spec.max_age);
-        let mut wake: Vec<usize> = vec![0; self.work.len()];
+        let mut wake: Vec<usize>;
+        let workers;
         let mut released = Vec::new();
+        let mut spent = Vec::new();
         {
             let mut state = self.state.lock();
-            let messages = entries
-                .envelopes
-                .drain(..)
-                .zip(entries.outputs.drain(..))
-                .zip(entries.marks.drain(..));
+            let deadline = rt::after(state.spec.max_age);
+            workers = state.spec.concurrency.get();
+            wake = vec![0; state.shards.len()];
             if state.cut {
-                released.extend(messages.map(|((envelope, _), _)| envelope));
+                released = std::mem::take(&mut entries.envelopes);
+                spent = std::mem::take(&mut entries.outputs);
+                entries.marks.clear();
             } else {
+                let messages = entries
+                    .envelopes
+                    .drain(..)
+                    .zip(entries.outputs.drain(..))
+                    .zip(entries.marks.drain(..));
                 for ((envelope, output), mark) in messages {
                     let home = state.home(envelope.order);
-                    if let (Some(shard), Some(wakes)) = (state.shards.get_mut(home), wake.get_mut(home)) {
-                        *wakes += shard.add(&self.spec, deadline, envelope, output, mark);
+                    let State { shards, spec, .. } = &mut *state;
+                    if let (Some(shard), Some(wakes)) = (shards.get_mut(home), wake.get_mut(home)) {
+                        *wakes += shard.add(spec, deadline, envelope, output, mark);
                     }
                 }
             }
             let stuck = self.stuck.load(Ordering::Acquire);
-            if self.held.load(Ordering::Acquire) >= self.share
+            if self.held.load(Ordering::Acquire) >= self.share.load(Ordering::Relaxed)
                 && state.full.is_none()
                 && !stuck
                 && let Some(hub) = self.hub.upgrade()
@@ -412,8 +470,9 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                 hub.release(released);
             }
         }
+        put_away(spent);
         for (shard, wakes) in wake.into_iter().enumerate() {
-            for _ in 0..wakes.min(self.spec.concurrency.get()) {
+            for _ in 0..wakes.min(workers) {
                 self.wake_shard(shard);
             }
         }
@@ -434,7 +493,33 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     }
 
     fn concurrency(&self) -> usize {
-        self.spec.concurrency.get()
+        self.state.lock().spec.concurrency.get()
+    }
+
+    fn set(&self, hub: &Hub, spec: BatcherSpec, limits: Limits) {
+        let workers = spec.concurrency.get();
+        {
+            let mut state = self.state.lock();
+            let old = std::mem::replace(&mut state.spec, spec.clone());
+            let running = state.running.len().max(workers);
+            state.running.resize_with(running, || None);
+            if self.ordered {
+                let mut work = self.work.write();
+                let notifies = work.len().max(workers);
+                work.resize_with(notifies, Arc::default);
+                // The first company of a single shard comes when that can say which keys it has.
+                if state.shards.len() > 1 {
+                    let shards = state.shards.len().max(workers);
+                    state.shards.resize_with(shards, Shard::default);
+                }
+            }
+            for shard in &mut state.shards {
+                shard.set(&old, &spec);
+            }
+            self.share.store(share(limits), Ordering::Relaxed);
+            self.account(hub, &mut state, 0);
+        }
+        self.wake();
     }
 
     fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()> {
@@ -453,13 +538,13 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         let firsts: Vec<_> = running.chain(due.map(Named::of)).collect();
         Look {
             busy: !firsts.is_empty(),
-            timeout: self.spec.timeout,
+            timeout: state.spec.timeout,
             firsts,
         }
     }
 
     fn wake(&self) {
-        for work in &self.work {
+        for work in &*self.work.read() {
             // Stored for a busy worker, and passed on to each idle one.
             work.notify_one();
             work.notify_waiters();
@@ -475,6 +560,9 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         let running: Vec<CancellationToken> = {
             let mut state = self.state.lock();
             state.cut = true;
+            if mutant(Mutant::CutForgetsRunning) {
+                return;
+            }
             let running = state.running.iter().flatten();
             running.map(|run| run.cancellation.clone()).collect()
         };

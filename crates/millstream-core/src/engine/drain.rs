@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::counters::Counts;
 use super::hub::Hub;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 
 /// The last part of a drain, kept for release and flush.
@@ -88,6 +89,8 @@ pub(crate) struct Beginning {
     at: Instant,
     in_flight: usize,
     counts: Counts,
+    /// Acknowledged by then as given up, and as put off.
+    elsewhere: [u64; 2],
 }
 
 impl Beginning {
@@ -96,18 +99,29 @@ impl Beginning {
             at: rt::now(),
             in_flight: hub.places.messages(),
             counts: hub.counts(),
+            elsewhere: Self::elsewhere(hub),
         }
+    }
+
+    fn elsewhere(hub: &Hub) -> [u64; 2] {
+        [hub.elsewhere.given_up.get(), hub.elsewhere.put_off.get()]
     }
 
     pub(crate) fn report(&self, hub: &Hub) -> DrainReport {
         let since = hub.counts().since(&self.counts);
-        let given_up_by_ack = since.dead_lettered + since.discarded;
-        let elsewhere = given_up_by_ack + since.put_off;
+        let [given_up, put_off] = Self::elsewhere(hub);
+        let given_up = given_up - self.elsewhere[0];
+        let put_off = put_off - self.elsewhere[1];
         DrainReport {
             in_flight: self.in_flight as u64 + since.received,
-            done: since.acked.saturating_sub(elsewhere),
-            given_up: since.rejected + given_up_by_ack.min(since.acked),
-            released: since.released + since.returned + since.put_off,
+            done: since.acked.saturating_sub(given_up + put_off),
+            given_up: since.rejected + given_up,
+            released: if mutant(Mutant::ReportShort) {
+                0
+            } else {
+                since.released
+            } + since.returned
+                + put_off,
             lost: since.stale + since.lost,
             left: hub.places.messages() as u64,
             took: self.at.elapsed(),

@@ -16,8 +16,8 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
     /// The lane that it keeps busy until its run has ended; [`LaneId::NONE`] where it is unordered.
     pub(crate) lane: LaneId,
-    /// Its number among those that came to that lane.
-    pub(crate) turn: u32,
+    /// Its number among those that came to that lane, which wraps around: there is room for no more.
+    pub(crate) turn: u16,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
     /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.

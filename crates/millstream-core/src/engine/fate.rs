@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::elsewhere::Why;
 use super::envelope::{Alone, Envelope, LaneId};
 use super::hub::Hub;
 use super::outbox::Letter;
@@ -12,6 +13,7 @@ use super::ready::Left;
 use super::retry;
 use crate::failure::Failure;
 use crate::measures::Failed;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 use crate::spec::{DeadLetter, RetryStrategy};
@@ -88,7 +90,7 @@ impl Hub {
             ),
             Fault::Died => ("the worker died while the handler ran".to_owned(), None),
         };
-        if not_permitted || !self.breakers.is_closed() {
+        if not_permitted || (!self.breakers.is_closed() && !mutant(Mutant::AttemptBurnt)) {
             self.counters.uncounted.add(1);
             return if self.is_draining() {
                 Next::Return(Duration::ZERO)
@@ -209,6 +211,7 @@ impl Hub {
             }
             DeadLetter::Discard => {
                 self.counters.discarded.add(1);
+                self.elsewhere.add(envelope.ticket, Why::GivenUp);
                 self.settling.add(envelope.settle(Settlement::Ack));
             }
             DeadLetter::Halt => {
@@ -280,6 +283,9 @@ impl Hub {
     ) {
         let followers = self.ready.finish(gone, lanes, left);
         if !followers.is_empty() {
+            for follower in &followers {
+                self.returning.add_followed(follower.ticket, follower.order);
+            }
             self.release(followers);
         }
     }
@@ -302,7 +308,9 @@ impl Hub {
         self.counters.released.add(released);
         self.counters.returned.add(returned);
         self.counters.stale.add(stale);
-        self.counters.settle_retries.add(failed);
+        if !mutant(Mutant::Uncounted) {
+            self.counters.settle_retries.add(failed);
+        }
         if stale > 0
             && let Some(unwritten) = self.rare.stale.tell()
         {
@@ -324,7 +332,9 @@ impl Hub {
             );
         }
         self.returning.answered(outcomes);
+        self.elsewhere.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
+        let gone = gone.filter(|(_, outcome)| !(mutant(Mutant::CreditLeak) && *outcome == Outcome::Stale));
         self.places.settled(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
+use tracing::warn;
 
 use crate::message::Message;
 use crate::spec::OrderBy;
@@ -41,6 +42,13 @@ impl<F: Future> Future for Caught<F> {
 /// What a function of the user's gives for a message; nothing where it panics, which must not take the chunk with it.
 pub(crate) fn by(by: &OrderBy, message: &Message) -> Option<Bytes> {
     catch_unwind(AssertUnwindSafe(|| by(message))).unwrap_or_default()
+}
+
+/// Drops what is the user's where a panic must not take along what is the engine's.
+pub(crate) fn put_away<T>(theirs: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(theirs))) {
+        warn!(cause = %text_of(&*panic), "dropping an output of a processor panicked");
+    }
 }
 
 /// What a panic said.

@@ -17,6 +17,7 @@ use super::breaker::Runs;
 use super::breakers::Breakers;
 use super::budget::Budget;
 use super::counters::Counters;
+use super::elsewhere::Elsewhere;
 use super::envelope::Alone;
 use super::gate::Gate;
 use super::losses::Losses;
@@ -28,6 +29,7 @@ use super::returning::Returning;
 use super::seat::Seats;
 use super::sentinels::Sentinels;
 use super::sequence::Sequence;
+use super::settings::Settings;
 use super::settling::Settling;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
@@ -37,6 +39,7 @@ use crate::flow::Step;
 use crate::handle::intern;
 use crate::measures::Measures;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
@@ -46,13 +49,16 @@ use crate::ticket::Ticket;
 /// What the tasks of one pipeline share.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    /// What it was started with; what may have changed since is in `settings`.
     pub(crate) spec: PipelineSpec,
+    pub(crate) settings: Settings,
     pub(crate) capabilities: Capabilities,
     pub(crate) sentinels: Arc<Sentinels>,
     pub(crate) ready: Ready,
     pub(crate) places: Places,
     pub(crate) settling: Settling,
     pub(crate) returning: Returning,
+    pub(crate) elsewhere: Elsewhere,
     pub(crate) dead_letters: Outbox,
     /// What shall come again later, where the source has a sink for that.
     pub(crate) retries: Outbox,
@@ -113,6 +119,7 @@ impl Hub {
         let gate = Gate::new();
         let breakers = Breakers::new(&spec.name, &gate, spec.breaker, &spec.dependencies);
         Self {
+            settings: Settings::new(&spec),
             capabilities: spec.source.capabilities(),
             ready: Ready::new(spec.processor.least().get(), Arc::clone(&sentinels)),
             adaptive: Adaptive::new(
@@ -141,6 +148,7 @@ impl Hub {
             resized: Notify::new(),
             batchers: OnceLock::new(),
             returning: Returning::default(),
+            elsewhere: Elsewhere::default(),
             flush_now: Notify::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -232,7 +240,7 @@ impl Hub {
     /// How many messages about a millisecond of work is at the recent pace.
     pub(crate) fn fair_take(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(FAIR_TAKE.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .clamp(1, most)
@@ -241,7 +249,7 @@ impl Hub {
     /// How many ready messages are not worth waking another worker for: never more than one take.
     pub(crate) fn spare(&self) -> usize {
         let pace = self.pace.load(Ordering::Relaxed).max(1);
-        let most = self.spec.processor.max_demand.get();
+        let most = self.settings.max_demand();
         usize::try_from(WAKE_WORTH.as_nanos() as u64 / pace)
             .unwrap_or(most)
             .min(most)
@@ -297,6 +305,9 @@ impl Hub {
         }
         let now = rt::now();
         for (due, envelope, followers) in self.ready.remove_parked() {
+            if mutant(Mutant::DrainForgetsParked) {
+                continue;
+            }
             self.return_later(envelope, due.saturating_duration_since(now));
             self.release(followers);
         }
@@ -312,7 +323,9 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.cut();
         }
-        self.cancel(|_| true);
+        if !mutant(Mutant::CutForgetsRunning) {
+            self.cancel(|_| true);
+        }
         self.flush_now.notify_one();
     }
 

@@ -12,8 +12,10 @@ use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
 use super::keyed::KeyedRate;
 use super::rate::Rate;
+use super::ready::Following;
 use super::sentinels::Sentinel;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
 
@@ -64,7 +66,7 @@ impl Intake {
             if state.draining {
                 return self.drain(source).await;
             }
-            let probe_only = state.broken;
+            let probe_only = state.broken && !mutant(Mutant::FetchWhileOpen);
             if state.paused || state.full_batchers > 0 || (probe_only && !self.wants_probe()) {
                 if !std::mem::replace(&mut paused, true) {
                     source.pause();
@@ -170,11 +172,9 @@ impl Intake {
         self.await_turns().await;
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
-            return hub.ready.admit(
-                &mut self.chunk.envelopes,
-                hub.spec.processor.max_demand.get(),
-                hub.spare(),
-            );
+            return hub
+                .ready
+                .admit(&mut self.chunk.envelopes, hub.settings.max_demand(), hub.spare());
         }
         self.chunk.bytes = 0;
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
@@ -223,16 +223,21 @@ impl Intake {
     /// What goes back has to arrive before anything more is read.
     fn admit_ordered(&mut self, gives_back: bool) {
         let hub = &*self.hub;
-        let (ordering, per_key) = (&hub.spec.ordering, hub.spec.limits.per_key.get());
+        let (ordering, per_key) = (&hub.spec.ordering, hub.settings.per_key());
         let mut full = Vec::new();
+        let mut following = Following(&hub.returning, Vec::new());
         hub.ready.admit_ordered(
             &mut self.held_back,
             ordering,
             per_key,
             gives_back.then_some(&mut full),
+            &mut following,
             hub.spare(),
         );
-        hub.counters.throttled.add(full.len());
+        hub.counters.throttled.add(full.len() + following.1.len());
+        for envelope in following.1 {
+            hub.return_later(envelope, LONG_LANE_DELAY.0);
+        }
         // Back when about half of what waits will have run.
         let (mut least, most) = LONG_LANE_DELAY;
         if hub.capabilities.holds_places {
@@ -311,8 +316,16 @@ impl Intake {
             () = hub.places.until(|places| places.messages() <= 1) => {}
         }
         hub.counters.suspects.add(1);
-        hub.ready
-            .admit_ordered(&mut self.held_back, &hub.spec.ordering, usize::MAX, None, 0);
+        let mut following = Following(&hub.returning, Vec::new());
+        hub.ready.admit_ordered(
+            &mut self.held_back,
+            &hub.spec.ordering,
+            usize::MAX,
+            None,
+            &mut following,
+            0,
+        );
+        hub.release(following.1);
     }
 
     /// Ends the source: what it still gives goes back untouched.

@@ -16,6 +16,7 @@ use rustc_hash::FxBuildHasher;
 use super::envelope::{Envelope, LaneId};
 use super::guard;
 use crate::message::{Message, OriginId};
+use crate::mutants::{Mutant, mutant};
 use crate::spec::Ordering;
 
 /// What a lane is for.
@@ -78,8 +79,16 @@ struct Lane {
     messages: VecDeque<Envelope>,
     busy: bool,
     /// Numbers for its messages as they come, and that of the one that was started last.
-    turns: u32,
-    started: u32,
+    turns: u16,
+    started: u16,
+}
+
+impl Lane {
+    /// Messages were taken out: however many turns they had, those that stay are not before the one that was started last.
+    fn skip(&mut self) {
+        let next = self.messages.front();
+        self.started = next.map_or(self.turns, |next| next.turn);
+    }
 }
 
 /// Why a message was not put into a lane.
@@ -88,6 +97,8 @@ pub(crate) enum Outside {
     Unordered(Envelope),
     /// Its lane is full.
     Full(Envelope),
+    /// One before it is on its way back to the source.
+    Follows(Envelope),
 }
 
 impl Lanes {
@@ -101,11 +112,16 @@ impl Lanes {
         ordering: &Ordering,
         mut envelope: Envelope,
         most: usize,
+        follows: impl Fn(u64) -> bool,
     ) -> Result<(), Outside> {
         let Some(key) = OrderKey::of(ordering, &envelope.message) else {
             return Err(Outside::Unordered(envelope));
         };
         let order = key.hash();
+        if follows(order) {
+            envelope.order = order;
+            return Err(Outside::Follows(envelope));
+        }
         let lane = self.lane(key, order);
         let Some(slot) = self.slots.get_mut(lane.0 as usize) else {
             return Err(Outside::Full(envelope));
@@ -156,6 +172,7 @@ impl Lanes {
 
     /// Takes the first message of each of up to so many ready lanes, which are busy from then on.
     pub(crate) fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
+        let mut released = VecDeque::new();
         for lane in self.ready.drain(..number.min(self.ready.len())) {
             if let Some(slot) = self.slots.get_mut(lane.0 as usize) {
                 let was_busy = std::mem::replace(&mut slot.busy, true);
@@ -168,9 +185,13 @@ impl Lanes {
                     slot.started = envelope.turn;
                     self.waiting -= 1;
                     taken.push_back(envelope);
+                    if mutant(Mutant::EarlyLaneRelease) && !slot.messages.is_empty() {
+                        released.push_back(lane);
+                    }
                 }
             }
         }
+        self.ready.append(&mut released);
     }
 
     /// What was started out of turn since the last look: how many, and the position of the first.
@@ -261,6 +282,7 @@ impl Lanes {
                     .into_iter()
                     .partition(|envelope| leave(envelope));
                 slot.messages = stay.into();
+                slot.skip();
                 removed.extend(gone);
             }
         }
@@ -276,7 +298,11 @@ impl Lanes {
         let followers = self
             .slots
             .get_mut(lane.0 as usize)
-            .map(|slot| std::mem::take(&mut slot.messages))
+            .map(|slot| {
+                let followers = std::mem::take(&mut slot.messages);
+                slot.skip();
+                followers
+            })
             .unwrap_or_default();
         self.waiting -= followers.len();
         followers
@@ -296,7 +322,7 @@ mod tests {
             let ticket = Ticket::new(1, OriginId::default(), position);
             assert!(
                 lanes
-                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10)
+                    .admit(&Ordering::Key, Envelope::new(ticket, message), 10, |_| false)
                     .is_ok()
             );
         }

@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::envelope::Envelope;
 use super::hub::Hub;
+use crate::mutants::{Mutant, mutant};
 use crate::ticket::{Scope, Ticket};
 
 /// How many lost scopes are remembered for chunks that arrive late.
@@ -26,7 +27,8 @@ pub(super) struct Losses {
 impl Hub {
     /// Whether its lease or assignment is gone, so that it must not start.
     pub(crate) fn is_lost(&self, ticket: &Ticket) -> bool {
-        self.losses.any.load(Ordering::Acquire)
+        !mutant(Mutant::StaleHonoured)
+            && self.losses.any.load(Ordering::Acquire)
             && self.losses.scopes.read().iter().any(|scope| scope.holds(ticket))
     }
 

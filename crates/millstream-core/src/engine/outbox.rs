@@ -8,12 +8,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::elsewhere::Why;
 use super::envelope::Envelope;
 use super::hub::Hub;
 use super::retry::patience;
 use super::stall::Named;
 use crate::connector::{Delivered, DynSink, DynSinkConnector};
 use crate::message::Outgoing;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settlement};
 
@@ -214,10 +216,21 @@ impl Held<'_> {
         let (mut dead, mut later) = (0, 0);
         self.letters.retain(|(envelope, letter)| match results.next() {
             Some(Delivered::Confirmed) => {
-                match letter {
-                    Letter::Dead(_) => dead += 1,
-                    Letter::Later(_) => later += 1,
-                }
+                let why = match letter {
+                    Letter::Dead(_) => {
+                        dead += 1;
+                        Why::GivenUp
+                    }
+                    Letter::Later(_) => {
+                        later += 1;
+                        Why::PutOff
+                    }
+                };
+                self.hub.elsewhere.add(envelope.ticket, why);
+                acks.extend(envelope.settle(Settlement::Ack));
+                false
+            }
+            Some(Delivered::Failed(_)) if mutant(Mutant::AckUnconfirmed) => {
                 acks.extend(envelope.settle(Settlement::Ack));
                 false
             }

@@ -216,7 +216,7 @@ impl Supervisor {
             Err(rt::Died::Panicked(panic)) => format!("panicked: {}", text_of(&*panic)),
             Err(rt::Died::Killed) => "was killed".to_owned(),
         };
-        let spec = self.hub.spec.supervisor;
+        let spec = self.hub.settings.supervisor();
         let Some(wait) = self.restarts.next(&spec, child) else {
             return Err(format!(
                 "{child:?} {cause}: more than {} restarts within {:?}",
@@ -292,6 +292,7 @@ impl Supervisor {
                     hub.release(hub.dead_letters.take_all());
                     hub.release(hub.retries.take_all());
                     tokio::select! {
+                        biased;
                         () = hub.places.until(|places| places.messages() == 0) => {}
                         () = rt::sleep_until(order.deadline) => {}
                     }

@@ -11,13 +11,13 @@ use super::receipts::Receipts;
 use super::sentinels::{Sentinel, Sentinels};
 use crate::connector::Credit;
 use crate::message::OriginId;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Limits;
 use crate::ticket::{Scope, Ticket};
 
 #[derive(Debug)]
 pub(crate) struct Places {
-    limits: Limits,
     sentinels: Arc<Sentinels>,
     state: Mutex<State>,
     /// From receipt until the broker has answered for the settlement.
@@ -28,6 +28,7 @@ pub(crate) struct Places {
 
 #[derive(Debug)]
 struct State {
+    limits: Limits,
     messages: usize,
     bytes: usize,
     by_scope: FxHashMap<(OriginId, u32), usize>,
@@ -39,9 +40,9 @@ struct State {
 impl Places {
     pub(crate) fn new(limits: Limits, sentinels: Arc<Sentinels>) -> Self {
         Self {
-            limits,
             sentinels,
             state: Mutex::new(State {
+                limits,
                 messages: 0,
                 bytes: 0,
                 by_scope: FxHashMap::default(),
@@ -53,11 +54,21 @@ impl Places {
         }
     }
 
+    /// From now on these limits hold. What is beyond them already goes on, and nothing is fetched meanwhile.
+    pub(crate) fn set(&self, limits: Limits) {
+        self.state.lock().limits = limits;
+        self.freed.notify_waiters();
+    }
+
     /// What a source may fetch now; nothing while a limit is reached.
     pub(crate) fn credit(&self) -> Option<Credit> {
         let state = self.state.lock();
-        let messages = self.limits.in_flight.get().saturating_sub(state.messages);
-        let bytes = self.limits.bytes.get().saturating_sub(state.bytes);
+        let messages = state.limits.in_flight.get().saturating_sub(state.messages);
+        let bytes = if mutant(Mutant::BytesIgnored) {
+            usize::MAX
+        } else {
+            state.limits.bytes.get().saturating_sub(state.bytes)
+        };
         (messages > 0 && bytes > 0).then_some(Credit { messages, bytes })
     }
 
@@ -109,6 +120,9 @@ impl Places {
                     if held == 0 {
                         return;
                     }
+                }
+                if mutant(Mutant::PlaceTwice) {
+                    state.messages = state.messages.saturating_sub(run.messages).max(run.messages);
                 }
                 state.messages -= run.messages;
                 state.bytes -= run.bytes;

@@ -14,8 +14,10 @@ use tokio::sync::Notify;
 use super::budget::{AGAIN, Budget};
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::returning::Returning;
 use super::sentinels::{Sentinel, Sentinels};
 use super::stall::Named;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant};
 use crate::spec::Ordering;
 
@@ -94,6 +96,10 @@ impl Ord for Parked {
         (self.due, self.number).cmp(&(other.due, other.number))
     }
 }
+
+/// What goes back to the source, and what must go with it.
+#[derive(Debug)]
+pub(crate) struct Following<'a>(pub(crate) &'a Returning, pub(crate) Vec<Envelope>);
 
 /// How a message left its worker.
 #[derive(Debug)]
@@ -191,22 +197,31 @@ impl Ready {
     }
 
     /// Takes in messages in order. Those whose lane has `per_key` waiting go to `full`, where there is one; where
-    /// there is none, admission ends at the first such message, and it and the rest stay. `spare` as for [`admit`](Self::admit).
+    /// there is none, admission ends at the first such message, and it and the rest stay. Those of which an earlier one
+    /// is on its way back to the source follow it. `spare` as for [`admit`](Self::admit).
     pub(crate) fn admit_ordered(
         &self,
         envelopes: &mut Vec<Envelope>,
         ordering: &Ordering,
         per_key: usize,
         mut full: Option<&mut Vec<Envelope>>,
+        following: &mut Following<'_>,
         spare: usize,
     ) {
         let mut state = self.state.lock();
+        // Asked under the lock: what begins to leave from now on takes along what is in its lane.
+        let any_follow = following.0.has_followed();
         let mut chunk = envelopes.drain(..);
         let mut rest = Vec::new();
         for envelope in chunk.by_ref() {
-            match (state.lanes.admit(ordering, envelope, per_key), &mut full) {
+            let follows = |order| any_follow && following.0.is_followed(order);
+            match (state.lanes.admit(ordering, envelope, per_key, follows), &mut full) {
                 (Ok(()), _) => {}
                 (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),
+                (Err(Outside::Follows(envelope)), _) => {
+                    following.0.add_followed(envelope.ticket, envelope.order);
+                    following.1.push(envelope);
+                }
                 (Err(Outside::Full(envelope)), Some(full)) => full.push(envelope),
                 (Err(Outside::Full(envelope)), None) => {
                     rest.push(envelope);
@@ -340,6 +355,13 @@ impl Ready {
                 state.running -= 1;
                 match left {
                     Left::Withdrawn(LaneId::NONE) => {}
+                    Left::Parked(due, mut envelope) if mutant(Mutant::RetryOvertaken) => {
+                        if envelope.lane != LaneId::NONE {
+                            state.lanes.advance(envelope.lane);
+                            envelope.lane = LaneId::NONE;
+                        }
+                        sooner |= state.park(due, envelope);
+                    }
                     Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
                     Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
@@ -398,7 +420,9 @@ impl Ready {
         for envelope in due.into_iter().rev() {
             state.put_back(envelope);
         }
-        self.wake(&state, 0);
+        if !mutant(Mutant::LostWakeUp) {
+            self.wake(&state, 0);
+        }
         let next = state.parked.peek().map(|Reverse(parked)| parked.due);
         (
             next.map(|due| if due <= now { now + AGAIN } else { due }),

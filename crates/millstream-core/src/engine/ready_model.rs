@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::budget::Budget;
 use super::envelope::{Envelope, LaneId};
-use super::ready::{Left, Load, Ready};
+use super::ready::{Following, Left, Load, Ready};
+use super::returning::Returning;
 use super::sentinels::Sentinels;
 use crate::message::{Message, OriginId};
 use crate::rt::{self, Duration, Instant};
@@ -220,7 +221,16 @@ async fn run(steps: Vec<Step>) {
                     .collect();
                 let admitted: Vec<_> = envelopes.iter().map(id).zip(keys).collect();
                 let mut full = Vec::new();
-                ready.admit_ordered(&mut envelopes, &Ordering::Key, PER_KEY, Some(&mut full), 0);
+                let returning = Returning::default();
+                let mut following = Following(&returning, Vec::new());
+                ready.admit_ordered(
+                    &mut envelopes,
+                    &Ordering::Key,
+                    PER_KEY,
+                    Some(&mut full),
+                    &mut following,
+                    0,
+                );
                 let expected: Vec<_> = admitted
                     .into_iter()
                     .filter_map(|(id, key)| (!model.admit(id, key)).then_some(id))

@@ -10,6 +10,7 @@ use super::batcher::Mark;
 use super::bisect::Split;
 use super::envelope::Envelope;
 use crate::batch::ClosedBy;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::Instant;
 use crate::spec::BatcherSpec;
 use crate::ticket::Ticket;
@@ -211,7 +212,7 @@ impl<T> Shard<T> {
         self.close_aged(now, draining);
         while let Some(batch) = self.closed.front_mut() {
             // What must wait for a parked batch of its key waits behind it.
-            for parked in &mut self.parked {
+            for parked in self.parked.iter_mut().filter(|_| !mutant(Mutant::BatchOvertaken)) {
                 let keys: FxHashSet<u64> = parked
                     .batch
                     .envelopes
@@ -272,6 +273,48 @@ impl<T> Shard<T> {
         }
     }
 
+    /// From now on batches close by these settings: what is full by them is closed, and what is open grows old by them.
+    pub(crate) fn set(&mut self, old: &BatcherSpec, new: &BatcherSpec) {
+        let (sooner, later) = (
+            old.max_age.saturating_sub(new.max_age),
+            new.max_age.saturating_sub(old.max_age),
+        );
+        let shifted = |deadline: Instant| {
+            let deadline = deadline.checked_sub(sooner).unwrap_or(deadline);
+            deadline.checked_add(later).unwrap_or(deadline)
+        };
+        for open in self.open.values_mut() {
+            open.deadline = shifted(open.deadline);
+        }
+        for (deadline, _) in &mut self.ages {
+            *deadline = shifted(*deadline);
+        }
+        let full = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.batch.len() >= new.size.get());
+        let full: Vec<_> = full.map(|(key, _)| key.clone()).collect();
+        for key in full {
+            self.close(&key, ClosedBy::Size);
+        }
+    }
+
+    /// Whether it has no messages, apart from those that run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.closed.is_empty() && self.parked.is_empty()
+    }
+
+    /// The keys of all its messages, one for each.
+    pub(crate) fn orders(&self) -> impl Iterator<Item = u64> {
+        let open = self.open.values().map(|open| &open.batch);
+        let parked = self
+            .parked
+            .iter()
+            .flat_map(|parked| std::iter::once(&parked.batch).chain(&parked.followers));
+        let batches = open.chain(&self.closed).chain(parked);
+        batches.flat_map(|batch| batch.envelopes.iter().map(|envelope| envelope.order))
+    }
+
     /// Keeps a failed batch until then.
     pub(crate) fn park(&mut self, due: Instant, batch: Closed<T>) {
         self.parked.push(Parked {
@@ -297,25 +340,27 @@ impl<T> Shard<T> {
         Vec::from(parts)
     }
 
-    /// Takes out the messages that `which` picks, wherever they wait.
-    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+    /// Takes out the messages that `which` picks, wherever they wait. Their items are the caller's to drop: they are the
+    /// user's.
+    pub(crate) fn remove(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Closed<T>> {
         let picks = |envelope: &Envelope| which(&envelope.ticket);
         let mut out = Vec::new();
         for open in self.open.values_mut() {
             let gone = open.batch.take_out(picks);
             open.bytes -= gone.envelopes.iter().map(Envelope::weight).sum::<usize>();
-            out.extend(gone.envelopes);
+            out.push(gone);
         }
         self.open.retain(|_, open| !open.batch.is_empty());
-        for batch in &mut self.closed {
-            out.extend(batch.take_out(picks).envelopes);
-        }
+        out.extend(self.closed.iter_mut().map(|batch| batch.take_out(picks)));
         self.closed.retain(|batch| !batch.is_empty());
         for parked in &mut self.parked {
-            out.extend(parked.batch.take_out(picks).envelopes);
-            for follower in &mut parked.followers {
-                out.extend(follower.take_out(picks).envelopes);
-            }
+            out.push(parked.batch.take_out(picks));
+            out.extend(
+                parked
+                    .followers
+                    .iter_mut()
+                    .map(|follower| follower.take_out(picks)),
+            );
         }
         // Without the batch they waited for, followers go on.
         let (gone, parked) = std::mem::take(&mut self.parked)

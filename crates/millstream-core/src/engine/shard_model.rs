@@ -261,7 +261,11 @@ async fn run(steps: Vec<Step>) {
             Step::Pass(time) => tokio::time::advance(Duration::from_millis(time)).await,
             Step::Remove(by) => {
                 let removed = both.shard.remove(|ticket| ticket.sequence.is_multiple_of(by));
-                let mut removed: Vec<_> = removed.iter().map(|envelope| envelope.ticket.sequence).collect();
+                let mut removed: Vec<_> = removed
+                    .iter()
+                    .flat_map(|gone| &gone.envelopes)
+                    .map(|envelope| envelope.ticket.sequence)
+                    .collect();
                 removed.sort_unstable();
                 let gone: Vec<_> = both
                     .model

@@ -23,7 +23,7 @@ const LOOKS: u32 = 4;
 pub(crate) async fn run(hub: Arc<Hub>) {
     let mut watchdog = Watchdog::new(&hub);
     loop {
-        let every = hub.spec.supervisor.stall_after / LOOKS;
+        let every = hub.settings.supervisor().stall_after / LOOKS;
         rt::sleep(every.max(Duration::from_millis(1))).await;
         watchdog.look(&hub, every);
     }
@@ -69,7 +69,7 @@ impl Watchdog {
             };
             let after = now.duration_since(*since);
             // A run may have begun just before the look after the one that found the stage busy.
-            if after >= hub.spec.supervisor.stall_after.max(busy.allowed + every) {
+            if after >= hub.settings.supervisor().stall_after.max(busy.allowed + every) {
                 tell(hub, busy, after);
                 return;
             }
@@ -163,7 +163,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     if may_run && (load.ready + load.running > 0 || overdue || blocked) {
         let mut firsts: Vec<_> = running(hub).collect();
         firsts.extend(hub.ready.firsts());
-        add(PROCESSOR, hub.spec.processor.timeout, firsts);
+        add(PROCESSOR, hub.settings.timeout(), firsts);
     }
     for batcher in hub.batchers().iter().filter(|_| may_run) {
         let look = batcher.look();

@@ -27,9 +27,11 @@ use super::stage::Failures;
 use super::twins::{Turn, Twins};
 use crate::decode::Decode;
 use crate::measures::Failed;
+use crate::mutants::{Mutant, mutant};
 use crate::processor::{Context, Destination, Processor, Route};
 use crate::rt::{self, Duration};
 use crate::settlement::{Reason, Settle, Settlement};
+use crate::simulation::{Ended, Seen, see};
 
 /// How long a source waits before it hands out again what a stuck batcher could not take.
 const STUCK_BATCHER_DELAY: Duration = Duration::from_secs(1);
@@ -96,6 +98,11 @@ impl<P: Processor> Worker<P> {
                     round.dropped(running.envelope.take());
                     continue;
                 }
+                if hub.is_cut() {
+                    // Nothing starts any more.
+                    round.end(&mut running.envelope, Ran::Cancelled, Route::default(), &stage);
+                    continue;
+                }
                 envelope.alone = probing.or(envelope.alone);
                 let decoded = running
                     .message()
@@ -103,11 +110,13 @@ impl<P: Processor> Worker<P> {
                 let input = match decoded {
                     Some(Ok(Ok(input))) => input,
                     Some(Ok(Err(error))) => {
+                        show(&running.envelope, Ended::Rejected);
                         round.failed(Failed::Decode);
                         round.give_up(running.envelope.take(), &stage, Reason::Decode, error.to_string());
                         continue;
                     }
                     Some(Err(panic)) => {
+                        show(&running.envelope, Ended::Rejected);
                         round.failed(Failed::Decode);
                         let error = format!("decoding panicked: {}", text_of(&*panic));
                         round.give_up(running.envelope.take(), &stage, Reason::Decode, error);
@@ -152,6 +161,7 @@ impl<P: Processor> Worker<P> {
         let Some(envelope @ Envelope { ticket, message, .. }) = &running.envelope else {
             return Ran::Cancelled;
         };
+        see(Seen::Began(*ticket));
         let hub = &*self.hub;
         let mut context = Context {
             message,
@@ -175,7 +185,7 @@ impl<P: Processor> Worker<P> {
         }
         let away = hub.ready.away();
         let pending_since = rt::now();
-        let timeout = hub.spec.processor.timeout;
+        let timeout = hub.settings.timeout();
         let give_back_at = pending_since + FAIR_TAKE;
         let deadline = rt::after(timeout);
         let mut gave_back = round.is_empty();
@@ -238,6 +248,7 @@ impl Drop for Running<'_> {
         let Some(mut envelope) = self.envelope.take() else {
             return;
         };
+        see(Seen::Ended(envelope.ticket, Ended::Failed));
         self.hub.processor.failed(Failed::Died, 1);
         self.hub.record(Runs {
             failed: 1,
@@ -250,6 +261,12 @@ impl Drop for Running<'_> {
         let lane = Some(lane).filter(|lane| gone && *lane != LaneId::NONE);
         self.hub
             .finish(usize::from(gone), lane.into_iter(), left.into_iter());
+    }
+}
+
+fn show(running: &Option<Envelope>, ended: Ended) {
+    if let Some(envelope) = running {
+        see(Seen::Ended(envelope.ticket, ended));
     }
 }
 
@@ -285,6 +302,9 @@ fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<
         Next::Behind => Some(Left::Behind(envelope)),
         Next::Return(after) => {
             let lane = envelope.lane;
+            if lane != LaneId::NONE {
+                hub.returning.add_followed(envelope.ticket, envelope.order);
+            }
             hub.return_later(envelope, after);
             Some(Left::Withdrawn(lane))
         }
@@ -391,6 +411,17 @@ impl<'a, T> Round<'a, T> {
                 self.ended.slow += slow * (self.ended.succeeded - done);
             }
             Ran::Ended(Err(fault)) => {
+                let ended = if fault.kind() == Failed::Rejected {
+                    Ended::Rejected
+                } else {
+                    Ended::Failed
+                };
+                see(Seen::Ended(envelope.ticket, ended));
+                if mutant(Mutant::ForgetOnPanic) && fault.kind() == Failed::Panic {
+                    let lane = envelope.lane;
+                    *running = None;
+                    return self.free(lane);
+                }
                 self.failed(fault.kind());
                 if fault.feeds_breaker() {
                     self.ended.failed += 1;
@@ -407,8 +438,12 @@ impl<'a, T> Round<'a, T> {
                     None => self.free(lane),
                 }
             }
-            Ran::Cancelled if self.hub.is_lost(&envelope.ticket) => self.dropped(running.take()),
+            Ran::Cancelled if self.hub.is_lost(&envelope.ticket) => {
+                see(Seen::Ended(envelope.ticket, Ended::Cancelled));
+                self.dropped(running.take());
+            }
             Ran::Cancelled => {
+                see(Seen::Ended(envelope.ticket, Ended::Cancelled));
                 self.settles.extend(envelope.settle(Settlement::Release));
                 self.left.push(Left::Withdrawn(envelope.lane));
                 *running = None;
@@ -424,22 +459,35 @@ impl<'a, T> Round<'a, T> {
                 0 => None,
                 1 => Some(0),
                 _ => {
+                    show(running, Ended::Rejected);
                     let error = "the flow has several batchers and the processor chose none";
                     return self.give_up(running.take(), stage, Reason::Route, error.to_owned());
                 }
             },
             Destination::Unknown(name) => {
+                show(running, Ended::Rejected);
                 let error = format!("the flow has no batcher `{name}`");
                 return self.give_up(running.take(), stage, Reason::Route, error);
             }
         };
         let end = index.and_then(|index| Some((self.entrances.get(index)?, self.outputs.get_mut(index)?)));
+        show(
+            running,
+            match (index, &end) {
+                (Some(index), Some((entrance, _))) if !entrance.is_stuck() => Ended::Batched(index),
+                (_, Some(_)) => Ended::PutOff,
+                (_, None) => Ended::Done,
+            },
+        );
         let Some(envelope) = running else { return };
         let lane = envelope.lane;
         match end {
             None => {
                 self.ended.succeeded += 1;
                 self.settles.extend(envelope.settle(Settlement::Ack));
+                if mutant(Mutant::SettleTwice) {
+                    self.settles.extend(envelope.settle(Settlement::Ack));
+                }
                 *running = None;
             }
             Some((entrance, _)) if entrance.is_stuck() => {
@@ -451,6 +499,10 @@ impl<'a, T> Round<'a, T> {
             }
             Some((_, outputs)) => {
                 let flush = route.flush || envelope.alone.is_some();
+                if mutant(Mutant::AckBeforeBatch) {
+                    self.settles.extend(envelope.settle(Settlement::Ack));
+                    envelope.settled = true;
+                }
                 outputs.envelopes.extend(running.take());
                 outputs.outputs.push(output);
                 outputs.marks.push(Mark {

@@ -137,3 +137,27 @@ async fn bounds_are_set_while_it_runs_and_a_fixed_number_stays() {
     rig.pipeline().adapt(non_zero(10), non_zero(100));
     until(|| rig.pipeline().status().concurrency >= 30).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_is_applied_sets_bounds_and_takes_them_away() {
+    let (rig, needs) = start(50, |_| {});
+    let apply = |least: Option<usize>, most: usize| {
+        let queue = millstream_core::memory::MemoryQueue::new();
+        let mut spec = PipelineSpec::new("test", Arc::new(queue), Flow::process(needs.clone()));
+        spec.retry.jitter = false;
+        spec.processor.concurrency = non_zero(most);
+        spec.processor.adapts_from = least.map(non_zero);
+        rig.pipeline().apply(&spec).unwrap()
+    };
+    rig.publish(&["a"; 60_000]);
+    until(|| rig.pipeline().status().concurrency >= 30).await;
+    assert_eq!(apply(Some(1), 8).len(), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(rig.pipeline().status().concurrency <= 8);
+    let keys: Vec<_> = apply(None, 8).into_iter().map(|change| change.key).collect();
+    assert_eq!(keys, ["processor.adapts_from"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.pipeline().status().concurrency, 8);
+    apply(Some(4), 100);
+    until(|| rig.pipeline().status().concurrency >= 30).await;
+}

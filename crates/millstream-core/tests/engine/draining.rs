@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
-use millstream_core::{BatcherSpec, Condition, DeadLetter, Flow, Ordering};
+use millstream_core::{BatcherSpec, Capabilities, Condition, DeadLetter, Flow, Ordering, RetryStrategy};
 
 use crate::support::{Rig, Scripted, ScriptedBatches, keyed, non_zero, scripted, until};
 
@@ -272,4 +272,63 @@ async fn p6_a_rate_limited_pipeline_drains_at_once() {
     let report = rig.pipeline().drain(Duration::from_secs(25)).await;
     assert!(report.took < Duration::from_secs(1), "{report}");
     assert_eq!((rig.queue.len(), rig.queue.leased()), (8, 0));
+}
+
+/// P6: what a retry sink has, and the source has lost meanwhile, is in the report once.
+#[tokio::test(start_paused = true)]
+async fn p6_a_message_put_off_whose_acknowledgement_comes_too_late_is_reported_once() {
+    let queue = MemoryQueue::with_capabilities(Capabilities {
+        keeps_rejected: true,
+        ..Capabilities::default()
+    });
+    let (log, flow) = scripted();
+    let rig = Rig::on(queue, flow, |spec| spec.retry.strategy = RetryStrategy::Redeliver);
+    rig.publish(&["sleep=1000 fail"]);
+    until(|| log.len() == 1).await;
+    rig.queue.fail_settlements(1_000);
+    let cut = async {
+        until(|| rig.pipeline().status().counts.settle_retries > 0).await;
+        rig.queue.break_connection();
+        rig.queue.fail_settlements(0);
+    };
+    let pipeline = rig.pipeline();
+    let (report, ()) = tokio::join!(pipeline.drain(Duration::from_secs(25)), cut);
+    assert_eq!(
+        (report.in_flight, report.lost, report.released),
+        (1, 1, 0),
+        "{report}"
+    );
+}
+
+struct Waits(Arc<tokio::sync::Notify>, Arc<parking_lot::Mutex<Vec<String>>>);
+
+impl millstream_core::Processor for Waits {
+    type Input = String;
+    type Output = ();
+
+    async fn process(
+        &self,
+        payload: String,
+        _: &mut millstream_core::Context<'_>,
+    ) -> Result<(), millstream_core::Failure> {
+        self.1.lock().push(payload.clone());
+        if payload == "waits" {
+            self.0.notify_one();
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+/// P3, P6: what is in a batcher has gone back by then, and what follows it in its key must not run on.
+#[tokio::test(start_paused = true)]
+async fn p6_nothing_that_a_worker_has_taken_begins_after_the_cut() {
+    let (entered, ran) = (Arc::new(tokio::sync::Notify::new()), Arc::default());
+    let flow = Flow::process(Waits(Arc::clone(&entered), Arc::clone(&ran)));
+    let rig = Rig::start(flow, |spec| spec.processor.concurrency = non_zero(1));
+    rig.publish(&["waits", "next", "last"]);
+    entered.notified().await;
+    let report = rig.pipeline().stop().await;
+    assert_eq!((report.released, report.done), (3, 0), "{report}");
+    assert_eq!(*ran.lock(), ["waits"]);
 }

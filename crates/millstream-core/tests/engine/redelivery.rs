@@ -249,3 +249,37 @@ async fn a_batch_is_redelivered_message_by_message() {
         .collect();
     assert_eq!(failures, [1, 1]);
 }
+
+/// P3: until the source knows that a message comes back to it, it hands out what follows.
+#[tokio::test(start_paused = true)]
+async fn p3_what_the_source_hands_out_behind_a_message_on_its_way_back_does_not_run_before_it() {
+    let queue = MemoryQueue::with_capabilities(Capabilities {
+        delay: true,
+        keeps_rejected: true,
+        orders_keys: true,
+        ..Capabilities::default()
+    });
+    let (log, flow) = scripted();
+    let rig = Rig::on(queue, flow, |spec| {
+        redeliver(spec);
+        spec.ordering = Ordering::Key;
+    });
+    rig.queue.fail_settlements(1_000);
+    rig.queue.publish(keyed("a", "fail-once"));
+    until(|| rig.pipeline().status().counts.settle_retries > 0).await;
+    rig.queue.publish(keyed("a", "ok"));
+    rig.queue.publish(keyed("b", "ok"));
+    until(|| rig.pipeline().status().counts.received == 3 && log.len() == 3).await;
+    assert!(rig.pipeline().status().counts.throttled > 0);
+    let began: Vec<_> = log
+        .events()
+        .into_iter()
+        .map(|event| (event.payload, event.key))
+        .collect();
+    assert!(
+        !began.contains(&("ok".to_owned(), Some("a".to_owned()))),
+        "{began:?}"
+    );
+    rig.queue.fail_settlements(0);
+    rig.settled().await;
+}

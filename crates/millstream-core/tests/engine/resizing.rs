@@ -97,7 +97,8 @@ async fn p6_a_pipeline_that_is_resized_while_it_drains_drains_and_ends() {
     let (rig, processor) = start(1);
     rig.publish(&["sleep=500"; 12]);
     until(|| processor.running.load(SeqCst) == 1).await;
-    let (report, ()) = tokio::join!(rig.pipeline().drain(Duration::from_secs(5)), async {
+    let pipeline = rig.pipeline();
+    let (report, ()) = tokio::join!(pipeline.drain(Duration::from_secs(5)), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         rig.pipeline().resize(non_zero(12));
     });

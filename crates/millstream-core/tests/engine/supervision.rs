@@ -285,7 +285,8 @@ async fn p6_a_hook_that_hangs_does_not_outlast_the_drain() {
         flow.on_start(std::future::pending).on_stop(std::future::pending),
         |_| {},
     );
-    let drain = rig.pipeline().drain(Duration::from_secs(5));
+    let pipeline = rig.pipeline();
+    let drain = pipeline.drain(Duration::from_secs(5));
     tokio::time::timeout(Duration::from_secs(6), drain).await.unwrap();
 }
 

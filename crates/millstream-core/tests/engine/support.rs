@@ -254,7 +254,7 @@ impl Rig {
         Self { queue, host }
     }
 
-    pub(crate) fn pipeline(&self) -> &Pipeline {
+    pub(crate) fn pipeline(&self) -> Pipeline {
         self.host.pipeline("test").unwrap()
     }
 

@@ -320,7 +320,7 @@ async fn p8_a_twin_that_waits_for_a_batch_is_no_stall_and_neither_is_what_waits_
         deduplicated(spec);
         spec.ordering = Ordering::Key;
         let batcher = BatcherSpec {
-            max_age: Duration::from_secs(600),
+            max_age: Duration::from_secs(200),
             ..BatcherSpec::default()
         };
         spec.batchers.insert("out".to_owned(), batcher);

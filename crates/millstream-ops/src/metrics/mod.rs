@@ -24,7 +24,8 @@ pub fn metrics(host: &Host) -> String {
         "The version that runs; always 1.",
         [Series::new([("version", env!("CARGO_PKG_VERSION"))], 1.0)],
     );
-    let seen: Vec<_> = host.pipelines().map(Seen::of).collect();
+    let pipelines: Vec<_> = host.pipelines().collect();
+    let seen: Vec<_> = pipelines.iter().map(Seen::of).collect();
     pipelines::write(&mut page, &seen);
     page.text()
 }

@@ -412,6 +412,6 @@ mod tests {
             assert_eq!(text.matches(&format!(" {value}\n")).count(), 1, "{name}");
             exported += 1;
         }
-        assert_eq!(exported, 24);
+        assert!(exported > SUMS.len(), "only {exported} are exported");
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use millstream_brokers::ElasticMq;
 use millstream_core::rt;
 use millstream_core::{
-    Context, Failure, Flow, Host, Message, Ordering, Outgoing, PipelineSpec, Processor, RetryStrategy,
+    Context, DeduplicateSpec, Failure, Flow, Host, Message, Ordering, Outgoing, PipelineSpec, Processor,
+    RetryStrategy,
 };
 use millstream_sqs::SqsConnector;
 use parking_lot::Mutex;
@@ -82,6 +83,30 @@ where
 
 fn concurrency(spec: &mut PipelineSpec, number: usize) {
     spec.processor.concurrency = NonZeroUsize::new(number).unwrap();
+}
+
+#[tokio::test]
+async fn messages_have_the_id_of_sqs_where_a_pipeline_deduplicates_by_it() {
+    let bench = Bench::standard().await;
+    bench.publish_numbered(4).await;
+    let (host, runs) = start(
+        bench.connector(),
+        |spec| spec.deduplicate = Some(DeduplicateSpec::new()),
+        |message, _| async move {
+            assert!(
+                message
+                    .headers
+                    .get("sqs-message-id")
+                    .is_some_and(|id| id.len() > 8)
+            );
+            Ok(())
+        },
+    );
+    runs.reach(4).await;
+    bench.empties().await;
+    host.drain(Duration::from_secs(10)).await;
+    let counts = host.pipelines().next().unwrap().status().counts;
+    assert_eq!((counts.unidentified, counts.duplicates, counts.failed), (0, 0, 0));
 }
 
 #[tokio::test]

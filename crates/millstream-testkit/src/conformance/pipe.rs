@@ -52,7 +52,7 @@ impl Pipe {
         spec.retry.max_deliveries = NonZeroU32::MAX;
         set(&mut spec);
         let host = Host::start([spec]).expect("the pipeline starts");
-        Self(host.pipelines().next().expect("it has one").clone())
+        Self(host.pipelines().next().expect("it has one"))
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -1,0 +1,313 @@
+//! Handlers that do what a seed says: succeed, fail so often, reject, hang, panic, end their process.
+
+use std::error::Error;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fastrand::Rng;
+use millstream_core::rt;
+use millstream_core::{
+    Batch, BatchHandler, Context, Decode, Failure, Flow, Message, Processor, Settlement, SharedFlow,
+};
+
+use super::plan::{Order, Plan, ms};
+use super::world::{World, Written};
+
+/// What becomes of a message in the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    Succeeds,
+    /// The first so many runs fail.
+    Fails(u32),
+    Rejects,
+    Hangs(u32),
+    Panics(u32),
+    /// It ends its process so often.
+    Kills(u32),
+    /// Dropping what comes of it panics, once, and takes the worker along.
+    Bomb,
+    Undecodable,
+    SettlesNow,
+    /// The user's own handler decides.
+    Own,
+}
+
+/// The messages of a run: written as the plan's spice has it.
+pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
+    (0..plan.messages)
+        .map(|number| {
+            let deed = deed(plan, rng, number);
+            let mut payload = BytesMut::new();
+            if deed != Deed::Undecodable {
+                payload.put_u32(u32::try_from(number).unwrap_or(u32::MAX));
+            }
+            payload.put_bytes(
+                b' ',
+                if deed == Deed::Undecodable {
+                    1
+                } else {
+                    rng.usize(..40)
+                },
+            );
+            let mut message = Message::new(payload.freeze());
+            // A few have no key, and no order.
+            if rng.u8(..20) > 0 {
+                // Some keys are hot.
+                let key = if rng.u8(..4) == 0 {
+                    rng.u32(..3)
+                } else {
+                    rng.u32(..plan.keys)
+                };
+                message = message.with_key(key.to_be_bytes().to_vec());
+            }
+            Written {
+                message,
+                deed,
+                runs: 0,
+                done: false,
+                dead: false,
+                failed_in_batch: false,
+            }
+        })
+        .collect()
+}
+
+fn deed(plan: &Plan, rng: &mut Rng, number: usize) -> Deed {
+    let spice = plan.spice;
+    if number == plan.messages / 2 && spice.kills > 0 {
+        // Where nothing counts its deliveries it has to stop some day.
+        let most = if plan.broker.counts() { 100 } else { 3 };
+        return Deed::Kills(most);
+    }
+    let mut rest = rng.u32(..1_000);
+    let kinds = [
+        (spice.fails, Deed::Fails(rng.u32(1..6))),
+        (spice.rejects, Deed::Rejects),
+        (spice.hangs, Deed::Hangs(rng.u32(1..4))),
+        (spice.panics, Deed::Panics(rng.u32(1..4))),
+        (spice.undecodable, Deed::Undecodable),
+        (spice.bombs, Deed::Bomb),
+        (spice.settles_now, Deed::SettlesNow),
+    ];
+    for (share, deed) in kinds {
+        if rest < share {
+            return deed;
+        }
+        rest -= share;
+    }
+    Deed::Succeeds
+}
+
+/// A message's number; those that are too short have none.
+#[derive(Debug)]
+pub(super) struct Number(usize);
+
+impl Decode for Number {
+    fn decode(message: &Message) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let number = message.payload.first_chunk().ok_or("no number")?;
+        Ok(Self(u32::from_be_bytes(*number) as usize))
+    }
+}
+
+/// What comes of a run: dropped in a task of its process while it is armed, it panics.
+#[derive(Debug)]
+pub(super) struct Output {
+    number: usize,
+    armed: Option<(World, u32)>,
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        let Some((world, process)) = self.armed.take() else {
+            return;
+        };
+        let lives = world.of(process).is_some() && tokio::task::try_id().is_some();
+        if lives && !std::thread::panicking() {
+            panic_quietly();
+        }
+    }
+}
+
+/// No hook writes about it: thousands of runs panic on purpose.
+fn panic_quietly() {
+    std::panic::resume_unwind(Box::new("told to panic"));
+}
+
+/// The flow of a plan.
+pub(super) fn flow(world: &World, process: u32, plan: &Plan) -> SharedFlow {
+    let script = Script {
+        world: world.clone(),
+        process,
+        batchers: plan.batchers.len(),
+        ordering: plan.ordering,
+    };
+    let mut flow = Flow::process(script);
+    for (name, _) in NAMES.into_iter().zip(&plan.batchers) {
+        flow = flow.batch(
+            name,
+            Collects {
+                world: world.clone(),
+                process,
+                ordered: plan.ordering != Order::None,
+            },
+        );
+    }
+    flow.into()
+}
+
+/// Names of batchers.
+pub(super) const NAMES: [&str; 2] = ["first", "second"];
+
+struct Script {
+    world: World,
+    process: u32,
+    batchers: usize,
+    ordering: Order,
+}
+
+impl Processor for Script {
+    type Input = Number;
+    type Output = Output;
+
+    async fn process(&self, Number(number): Number, cx: &mut Context<'_>) -> Result<Output, Failure> {
+        let (wait, deed, runs, bare) = {
+            let Some(mut state) = self.world.of(self.process) else {
+                return std::future::pending().await;
+            };
+            let slow = state.plan.spice.slow;
+            let wait = state.chance(slow).then(|| ms(state.rng.u64(..40)));
+            let bare = state.rng.u8(..10) == 0;
+            let Some(written) = state.broker.written.get_mut(number) else {
+                return Err(Failure::reject("no such message"));
+            };
+            written.runs += 1;
+            let (deed, runs) = (written.deed, written.runs);
+            (wait, deed, runs, bare)
+        };
+        if let Some(wait) = wait {
+            rt::sleep(wait).await;
+        }
+        let mut armed = None;
+        match deed {
+            Deed::Fails(most) if runs <= most => {
+                self.met("failure");
+                return Err(Failure::retry("told to fail"));
+            }
+            Deed::Rejects => {
+                self.met("reject");
+                return Err(Failure::reject("told to reject"));
+            }
+            Deed::Hangs(most) if runs <= most => {
+                self.met("hang");
+                return std::future::pending().await;
+            }
+            Deed::Panics(most) if runs <= most => {
+                self.met("panic");
+                panic_quietly();
+            }
+            Deed::Kills(most) if runs <= most => {
+                self.met("kill");
+                self.world.crash();
+                return std::future::pending().await;
+            }
+            Deed::Bomb if runs == 1 => {
+                self.met("dead worker");
+                armed = Some((self.world.clone(), self.process));
+            }
+            Deed::SettlesNow => {
+                self.met("settled by the handler");
+                cx.settle_now(Settlement::Ack);
+            }
+            _ => {}
+        }
+        self.choose(number, bare, cx);
+        Ok(Output { number, armed })
+    }
+}
+
+impl Script {
+    fn met(&self, fault: &'static str) {
+        if let Some(mut state) = self.world.of(self.process) {
+            state.met(fault);
+        }
+    }
+
+    /// Where the output goes: always the same way for one key, so that its order can be told.
+    fn choose(&self, number: usize, bare: bool, cx: &mut Context<'_>) {
+        let key = match self.ordering {
+            Order::Partition => 0,
+            Order::Key | Order::None => cx
+                .key()
+                .map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum()),
+        };
+        match self.batchers {
+            0 => {}
+            batchers => {
+                if bare {
+                    cx.done();
+                } else if let Some(name) = NAMES.get(key % batchers) {
+                    cx.batch_to(name);
+                }
+                if key % 3 == 0 {
+                    cx.batch_key(if key % 2 == 0 { "even" } else { "odd" });
+                }
+                if number.is_multiple_of(17) {
+                    cx.flush_batch();
+                }
+            }
+        }
+    }
+}
+
+struct Collects {
+    world: World,
+    process: u32,
+    ordered: bool,
+}
+
+impl BatchHandler for Collects {
+    type Input = Output;
+
+    async fn handle(&self, batch: &mut Batch<Output>) -> Result<(), Failure> {
+        let (wait, way) = {
+            let Some(mut state) = self.world.of(self.process) else {
+                return std::future::pending().await;
+            };
+            let (slow, spice) = (state.plan.spice.slow, state.plan.spice.batches);
+            let wait = state.chance(slow).then(|| ms(state.rng.u64(..60)));
+            let fails = !state.calm && state.chance(spice);
+            let way = if fails { 1 + state.rng.u8(..6) } else { 0 };
+            state.met(match way {
+                1 => "failed item",
+                2 => "rejected item",
+                3 => "failed batch",
+                4 => "panic in a batch",
+                5 => "hanging batch",
+                6 => "batch taken apart",
+                _ => "batch",
+            });
+            (wait, way)
+        };
+        if let Some(wait) = wait {
+            rt::sleep(wait).await;
+        }
+        let one = batch.items().first().map_or(0, |output| output.number) % batch.len();
+        match way {
+            1 => batch.fail(one, Failure::retry("told to fail")),
+            2 => batch.fail(one, Failure::reject("told to reject")),
+            3 => return Err(Failure::retry("told to fail")),
+            4 => panic_quietly(),
+            5 => return std::future::pending().await,
+            6 if !self.ordered => {
+                drop(batch.take_items());
+                return Err(Failure::retry("told to fail"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The payload that the user's own messages have by default: their number.
+pub(super) fn numbered(number: usize) -> Message {
+    Message::new(Bytes::from(number.to_string())).with_key(format!("key-{}", number % 20))
+}
