@@ -23,6 +23,7 @@ mod sqlite_twins;
 mod sqs_crew;
 mod sqs_faults;
 mod stores;
+mod tenants;
 
 use parking_lot::{Mutex, MutexGuard};
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use millstream_brokers::Kafka;
-use millstream_core::SharedSinkConnector;
 use millstream_core::rt::Instant;
-use millstream_kafka::KafkaSink;
+use millstream_core::{RetrySpec, SharedConnector, SharedSinkConnector};
+use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_tests::QUEUE;
 
 use super::{DEAD, Store};
@@ -46,6 +46,11 @@ impl Store for OnKafka {
     fn sink(&self, queue: &str) -> String {
         let brokers = self.kafka.brokers();
         format!("{{ type = \"kafka\", brokers = \"{brokers}\", topic = \"{queue}\" }}")
+    }
+
+    fn inlet(&self, queue: &str) -> SharedConnector {
+        let connector = KafkaConnector::new(&self.kafka.brokers(), queue, [queue]);
+        Arc::new(connector.static_id(queue).retry_topics(&RetrySpec::default()))
     }
 
     fn outlet(&self, queue: &str) -> SharedSinkConnector {

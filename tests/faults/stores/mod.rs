@@ -10,7 +10,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 pub(crate) use kafka::OnKafka;
-use millstream_core::SharedSinkConnector;
+use millstream_core::{SharedConnector, SharedSinkConnector};
 use millstream_tests::ledger::Ledger;
 use millstream_tests::{Actor, Work};
 pub(crate) use rabbitmq::OnRabbitMq;
@@ -37,6 +37,9 @@ pub(crate) trait Store: Send + Sized + 'static {
 
     /// The queue as a sink, in TOML.
     fn sink(&self, queue: &str) -> String;
+
+    /// The queue, for a pipeline of the test's to read.
+    fn inlet(&self, queue: &str) -> SharedConnector;
 
     /// The queue, for the test to write to.
     fn outlet(&self, queue: &str) -> SharedSinkConnector;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::SharedSinkConnector;
+use millstream_core::{SharedConnector, SharedSinkConnector};
 use millstream_rabbitmq::lapin::types::AMQPValue;
-use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
+use millstream_rabbitmq::{Declare, Dial, RabbitConnector, RabbitSink, ReaderSettings, Topology};
 use millstream_tests::QUEUE;
 
 use super::{DEAD, Store, wait_for};
@@ -38,6 +38,14 @@ impl Store for OnRabbitMq {
     fn sink(&self, queue: &str) -> String {
         let url = self.0.url();
         format!("{{ type = \"rabbitmq\", url = \"{url}\", queue = \"{queue}\" }}")
+    }
+
+    fn inlet(&self, queue: &str) -> SharedConnector {
+        let dial = Dial::new([self.0.url()]).unwrap();
+        Arc::new(RabbitConnector::new(ReaderSettings::new(
+            dial,
+            Topology::new(queue),
+        )))
     }
 
     fn outlet(&self, queue: &str) -> SharedSinkConnector {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use millstream_core::SharedSinkConnector;
-use millstream_sqlite::{Queue, SqliteSink};
+use millstream_core::{SharedConnector, SharedSinkConnector};
+use millstream_sqlite::{Queue, SqliteConnector, SqliteSink};
 
 use super::{DEAD, Store};
 use crate::place::Place;
@@ -30,6 +30,10 @@ impl Store for OnSqlite {
     fn sink(&self, queue: &str) -> String {
         let path = self.0.path();
         format!("{{ type = \"sqlite\", path = {path:?}, queue = \"{queue}\" }}")
+    }
+
+    fn inlet(&self, queue: &str) -> SharedConnector {
+        Arc::new(SqliteConnector::new(self.0.path(), queue))
     }
 
     fn outlet(&self, queue: &str) -> SharedSinkConnector {

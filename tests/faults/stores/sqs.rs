@@ -1,10 +1,11 @@
 //! Standard queues of SQS, as ElasticMQ has it, with its messages on the disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_brokers::ElasticMq;
-use millstream_core::SharedSinkConnector;
-use millstream_sqs::SqsSink;
+use millstream_core::{SharedConnector, SharedSinkConnector};
+use millstream_sqs::{SqsConnector, SqsSink};
 use millstream_tests::{QUEUE, sqs};
 
 use super::{DEAD, Store, wait_for};
@@ -38,6 +39,15 @@ impl Store for OnSqs {
         let (url, endpoint) = (self.url(queue), self.0.url());
         format!(
             "{{ type = \"sqs\", queue_url = \"{url}\", region = \"elasticmq\", endpoint_url = \"{endpoint}\" }}"
+        )
+    }
+
+    fn inlet(&self, queue: &str) -> SharedConnector {
+        let connector = SqsConnector::new(&self.url(queue)).client(sqs::client(&self.0.url()));
+        Arc::new(
+            connector
+                .visibility_timeout(Duration::from_secs(10))
+                .wait_time(Duration::from_secs(1)),
         )
     }
 
