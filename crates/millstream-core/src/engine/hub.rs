@@ -1,6 +1,7 @@
 //! What the tasks of one pipeline share: [`Hub`].
 //!
-//! What comes of a message is decided in `fate`, what happens when leases are lost in `losses`.
+//! What comes of a message is decided in `fate`, what happens when leases are lost in `losses`, what runs is cancelled in
+//! `cancelling`.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -44,7 +45,6 @@ use crate::partition::{Partition, Rebalance};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
 use crate::spec::{PipelineSpec, RateLimit, RetrySpec};
-use crate::ticket::Ticket;
 
 /// What the tasks of one pipeline share.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub(crate) struct Hub {
     /// Nothing is parked any more: what would be is given back.
     draining: AtomicBool,
     /// Nothing is run any more.
-    cut: AtomicBool,
+    pub(super) cut: AtomicBool,
     /// Nanoseconds that a run has taken of late.
     pace: AtomicU64,
     origin_names: Mutex<Vec<String>>,
@@ -282,19 +282,10 @@ impl Hub {
         self.adaptive.enough(workers, self.fair_take())
     }
 
-    // === cancelling
-
-    /// Cancels what workers run now of these. Says how many.
-    pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
-        self.seats.cancel(which)
-    }
+    // === draining
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire)
     }
 
     /// From now on nothing is parked: what is, and what waits behind it, goes back to the source.
@@ -314,19 +305,6 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.begin_drain();
         }
-    }
-
-    /// From now on nothing is run: what has not started goes back to the source, what runs is cancelled.
-    pub(crate) fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
-        self.release(self.ready.remove(|_| true));
-        for batcher in self.batchers() {
-            batcher.cut();
-        }
-        if !mutant(Mutant::CutForgetsRunning) {
-            self.cancel(|_| true);
-        }
-        self.flush_now.notify_one();
     }
 
     // === breakers

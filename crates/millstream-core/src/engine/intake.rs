@@ -153,13 +153,7 @@ impl Intake {
     async fn admit(&mut self) {
         let hub = Arc::clone(&self.hub);
         let received = self.chunk.len();
-        hub.drop_late(&mut self.chunk.envelopes);
-        hub.places.occupy(
-            self.chunk
-                .envelopes
-                .iter_mut()
-                .map(|envelope| &mut envelope.ticket),
-        );
+        hub.take_in(&mut self.chunk.envelopes);
         hub.counters.received.add(received);
         if let Some(twins) = &hub.twins {
             // Where the end of intake finds them.

@@ -49,13 +49,21 @@ impl Hub {
         }
     }
 
-    /// Takes out what arrives after its lease or assignment went.
-    pub(crate) fn drop_late(&self, arrived: &mut Vec<Envelope>) {
-        let lost = self.losses.lately.lock();
-        if !lost.is_empty() {
-            let before = arrived.len();
-            arrived.retain(|envelope| !lost.iter().any(|scope| scope.holds(&envelope.ticket)));
-            self.counters.lost.add(before - arrived.len());
+    /// Gives what has arrived its places, but for what arrives after its lease or assignment went, which it takes out.
+    pub(crate) fn take_in(&self, arrived: &mut Vec<Envelope>) {
+        // Places first: a scope that goes from now on is remembered for as long as it has some.
+        self.places
+            .occupy(arrived.iter_mut().map(|envelope| &mut envelope.ticket));
+        let late: Vec<_> = {
+            let lost = self.losses.lately.lock();
+            if lost.is_empty() {
+                return;
+            }
+            let is_late = |envelope: &mut Envelope| lost.iter().any(|scope| scope.holds(&envelope.ticket));
+            arrived.extract_if(.., is_late).collect()
+        };
+        if !late.is_empty() {
+            self.drop_lost(&late);
         }
     }
 

@@ -17,6 +17,7 @@ mod bisect;
 mod breaker;
 mod breakers;
 mod budget;
+mod cancelling;
 mod counters;
 mod drain;
 mod elsewhere;

@@ -71,13 +71,14 @@ impl Seat {
         state.cancellation.clone()
     }
 
-    /// Says what runs here, once it has turned out to take a while.
-    pub(crate) fn occupy(&self, envelope: &Envelope) {
+    /// Says what runs here, once it has turned out to take a while, until the guard is dropped.
+    pub(crate) fn occupy(&self, envelope: &Envelope) -> Occupied<'_> {
         self.0.lock().running = Some(Occupant {
             ticket: envelope.ticket,
             position: envelope.message.position,
             lane: envelope.lane,
         });
+        Occupied(self)
     }
 
     /// What runs here and takes a while.
@@ -85,10 +86,7 @@ impl Seat {
         self.0.lock().running
     }
 
-    pub(crate) fn leave(&self) {
-        self.0.lock().running = None;
-    }
-
+    /// Cancels what runs here, if it is one of these.
     fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> bool {
         let state = self.0.lock();
         let hit = state.running.is_some_and(|running| which(&running.ticket));
@@ -96,5 +94,15 @@ impl Seat {
             state.cancellation.cancel();
         }
         hit
+    }
+}
+
+/// Somebody runs on a seat for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Occupied<'a>(&'a Seat);
+
+impl Drop for Occupied<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().running = None;
     }
 }

@@ -178,11 +178,10 @@ impl<P: Processor> Worker<P> {
             return Ran::Ended(flatten(result));
         }
 
-        let occupied = Occupied::new(seat, envelope);
-        if hub.is_cut() || hub.is_lost(ticket) {
+        let Some(occupied) = hub.occupy(seat, envelope) else {
             cancellation.cancel();
             return Ran::Cancelled;
-        }
+        };
         let away = hub.ready.away();
         let pending_since = rt::now();
         let timeout = hub.settings.timeout();
@@ -267,22 +266,6 @@ impl Drop for Running<'_> {
 fn show(running: &Option<Envelope>, ended: Ended) {
     if let Some(envelope) = running {
         see(Seen::Ended(envelope.ticket, ended));
-    }
-}
-
-/// Says on the worker's seat what runs for a while.
-struct Occupied<'a>(&'a Seat);
-
-impl<'a> Occupied<'a> {
-    fn new(seat: &'a Seat, envelope: &Envelope) -> Self {
-        seat.occupy(envelope);
-        Self(seat)
-    }
-}
-
-impl Drop for Occupied<'_> {
-    fn drop(&mut self) {
-        self.0.leave();
     }
 }
 
