@@ -54,7 +54,8 @@ impl RedisStore {
             .map_err(|error| InvalidUrl(format!("it is no URL of Redis: {}", error.category())))?;
         Ok(Self {
             client,
-            prefix: format!("millstream:{pipeline}:").into_bytes(),
+            // With the length of the name, no two pipelines and ids come to one key.
+            prefix: format!("millstream:{}:{pipeline}:", pipeline.len()).into_bytes(),
             connection: Mutex::default(),
         })
     }

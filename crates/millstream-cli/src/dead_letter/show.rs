@@ -6,14 +6,13 @@ use millstream_core::{Letter, SharedLetterBox, Visit};
 use super::CHUNK;
 use super::pass::Pass;
 use super::time::utc;
-use crate::args::{Chosen, Show};
+use crate::args::Show;
 use crate::envelope::Envelope;
 
 pub(super) async fn show(letters: SharedLetterBox, args: &Show) -> anyhow::Result<String> {
-    let chosen = Chosen {
-        filter: vec![format!("id={}", args.id).parse().map_err(anyhow::Error::msg)?],
-        ..args.chosen.clone()
-    };
+    let mut chosen = args.chosen.clone();
+    let id = format!("id={}", args.id).parse();
+    chosen.filter.push(id.map_err(anyhow::Error::msg)?);
     let mut pass = Pass::open(&letters, Visit::Look, &chosen).await?;
     let found = pass.next(CHUNK).await;
     let elsewhere = pass.elsewhere();

@@ -171,9 +171,10 @@ impl Breaker {
                 window.count([ended, failed, slow], now, spec.window);
                 let [latest, failures, _] = window.latest(now, spec.window);
                 let failing = failures > 0 && f64::from(failures) >= spec.failure_rate * f64::from(latest);
-                inner.failing_since = failing.then(|| inner.failing_since.unwrap_or(now));
                 let [runs, failures, slow] = window.sum(now, spec.window);
-                if runs < spec.minimum.get() {
+                let enough = runs >= spec.minimum.get();
+                inner.failing_since = (failing && enough).then(|| inner.failing_since.unwrap_or(now));
+                if !enough {
                     return None;
                 }
                 let too_many = |number: u32, rate: f64| f64::from(number) >= rate * f64::from(runs);

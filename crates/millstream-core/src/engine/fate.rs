@@ -105,15 +105,15 @@ impl Hub {
         let spec = *self.retry.read();
         let failures = envelope.message.failures.saturating_add(1);
         let mut wait = retry::wait(&spec, failures).max(after.unwrap_or_default());
+        let too_old = spec
+            .max_age
+            .is_some_and(|most| self.age(envelope).saturating_add(wait) > most);
         if failures < spec.attempts.get() {
             envelope.message.failures = failures;
-            if spec
-                .max_age
-                .is_some_and(|most| self.age(envelope).saturating_add(wait) > most)
-            {
+            if too_old {
                 return Next::GiveUp(Reason::Age, error);
             }
-        } else if self.breakers.may_open() {
+        } else if !too_old && self.breakers.may_open() {
             // Not the last word while this may be the beginning of an outage.
             self.counters.uncounted.add(1);
         } else {

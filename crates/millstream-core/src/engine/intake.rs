@@ -305,6 +305,9 @@ impl Intake {
             "a suspect runs alone"
         );
         hub.release(others);
+        if let Some(sequence) = &hub.sequence {
+            hub.release(sequence.remove(|_| true));
+        }
         hub.passed(&suspect);
         // Where the end of intake finds it.
         self.held_back.push(suspect);

@@ -93,8 +93,7 @@ impl KeyedRate {
     /// Forgets keys that are idle, once there are twice as many keys as were in use at the last look.
     fn forget(&mut self, now: Instant) {
         if self.keys.len() >= self.crowded {
-            self.keys
-                .retain(|_, key| key.waiting > 0 || key.spread_until > now);
+            self.keys.retain(|_, key| key.spread_until > now);
             self.crowded = (self.keys.len() * 2).max(FEW);
             self.keys.shrink_to(self.crowded);
         }

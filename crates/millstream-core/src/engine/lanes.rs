@@ -314,7 +314,9 @@ impl Lanes {
                     .into_iter()
                     .partition(|envelope| leave(envelope));
                 slot.messages = stay.into();
-                slot.skip();
+                if !slot.busy {
+                    slot.skip();
+                }
                 removed.extend(gone);
             }
         }

@@ -125,7 +125,7 @@ impl Places {
                     state.messages = state.messages.saturating_sub(run.messages).max(run.messages);
                 }
                 state.messages -= run.messages;
-                state.bytes -= run.bytes;
+                state.bytes = state.bytes.saturating_sub(run.bytes);
                 if let Some(held) = state.by_scope.get_mut(&run.scope) {
                     *held -= run.messages;
                     if *held == 0 {

@@ -1,6 +1,8 @@
 //! Intake under a rate limit, of the pipeline or of each key: what is over a key's limit goes back to the source until its
 //! turn has come, where the source can wait; elsewhere it waits here, and what was read with it.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
@@ -75,6 +77,7 @@ impl Intake {
 
     /// Keeps what was read for so long, unless the pipeline drains: then it goes back.
     async fn wait_here(&mut self, wait: Duration) {
+        self.hub.admitting.store(true, Relaxed);
         // Where the end of intake finds it.
         std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         let mut gate = self.hub.gate.watch();

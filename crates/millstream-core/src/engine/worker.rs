@@ -247,6 +247,7 @@ impl Drop for Running<'_> {
         let Some(mut envelope) = self.envelope.take() else {
             return;
         };
+        envelope.settled |= self.settled.load(Ordering::Relaxed);
         see(Seen::Ended(envelope.ticket, Ended::Failed));
         self.hub.processor.failed(Failed::Died, 1);
         self.hub.record(Runs {
