@@ -145,7 +145,8 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.claim.0.store(Claim::DROPPED, Ordering::SeqCst);
+        // As dear as a store, and loom knows its place among the others.
+        self.claim.0.swap(Claim::DROPPED, Ordering::SeqCst);
     }
 }
 

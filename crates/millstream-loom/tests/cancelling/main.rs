@@ -97,7 +97,7 @@ fn what_runs_after_a_message_whose_lease_went_is_not_cancelled() {
 #[test]
 fn a_loss_is_not_forgotten_together_with_another() {
     loom::model(|| {
-        let hub = hub(&mut [message(2)]);
+        let hub = hub(&mut [message(1), message(2)]);
         hub.withdraw(Scope::Generation(1));
         let losing = thread::spawn({
             let hub = Arc::clone(&hub);
