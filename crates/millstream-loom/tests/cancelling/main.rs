@@ -1,5 +1,10 @@
 //! What runs while its pipeline is cut or its lease goes is cancelled, whichever of them comes first; and nothing else is.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking, and what stands in for the engine takes what that takes"
+)]
 #![expect(dead_code, reason = "the engine needs more of its files than a model does")]
 
 extern crate millstream_loom as parking_lot;

@@ -1,6 +1,11 @@
 //! What goes between the calls of a transactional sink and the thread that makes its transactions: no call waits for
 //! ever, and none that was dropped is committed later.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking, and what stands in for the engine takes what that takes"
+)]
 #![expect(dead_code, reason = "the connector needs more of its file than a model does")]
 
 extern crate millstream_loom as parking_lot;
