@@ -35,7 +35,6 @@ fn p1_p2_each_message_ends_where_its_fate_says_on_kafka() {
 }
 
 #[test]
-#[ignore = "not run to its end since probes go by rounds"]
 fn p1_p2_each_message_ends_where_its_fate_says_on_sqs() {
     each_ends_where_its_fate_says::<OnSqs>("fates_sqs");
 }
