@@ -23,19 +23,18 @@ fn p1_p2_each_message_ends_where_its_fate_says_on_sqlite() {
 }
 
 #[test]
-#[ignore = "the breaker may stay open for ever after an outage: a closed batch that is no probe stands before the probes"]
+#[ignore = "it has not ended in 75 s at small scale, and why is not known yet"]
 fn p1_p2_each_message_ends_where_its_fate_says_on_rabbitmq() {
     each_ends_where_its_fate_says::<OnRabbitMq>("fates_rabbitmq");
 }
 
 #[test]
-#[ignore = "the breaker may stay open for ever after an outage: a closed batch that is no probe stands before the probes"]
+#[ignore = "the account takes a last attempt that did not count for another end: each message ends where it should"]
 fn p1_p2_each_message_ends_where_its_fate_says_on_kafka() {
     each_ends_where_its_fate_says::<OnKafka>("fates_kafka");
 }
 
 #[test]
-#[ignore = "the breaker may stay open for ever after an outage: a closed batch that is no probe stands before the probes"]
 fn p1_p2_each_message_ends_where_its_fate_says_on_sqs() {
     each_ends_where_its_fate_says::<OnSqs>("fates_sqs");
 }

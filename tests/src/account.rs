@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millstream_core::Reason;
 
 use crate::ledger::{EVERY, Event, Record};
-use crate::{Fate, Report};
+use crate::{ATTEMPTS, Fate, Report};
 
 /// What has become of each message, record by record. It panics with the promise that a record breaks.
 ///
@@ -176,7 +176,11 @@ impl Account {
         let goes_on = past.actor == actor
             && match past.over {
                 None => attempt == u32::from(past.attempt) + 1 || uncounted,
-                Some(over) => over == Event::GivenUp && uncounted,
+                // While most of the latest runs failed, as when little is left but what fails, a last attempt may not count.
+                Some(over) => {
+                    over == Event::GivenUp
+                        && (uncounted || attempt == ATTEMPTS && attempt == u32::from(past.attempt))
+                }
             };
         let fault = (attempt == 1).then(|| self.fault_of(&past)).flatten();
         let next = match (past.lives, fault) {
@@ -201,7 +205,8 @@ impl Account {
                 let fate = Fate::of(self.seed, number);
                 assert!(
                     goes_on,
-                    "P1: {record:?} of a message that {fate:?} and had {past:?}; there were {} faults",
+                    "P1: {record:?} of a message that {fate:?} and had {past:?}; {} had ended, there were {} faults",
+                    self.ended,
                     self.faults.len()
                 );
                 Past { over: None, ..past }
