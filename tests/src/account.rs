@@ -209,12 +209,20 @@ impl Account {
                     self.ended,
                     self.faults.len()
                 );
-                Past { over: None, ..past }
+                // The last attempt did not count, and so it was no end, and one run with this one.
+                let again = past.over.is_some();
+                self.ended -= u32::from(again && past.ends == 1);
+                Past {
+                    over: None,
+                    ends: past.ends - u8::from(again),
+                    runs: past.runs - u16::from(again),
+                    ..past
+                }
             }
         };
         let keeps = next.lives == past.lives;
         *self.past(number) = Past {
-            runs: past.runs.saturating_add(1),
+            runs: next.runs.saturating_add(1),
             attempt: u8::try_from(attempt).unwrap_or(u8::MAX),
             in_outage: past.in_outage || in_outage,
             actor,

@@ -148,7 +148,7 @@ pub struct SinkContext<'a> {
     /// The pipeline's name.
     pub pipeline: &'a str,
     /// The source of the pipeline that it is a sink of, if that is right: a connector may have sinks that belong to its
-    /// source ([`downcast_ref`](millstream_core::DynConnector::downcast_ref)).
+    /// source (`downcast_ref` of the connector says whether).
     pub source: Option<&'a SharedConnector>,
 }
 

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::needless_pass_by_value,
+    clippy::default_constructed_unit_structs,
     reason = "a test fails by panicking, and what stands in for the engine takes what that takes"
 )]
 #![expect(dead_code, reason = "the engine needs more of its files than a model does")]
