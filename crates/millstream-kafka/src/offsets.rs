@@ -342,6 +342,8 @@ mod tests {
         Settle(prop::sample::Index),
         /// The member dies, and another is assigned what the first has committed.
         Crash,
+        /// The log is cut or made anew, and goes on at one of those that there could be.
+        Cut(prop::sample::Index),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -349,23 +351,26 @@ mod tests {
             6 => prop_oneof![4 => Just(0_u64), 1 => 1_u64..5].prop_map(Step::Arrive),
             6 => any::<prop::sample::Index>().prop_map(Step::Settle),
             1 => Just(Step::Crash),
+            1 => any::<prop::sample::Index>().prop_map(Step::Cut),
         ]
     }
 
     proptest! {
         /// P7, against a model that remembers everything: the mark never passes an unsettled offset and is as high as
-        /// it can be; what is settled is not handed out again after a crash; memory is what is between mark and end.
+        /// it can be; what is settled is not handed out again after a crash; memory is what is between mark and end;
+        /// nothing stands of what was cut off.
         #[test]
         fn the_mark_is_the_lowest_unsettled(steps in prop::collection::vec(step(), 0..200)) {
             let mut log: BTreeSet<u64> = BTreeSet::new();
             let mut settled: BTreeMap<u64, bool> = BTreeMap::new();
             let mut offsets = Offsets::new(None, Vec::new());
-            let mut next = 0;
+            let (mut next, mut end) = (0, None);
             for step in steps {
                 match step {
                     Step::Arrive(gap) => {
                         let offset = next + gap;
                         next = offset + 1;
+                        end = Some(next);
                         log.insert(offset);
                         settled.insert(offset, false);
                         prop_assert_eq!(offsets.arrive(offset, || offset), Arrival::New);
@@ -384,10 +389,21 @@ mod tests {
                             let expected = if done { Arrival::Done } else { Arrival::New };
                             prop_assert_eq!(offsets.arrive(*offset, || *offset), expected);
                         }
+                        let last = log.range(committed.unwrap_or(0)..).last();
+                        end = last.map(|last| last + 1).or(committed);
+                    }
+                    Step::Cut(index) => {
+                        let at = index.index(next as usize + 1) as u64;
+                        if end.is_some_and(|end| at < end) {
+                            prop_assert_eq!(offsets.arrive(at, || at), Arrival::Backwards);
+                        }
+                        offsets.cut(at);
+                        (next, end) = (at, Some(at));
+                        log.split_off(&at);
+                        settled.split_off(&at);
                     }
                 }
                 let lowest = settled.iter().find(|(_, settled)| !**settled).map(|(offset, _)| *offset);
-                let end = log.last().map(|last| last + 1);
                 prop_assert_eq!(offsets.mark(), lowest.or(end));
                 let kept = lowest.map_or(0, |lowest| log.range(lowest..).count());
                 prop_assert!(offsets.len() <= kept);

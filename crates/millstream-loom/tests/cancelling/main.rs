@@ -60,7 +60,7 @@ fn is_cancelled_by(end: impl FnOnce(&Hub) + Send + 'static) -> bool {
     let seat = hub.seats.get(0);
     let cancellation = seat.cancellation();
     let occupied = hub.occupy(&seat, &message(1));
-    ending.join().unwrap();
+    ending.join().expect("loom ends it");
     occupied.is_none() || cancellation.is_cancelled()
 }
 

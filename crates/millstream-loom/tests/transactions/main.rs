@@ -52,7 +52,7 @@ fn both<T: 'static>(
         move || thread(&work)
     });
     let value = here(work);
-    spawned.join().unwrap();
+    spawned.join().expect("loom ends it");
     value
 }
 

@@ -75,7 +75,7 @@ pub(crate) mod breaker {
 
 pub(crate) mod counters {
     #[derive(Debug, Default)]
-    pub(crate) struct Counter;
+    pub(crate) struct Counter {}
 
     impl Counter {
         pub(crate) fn add(&self, _: usize) {}
@@ -86,7 +86,7 @@ pub(crate) mod counters {
     }
 
     #[derive(Debug, Default)]
-    pub(crate) struct Tally<const KINDS: usize>;
+    pub(crate) struct Tally<const KINDS: usize> {}
 
     impl<const KINDS: usize> Tally<KINDS> {
         pub(crate) fn add(&self, _: usize, _: usize) {}

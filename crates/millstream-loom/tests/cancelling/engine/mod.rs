@@ -77,8 +77,10 @@ pub(crate) mod hub {
             }
         }
 
-        pub(crate) fn release(&self, released: Vec<Envelope>) {
-            self.places.lost(released.iter().map(|envelope| &envelope.ticket));
+        pub(crate) fn release(&self, released: impl IntoIterator<Item = Envelope>) {
+            for envelope in released {
+                self.places.lost([&envelope.ticket].into_iter());
+            }
         }
 
         pub(crate) fn batchers(&self) -> [Batcher; 0] {
