@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millstream_brokers::Kafka;
 use millstream_core::rt::Instant;
-use millstream_core::{Capabilities, RetrySpec, SharedConnector, SharedSinkConnector};
+use millstream_core::{Capabilities, Ids, RetrySpec, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_testkit::conformance::{Features, Place, Subject};
 use parking_lot::Mutex;
@@ -79,6 +79,7 @@ impl Subject for OnKafka {
                 halts: true,
                 longest_delay: Some(Duration::from_millis(500)),
                 holds_places: true,
+                ids: Ids::Position,
                 ..Capabilities::default()
             },
             keys: true,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
+use millstream_core::{Capabilities, Ids, SharedConnector, SharedSinkConnector};
 use millstream_rabbitmq::lapin::options::{
     BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -72,6 +72,7 @@ impl Subject for Rabbit {
                 // A classic queue says no more than whether a message was delivered before.
                 counts_deliveries: self.kind == Kind::Quorum,
                 orders_keys: false,
+                ids: Ids::Header("amqp-message-id"),
                 ..Capabilities::default()
             },
             retry_sink: true,

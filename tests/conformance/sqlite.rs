@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Capabilities, SharedConnector, SharedSinkConnector};
+use millstream_core::{Capabilities, Ids, SharedConnector, SharedSinkConnector};
 use millstream_sqlite::rusqlite::Connection;
 use millstream_sqlite::{Queue, SqliteConnector, SqliteSink};
 use millstream_testkit::conformance::{Features, Place, Rejected, Subject};
@@ -39,6 +39,7 @@ impl Subject for Sqlite {
                 keeps_rejected: true,
                 counts_deliveries: true,
                 orders_keys: self.ordered,
+                ids: Ids::Position,
                 ..Capabilities::default()
             },
             retry_sink: false,

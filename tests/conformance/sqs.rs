@@ -6,7 +6,7 @@ use std::time::Duration;
 use millstream_brokers::{ElasticMq, SqsProxy};
 use millstream_core::rt;
 use millstream_core::{
-    Capabilities, Chunk, Connector as _, Credit, EngineHandle, SharedConnector, SharedSinkConnector,
+    Capabilities, Chunk, Connector as _, Credit, EngineHandle, Ids, SharedConnector, SharedSinkConnector,
     Source as _,
 };
 use millstream_sqs::aws_sdk_sqs::Client;
@@ -65,6 +65,7 @@ impl Subject for Sqs {
                 counts_deliveries: true,
                 longest_delay: Some(Duration::from_secs(12 * 3_600)),
                 orders_keys: self.fifo,
+                ids: Ids::Header("sqs-message-id"),
                 ..Capabilities::default()
             },
             retry_sink: false,
