@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::error::ControlError;
-use crate::wait::{self, SOON};
+use crate::wait::{self, SOON, START};
 
 /// Waits for the end of its input, which comes with the end of whoever holds the other end, and kills its group.
 /// Somebody outside of the group removes the folder then; the guard goes on when that one has left it, and said so by
@@ -71,6 +71,16 @@ impl Group {
     /// How the broker ended, if it has.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
+    }
+
+    /// Waits until the broker answers; if it does not, how that went.
+    pub(crate) fn ready(&mut self, answers: impl Fn() -> bool) -> Result<(), String> {
+        wait::until(START, || match self.ended() {
+            Ok(None) => answers().then_some(Ok(())),
+            Ok(Some(status)) => Some(Err(format!("ended ({status}) before it was ready"))),
+            Err(error) => Some(Err(format!("cannot be watched: {error}"))),
+        })
+        .unwrap_or_else(|| Err(format!("was not ready after {} s", START.as_secs())))
     }
 
     /// Asks the broker to end and waits for it; kills it if it takes longer than it may. How it ended.

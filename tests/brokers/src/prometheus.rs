@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::error::tail;
 use crate::group::Group;
 use crate::ports::Port;
-use crate::wait::{self, SOON, START};
+use crate::wait::{self, SOON};
 use crate::{ControlError, StartError, http};
 
 /// What is to be scraped.
@@ -81,21 +81,12 @@ impl Prometheus {
         )
         .map_err(|cause| missing_or("prometheus", cause))?;
         let number = port.number();
-        let ended = wait::until(START, || match group.ended() {
-            Ok(None) => matches!(http::get(number, "/-/ready", ""), Ok((200, _))).then_some(None),
-            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
-            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
-        });
-        let how = match ended {
-            Some(None) => {
-                return Ok(Self {
-                    _group: group,
-                    _data: data,
-                    port,
-                });
-            }
-            Some(Some(how)) => how,
-            None => format!("was not ready after {} s", START.as_secs()),
+        let Err(how) = group.ready(|| matches!(http::get(number, "/-/ready", ""), Ok((200, _)))) else {
+            return Ok(Self {
+                _group: group,
+                _data: data,
+                port,
+            });
         };
         Err(StartError::Failed {
             what: "Prometheus".to_owned(),

@@ -11,9 +11,8 @@ use tempfile::TempDir;
 
 use crate::StartError;
 use crate::error::tail;
-use crate::group::Group;
+use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::wait::{self, START};
 
 const WHAT: &str = "Redis";
 
@@ -55,18 +54,9 @@ impl Redis {
         }
         let mut group = self.launch()?;
         let port = self.port();
-        let ended = wait::until(START, || match group.ended() {
-            Ok(None) => answers(port).is_ok_and(|answers| answers).then_some(None),
-            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
-            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
-        });
-        let how = match ended {
-            Some(None) => {
-                self.group = Some(group);
-                return Ok(());
-            }
-            Some(Some(how)) => how,
-            None => format!("was not ready after {} s", START.as_secs()),
+        let Err(how) = group.ready(|| answers(port).is_ok_and(|answers| answers)) else {
+            self.group = Some(group);
+            return Ok(());
         };
         drop(group);
         Err(StartError::Failed {
@@ -110,9 +100,7 @@ impl Redis {
 
     /// Kills it with SIGKILL, and returns once it is gone. One that does not run is left alone.
     pub fn kill(&mut self) {
-        if let Some(mut group) = self.group.take() {
-            group.kill();
-        }
+        group::kill(&mut self.group);
     }
 
     /// Where it listens.

@@ -9,7 +9,6 @@ use tempfile::TempDir;
 use crate::error::tail;
 use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::wait::{self, START};
 use crate::{ControlError, StartError, http};
 
 const WHAT: &str = "ElasticMQ";
@@ -74,18 +73,10 @@ impl ElasticMq {
         }
         let mut group = self.launch()?;
         let port = self.port();
-        let ended = wait::until(START, || match group.ended() {
-            Ok(None) => matches!(http::get(port, "/?Action=ListQueues", ""), Ok((200, _))).then_some(None),
-            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
-            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
-        });
-        let how = match ended {
-            Some(None) => {
-                self.group = Some(group);
-                return Ok(());
-            }
-            Some(Some(how)) => how,
-            None => format!("was not ready after {} s", START.as_secs()),
+        let ready = group.ready(|| matches!(http::get(port, "/?Action=ListQueues", ""), Ok((200, _))));
+        let Err(how) = ready else {
+            self.group = Some(group);
+            return Ok(());
         };
         drop(group);
         Err(StartError::Failed {

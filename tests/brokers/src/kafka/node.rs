@@ -14,7 +14,6 @@ use super::installation::Installation;
 use crate::error::tail;
 use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::wait::{self, START};
 use crate::{ControlError, StartError};
 
 /// Any will do: nothing else hears of it.
@@ -188,15 +187,8 @@ impl Node {
         let Some(group) = self.group.as_mut() else {
             return Ok(());
         };
-        let ended = wait::until(START, || match group.ended() {
-            Ok(None) => answers(port).then_some(None),
-            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
-            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
-        });
-        let how = match ended {
-            Some(None) => return Ok(()),
-            Some(Some(how)) => how,
-            None => format!("was not ready after {} s", START.as_secs()),
+        let Err(how) = group.ready(|| answers(port)) else {
+            return Ok(());
         };
         self.group = None;
         Err(StartError::Failed {

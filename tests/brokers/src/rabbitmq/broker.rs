@@ -11,7 +11,6 @@ use super::node::Node;
 use super::series::Series;
 use crate::error::tail;
 use crate::group::{self, Group};
-use crate::wait::{self, START};
 use crate::{ControlError, StartError, tls};
 
 /// A client's first words, and the kind of the frame that only a broker at work answers them with.
@@ -55,21 +54,12 @@ impl RabbitMq {
             .server()
             .and_then(|mut server| Group::start(&mut server, self.node.folder()))
             .map_err(StartError::io(format!("start {}", self.what())))?;
-        let ended = wait::until(START, || match group.ended() {
-            Ok(None) => self.ready().then_some(None),
-            Ok(Some(status)) => Some(Some(format!("ended ({status}) before it was ready"))),
-            Err(error) => Some(Some(format!("cannot be watched: {error}"))),
-        });
-        let failure = match ended {
-            Some(None) => {
-                self.group = Some(group);
-                return Ok(());
-            }
-            Some(Some(how)) => how,
-            None => format!("was not ready after {} s", START.as_secs()),
+        let Err(how) = group.ready(|| self.ready()) else {
+            self.group = Some(group);
+            return Ok(());
         };
         drop(group);
-        Err(self.failed(failure))
+        Err(self.failed(how))
     }
 
     /// Whether it answers at all its ports.
