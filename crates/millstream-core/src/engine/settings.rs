@@ -2,8 +2,7 @@
 //!
 //! The spec in the hub stays what the pipeline was started with: of it, source, sinks, flow, ordering and dead letter
 //! hold until it is started again. Everything here is read where it is needed, numbers of the hot path as atomics, so
-//! that a change holds from then on. Limits, retries, rate, breakers, batchers and
-//! the number of workers keep their own.
+//! that a change holds from then on. Limits, retries, rate, breakers, batchers and the number of workers keep their own.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -89,9 +88,7 @@ impl Hub {
         // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
     }
-}
 
-impl Hub {
     /// One that was resized otherwise stays so while its setting is the same.
     fn set_workers(&self, spec: ProcessorSpec) {
         let before = std::mem::replace(&mut *self.settings.processor.lock(), spec);

@@ -111,36 +111,20 @@ pub(super) fn holds(hub: &Hub) -> bool {
 
 /// A number that changes whenever a message has come, a run has ended, or a settlement was answered.
 fn moves(counts: &Counts) -> u64 {
-    let &Counts {
-        received,
-        processed,
-        failed,
-        given_up,
-        batches,
-        acked,
-        rejected,
-        released,
-        returned,
-        stale,
-        lost,
-        dead_lettered,
-        put_off,
-        ..
-    } = counts;
     [
-        received,
-        processed,
-        failed,
-        given_up,
-        batches,
-        acked,
-        rejected,
-        released,
-        returned,
-        stale,
-        lost,
-        dead_lettered,
-        put_off,
+        counts.received,
+        counts.processed,
+        counts.failed,
+        counts.given_up,
+        counts.batches,
+        counts.acked,
+        counts.rejected,
+        counts.released,
+        counts.returned,
+        counts.stale,
+        counts.lost,
+        counts.dead_lettered,
+        counts.put_off,
     ]
     .into_iter()
     .fold(0, u64::wrapping_add)
