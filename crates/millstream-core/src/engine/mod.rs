@@ -23,6 +23,7 @@ mod drain;
 mod elsewhere;
 mod envelope;
 mod fate;
+mod fullness;
 mod gate;
 mod gradient;
 mod guard;
