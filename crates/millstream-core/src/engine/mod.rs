@@ -11,6 +11,7 @@
 mod adaptive;
 #[cfg(test)]
 mod adaptive_simulation;
+mod balance;
 mod batch_worker;
 mod batcher;
 mod bisect;
