@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::adaptive::Adaptive;
+use super::balance::Balance;
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
@@ -74,6 +75,7 @@ pub(crate) struct Hub {
     pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
+    pub(crate) balance: Balance,
     pub(crate) processor: Stage,
     pub(crate) seats: Seats,
     pub(crate) adaptive: Adaptive,
@@ -143,6 +145,7 @@ impl Hub {
             rate_limit: watch::Sender::new(spec.rate_limit.clone()),
             batcher_full: Notify::new(),
             counters: Counters::default(),
+            balance: Balance::default(),
             processor: Stage::new(PROCESSOR),
             seats: Seats::default(),
             resized: Notify::new(),

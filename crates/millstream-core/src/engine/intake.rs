@@ -381,6 +381,7 @@ impl Drop for Intake {
                     .iter_mut()
                     .map(|envelope| &mut envelope.ticket),
             );
+            self.hub.counters.received.add(self.chunk.len());
             self.hub.release(
                 self.chunk
                     .drain()
