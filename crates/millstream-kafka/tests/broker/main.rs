@@ -10,6 +10,7 @@ mod lag;
 mod letters;
 mod once_later;
 mod outage;
+mod rebalances;
 mod retries;
 mod slow;
 mod stuck;
