@@ -596,3 +596,6 @@ pub(crate) fn plain(topics: &[String]) -> Option<&str> {
         .map(String::as_str)
         .find(|topic| !topic.starts_with('^'))
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,8 +74,10 @@ async fn an_outage_of_an_hour_opens_the_breaker_and_dead_letters_nothing() {
     );
 }
 
+/// Apalis' breaker, while it was open, had nobody woken once it was not. Here nothing waits but at the source, so only the
+/// breaker's own time can wake anybody, and then only intake has anything to try it with.
 #[tokio::test(start_paused = true)]
-async fn a_half_open_breaker_fetches_one_message_where_it_has_none_to_probe_with() {
+async fn an_open_breaker_wakes_its_pipeline_by_itself_and_has_one_message_fetched() {
     let processor = Dependent::default();
     let down = Arc::clone(&processor.down);
     let rig = Rig::start(Flow::process(processor), |spec| {

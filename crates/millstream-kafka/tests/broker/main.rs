@@ -11,6 +11,7 @@ mod lag;
 mod letters;
 mod once_later;
 mod outage;
+mod rebalances;
 mod retries;
 #[cfg(all(feature = "ssl", feature = "zstd"))]
 mod secured;
