@@ -47,7 +47,7 @@ impl RedisStore {
     }
 }
 
-fn failed(error: redis::RedisError) -> DedupError {
+fn failed(error: &redis::RedisError) -> DedupError {
     DedupError(format!("Redis: {error}"))
 }
 
@@ -67,7 +67,7 @@ impl DedupStore for RedisStore {
             for id in ids {
                 pipeline.cmd("EXISTS").arg(self.key(id));
             }
-            self.server.ask(&pipeline).await.map_err(failed)
+            self.server.ask(&pipeline).await.map_err(|error| failed(&error))
         })
     }
 
@@ -82,7 +82,7 @@ impl DedupStore for RedisStore {
                 let set = pipeline.cmd("SET").arg(self.key(id)).arg(&[ENTRY]);
                 set.arg("PX").arg(millis).ignore();
             }
-            let () = self.server.ask(&pipeline).await.map_err(failed)?;
+            let () = self.server.ask(&pipeline).await.map_err(|error| failed(&error))?;
             Ok(0)
         })
     }
