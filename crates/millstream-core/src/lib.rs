@@ -24,6 +24,7 @@ mod message;
 mod mutants;
 mod partition;
 mod processor;
+mod rates;
 pub mod rt;
 mod settlement;
 #[cfg(feature = "simulation")]
@@ -57,6 +58,7 @@ pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measu
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
+pub use rates::{Ask, Bucket, Pace, RateError, RateStore, SharedRateSpec, SharedRateStore, Turns};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{
     BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGap, OnGiveUp, OrderBy, Ordering, PipelineSpec,

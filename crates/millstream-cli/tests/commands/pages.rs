@@ -63,6 +63,41 @@ fn what_a_page_on_a_table_shows_is_right_and_names_its_keys() {
     }
 }
 
+#[test]
+fn the_shared_rate_limit_of_the_page_on_policies_is_right_and_its_keys_are_told() {
+    let page = include_str!("../../../../docs/policies.md");
+    let (_, section) = page.split_once("### A limit of several processes").unwrap();
+    let (block, _) = section
+        .split_once("```toml\n")
+        .unwrap()
+        .1
+        .split_once("```")
+        .unwrap();
+    let scratch = Scratch::new();
+    let sqlite = block.replace(
+        r#"{ type = "redis", url = "redis://user:password@127.0.0.1:6379/0" }"#,
+        r#"{ type = "sqlite", path = "limits.db" }"#,
+    );
+    assert_ne!(block, sqlite);
+    for text in [block, &sqlite] {
+        scratch.write("page.toml", text);
+        let ended = scratch.run(&["check", "page.toml"]);
+        assert_eq!(ended.code, Some(0), "{}\n{text}", ended.stderr);
+    }
+    scratch.write("page.toml", &block.replace("redis://user", "http://user"));
+    let ended = scratch.run(&["check", "page.toml"]);
+    assert_eq!(ended.code, Some(2));
+    assert!(!ended.stderr.contains("password"), "{}", ended.stderr);
+    let ended = Scratch::new().run(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let keys = schema.pointer("/$defs/pipeline/properties/rate_limit/properties");
+    let keys = keys.unwrap().as_object().unwrap();
+    assert!(keys.len() >= 7, "{keys:?}");
+    for key in keys.keys() {
+        assert!(page.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
+
 /// Every key in this part of a schema, those of tables within it included.
 fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
     for (key, value) in schema

@@ -33,6 +33,7 @@ use super::sentinels::Sentinels;
 use super::sequence::Sequence;
 use super::settings::Settings;
 use super::settling::Settling;
+use super::shared_rate::SharedRate;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
 use super::twins::Twins;
@@ -73,6 +74,7 @@ pub(crate) struct Hub {
     pub(crate) budget: Budget,
     /// How fast to fetch, as it is set now.
     pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
+    pub(crate) shared_rate: Option<SharedRate>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
     pub(crate) balance: Balance,
@@ -143,6 +145,7 @@ impl Hub {
             retry: RwLock::new(spec.retry),
             budget: Budget::new(spec.retry.budget),
             rate_limit: watch::Sender::new(spec.rate_limit.clone()),
+            shared_rate: spec.shared_rate.clone().map(SharedRate::new),
             batcher_full: Notify::new(),
             counters: Counters::default(),
             balance: Balance::default(),
@@ -373,6 +376,7 @@ impl Hub {
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
             breakers: self.breakers.measures(),
+            rate_store: self.shared_rate.as_ref().map(|shared| shared.took.snapshot()),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
                 messages: 0,
                 bytes: 0,

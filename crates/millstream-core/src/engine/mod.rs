@@ -55,8 +55,10 @@ mod settling;
 mod shard;
 #[cfg(test)]
 mod shard_model;
+mod shared_rate;
 mod stage;
 mod stall;
+mod stores;
 mod timers;
 mod turns;
 mod twins;
