@@ -242,7 +242,7 @@ async fn commits(brokers: &str) -> i64 {
         let topic = "__consumer_offsets";
         let wait = Duration::from_secs(30);
         let metadata = consumer.fetch_metadata(Some(topic), wait).unwrap();
-        let partitions = metadata.topics()[0].partitions().iter();
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
         partitions
             .map(|partition| consumer.fetch_watermarks(topic, partition.id(), wait).unwrap().1)
             .sum()
