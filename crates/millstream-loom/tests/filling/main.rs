@@ -13,11 +13,7 @@ mod spec {
 }
 
 mod rt {
-    pub(crate) use std::time::{Duration, Instant};
-
-    pub(crate) fn now() -> Instant {
-        Instant::now()
-    }
+    pub(crate) use millstream_core::rt::{Duration, Instant, now};
 }
 
 use std::num::NonZeroUsize;
