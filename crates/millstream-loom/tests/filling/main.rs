@@ -109,19 +109,19 @@ fn one_that_is_full_after_all_is_waited_for_once() {
         assert_eq!(
             shut_after(1, |batcher| batcher.enter(2), |batcher| batcher.leave(1)),
             1
-        )
+        );
     });
     loom::model(|| {
         assert_eq!(
             shut_after(0, |batcher| batcher.enter(1), |batcher| batcher.enter(1)),
             1
-        )
+        );
     });
     loom::model(|| {
         assert_eq!(
             shut_after(2, |batcher| batcher.enter(1), |batcher| batcher.leave(1)),
             1
-        )
+        );
     });
 }
 
@@ -131,13 +131,13 @@ fn one_that_has_room_after_all_is_not_waited_for() {
         assert_eq!(
             shut_after(2, |batcher| batcher.enter(1), |batcher| batcher.leave(2)),
             0
-        )
+        );
     });
     loom::model(|| {
         assert_eq!(
             shut_after(2, |batcher| batcher.leave(1), |batcher| batcher.leave(1)),
             0
-        )
+        );
     });
 }
 
@@ -147,7 +147,7 @@ fn one_that_may_hold_more_is_not_waited_for() {
         assert_eq!(
             shut_after(1, |batcher| batcher.enter(1), |batcher| batcher.set(3)),
             0
-        )
+        );
     });
 }
 

@@ -23,9 +23,12 @@ mod budget {
 }
 
 pub(crate) mod envelope {
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Ticket;
+
     #[derive(Debug)]
     pub(crate) struct Envelope {
-        pub(crate) ticket: (),
+        pub(crate) ticket: Ticket,
         pub(crate) order: u64,
         pub(crate) lane: LaneId,
     }
@@ -33,7 +36,7 @@ pub(crate) mod envelope {
     impl Envelope {
         pub(crate) fn new() -> Self {
             Self {
-                ticket: (),
+                ticket: Ticket,
                 order: 0,
                 lane: LaneId::NONE,
             }
@@ -149,7 +152,7 @@ mod returning {
             false
         }
 
-        pub(crate) fn add_followed(&self, (): (), _: u64) {}
+        pub(crate) fn add_followed(&self, _: super::envelope::Ticket, _: u64) {}
     }
 }
 
