@@ -13,6 +13,7 @@ mod dropping;
 mod fairness;
 mod halting;
 mod isolation;
+mod live;
 mod measuring;
 mod order;
 mod probing;
