@@ -36,6 +36,7 @@ mod losses;
 mod outbox;
 mod pipeline;
 mod places;
+mod probes;
 mod rare;
 mod rate;
 mod ready;
