@@ -9,6 +9,8 @@ use toml::de::{DeTable, DeValue};
 const CHANGEABLE: [&str; 5] = ["limits", "rate_limit", "breaker", "dependencies", "supervisor"];
 /// Keys of the processor's table that may.
 const OF_PROCESSOR: [&str; 3] = ["concurrency", "max_demand", "timeout"];
+/// Keys of a sequence that may.
+const OF_SEQUENCE: [&str; 2] = ["held", "wait"];
 /// The keys of a batcher that may not: all others may.
 const OF_BATCHER: [&str; 1] = ["sink"];
 
@@ -29,6 +31,9 @@ impl Fixed {
                 ("retry", DeValue::Table(table)) if !redelivers(table) => {}
                 ("processor", DeValue::Table(table)) => {
                     fixed.add("processor", table, |key| !OF_PROCESSOR.contains(&key));
+                }
+                ("sequence", DeValue::Table(table)) => {
+                    fixed.add("sequence", table, |key| !OF_SEQUENCE.contains(&key));
                 }
                 ("batchers", DeValue::Table(batchers)) => {
                     for (name, batcher) in batchers {
@@ -126,6 +131,9 @@ mod tests {
             size = 3
             [limits]
             in_flight = 10
+            [sequence]
+            by = "header:seq"
+            held = 5
             "#,
         );
         let other = fixed(
@@ -137,6 +145,9 @@ mod tests {
             concurrency = { min = 1, max = 4 }
             timeout = "1s"
             handler = "audit"
+            [sequence]
+            wait = "1s"
+            by = "header:seq"
             "#,
         );
         assert_eq!(one.differences(&other), [""; 0]);

@@ -418,7 +418,8 @@ impl Pipeline {
 
     /// Takes over from this spec what may change while the pipeline runs and is different from the spec that it has, at
     /// once, and says what that is: of limits; `concurrency`, `max_demand` and `timeout` of the processor; all of the
-    /// batchers but their sinks; the schedule of retries; rate limit; breakers; and the supervisor's settings. Nothing in
+    /// batchers but their sinks; the schedule of retries; rate limit; breakers; `held` and `wait` of a sequence; and the
+    /// supervisor's settings. Nothing in
     /// flight is lost over it: limits that are lower than what is there let it go on and fetch nothing meanwhile, and workers
     /// that are too many end with their message. What was [changed](Self::change) in this run stays, where the spec says of
     /// it what it said before.

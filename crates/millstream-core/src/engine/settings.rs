@@ -91,6 +91,9 @@ impl Hub {
             batcher.set(self, settings, spec.limits);
         }
         self.breakers.set(spec.breaker, &spec.dependencies);
+        if let (Some(sequence), Some(spec)) = (&self.sequence, &spec.sequence) {
+            sequence.set(spec);
+        }
         self.wake_all();
         let processor = spec.processor;
         let before = std::mem::replace(&mut *self.settings.live.lock(), spec).processor;
@@ -176,6 +179,10 @@ pub(crate) fn take_over(
         supervisor.jitter,
         supervisor.stall_after,
     );
+    if let (Some(kept), Some(live), Some(from)) = (&mut kept.sequence, &mut live.sequence, &from.sequence) {
+        changes.take("sequence.held", [&mut kept.held, &mut live.held], &from.held);
+        changes.take("sequence.wait", [&mut kept.wait, &mut live.wait], &from.wait);
+    }
     let PipelineSpec { flow, batchers, .. } = kept;
     // One that the flow does not have is for whoever checks the spec to find.
     let unknown = |name: &String| !flow.steps().iter().any(|step| step.name == *name);

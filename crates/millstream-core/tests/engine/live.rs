@@ -162,3 +162,41 @@ async fn what_does_not_fit_changes_nothing() {
     assert_eq!(error, "pipeline `test`: its flow has no batcher `nowhere`");
     assert_eq!(rig.pipeline().status().concurrency, 16);
 }
+
+/// What a sequence holds at most follows the limit where nothing else is said, and so it does when that is lowered.
+#[tokio::test(start_paused = true)]
+async fn what_a_sequence_holds_at_most_changes_with_the_limit_that_it_follows() {
+    let sequence = |held: usize| {
+        let millstream_core::Ordering::By(by) = millstream_core::Ordering::by_header("seq") else {
+            unreachable!()
+        };
+        SequenceSpec {
+            held: non_zero(held),
+            ..SequenceSpec::new(by)
+        }
+    };
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = millstream_core::Ordering::Key;
+        spec.sequence = Some(sequence(1_000));
+    });
+    let numbered = |number: u32| {
+        let header = number.to_string();
+        crate::support::keyed("a", "ok").with_header("seq", &header)
+    };
+    rig.queue.publish_all([numbered(1), numbered(3), numbered(4)]);
+    until(|| rig.pipeline().status().held == 2).await;
+    let changed = apply(&rig, |spec| {
+        spec.limits.in_flight = non_zero(6);
+        spec.sequence = Some(sequence(3));
+    });
+    assert_eq!(changed, ["limits.in_flight", "sequence.held"]);
+    rig.queue.publish_all([numbered(5)]);
+    until(|| rig.pipeline().status().held == 3).await;
+    // One more than may be held: the key goes on without what is missing.
+    rig.queue.publish_all([numbered(6)]);
+    let began = tokio::time::Instant::now();
+    rig.settled().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(rig.pipeline().status().counts.sequence_gaps, 1);
+}
