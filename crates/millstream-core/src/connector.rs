@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::check::{Facts, Finding};
 use crate::dedup::Ids;
-use crate::engine::{Alone, Envelope};
+use crate::engine::Envelope;
 use crate::handle::EngineHandle;
 use crate::letters::SharedLetterBox;
 use crate::message::{Message, Outgoing};
@@ -184,7 +184,7 @@ impl Chunk {
     /// What is in it comes alone: nothing more does until it is settled, so no batch shall wait for that.
     pub fn come_alone(&mut self) {
         for envelope in &mut self.envelopes {
-            envelope.alone = Some(Alone::Fetched);
+            envelope.alone = true;
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use super::elsewhere::Why;
-use super::envelope::{Alone, Envelope, LaneId};
+use super::envelope::{Envelope, LaneId};
 use super::hub::Hub;
 use super::outbox::Letter;
 use super::ready::Left;
@@ -71,12 +71,6 @@ pub(crate) enum Next {
 impl Hub {
     /// What comes next for a message whose run in this stage did not succeed; its failures are counted.
     pub(crate) fn next(&self, envelope: &mut Envelope, fault: Fault) -> Next {
-        // A probe has had its run: from here on the message runs when the breaker lets it.
-        let probed = envelope.alone == Some(Alone::Probe);
-        envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
-        if probed && !fault.feeds_breaker() {
-            self.probe_over();
-        }
         let not_permitted = fault.kind() == Failed::NotPermitted;
         if fault.feeds_breaker() && !self.breakers.is_closed() {
             envelope.doubted = self.breakers.round();
@@ -180,9 +174,6 @@ impl Hub {
     /// No further attempt: the message goes where the policy says.
     pub(crate) fn give_up(&self, envelope: Envelope, stage: &Arc<str>, reason: Reason, error: String) {
         self.counters.reasons.add(reason as usize, 1);
-        if envelope.alone == Some(Alone::Probe) {
-            self.probe_over();
-        }
         let message = &envelope.message;
         let now = SystemTime::now();
         let rejection = Arc::new(Rejection {

@@ -38,6 +38,7 @@ mod losses;
 mod outbox;
 mod pipeline;
 mod places;
+mod probes;
 mod rare;
 mod rate;
 mod ready;
@@ -77,7 +78,7 @@ pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;
-pub(crate) use envelope::{Alone, Envelope};
+pub(crate) use envelope::Envelope;
 pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};

@@ -2,8 +2,8 @@
 //!
 //! It costs what moves nothing: a few times within `stall_after` it reads the counters, and only if none has changed
 //! does it look at the stages. What waits by design is no stall: what is parked until later, a batch that is not old
-//! enough, runs while the breaker is not closed, settlements while the source is away, what a sink does not take while
-//! that is reported as such. A handler is given its timeout.
+//! enough, retries that are due and beyond the budget, runs while the breaker is not closed, settlements while the source is
+//! away, what a sink does not take while that is reported as such. A handler is given its timeout.
 
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     };
     let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
-    let overdue = hub.ready.next_due().is_some_and(|due| due < now);
+    let overdue = hub.ready.next_due().is_some_and(|due| due < now) && hub.budget.has_room(now);
     let blocked = load.waiting > 0 && load.parked + load.aside == 0;
     if may_run && (load.ready + load.running > 0 || overdue || blocked) {
         let mut firsts: Vec<_> = running(hub).collect();

@@ -148,14 +148,15 @@ async fn a_limit_that_is_set_while_it_runs_holds_at_once() {
     });
     rig.queue.publish_all((0..500).map(|_| of("a", "m")));
     until(|| done.count("a") == 2).await;
-    rig.pipeline().set_rate_limit(Some(RateLimit {
+    let set = |limit: Option<RateLimit>| rig.pipeline().change(|spec| spec.rate_limit = limit).unwrap();
+    set(Some(RateLimit {
         key: None,
         ..limit(100, 1)
     }));
     tokio::time::sleep(SECOND).await;
     assert!((90..=110).contains(&done.count("a")), "{}", done.count("a"));
     let began = tokio::time::Instant::now();
-    rig.pipeline().set_rate_limit(None);
+    set(None);
     rig.settled().await;
     assert!(began.elapsed() < SECOND);
 }
