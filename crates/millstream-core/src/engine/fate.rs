@@ -144,6 +144,35 @@ impl Hub {
         wait.max(turn)
     }
 
+    /// Acts on what comes next for a failed message. Gives how it leaves the worker; nothing if it is gone.
+    pub(crate) fn leave(&self, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<Left> {
+        match next {
+            _ if envelope.settled => {
+                self.give_up(
+                    envelope,
+                    stage,
+                    Reason::Rejected,
+                    "failed after it was settled".to_owned(),
+                );
+                None
+            }
+            Next::Park(due) => Some(Left::Parked(due, envelope)),
+            Next::Behind => Some(Left::Behind(envelope)),
+            Next::Return(after) => {
+                let lane = envelope.lane;
+                if lane != LaneId::NONE {
+                    self.returning.add_followed(envelope.ticket, envelope.order);
+                }
+                self.return_later(envelope, after);
+                Some(Left::Withdrawn(lane))
+            }
+            Next::GiveUp(reason, error) => {
+                self.give_up(envelope, stage, reason, error);
+                None
+            }
+        }
+    }
+
     /// How old the message is: since it was published, where the source says that, or else since it was received first.
     fn age(&self, envelope: &Envelope) -> Duration {
         let message = &envelope.message;

@@ -36,6 +36,8 @@ mod lanes;
 mod link;
 mod losses;
 mod outbox;
+#[cfg(test)]
+mod permit_tests;
 mod pipeline;
 mod places;
 mod probes;

@@ -18,7 +18,7 @@ use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::breaker::Runs;
 use super::envelope::{Envelope, LaneId};
-use super::fate::{Fault, Next};
+use super::fate::Fault;
 use super::guard::{caught, text_of};
 use super::hub::{FAIR_TAKE, Hub};
 use super::probes::Permit;
@@ -265,7 +265,7 @@ impl Drop for Running<'_> {
         self.hub.record(&permit, failed);
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
-        let left = leave(self.hub, self.stage, envelope, next);
+        let left = self.hub.leave(self.stage, envelope, next);
         let gone = left.is_none();
         let lane = Some(lane).filter(|lane| gone && *lane != LaneId::NONE);
         self.hub
@@ -276,35 +276,6 @@ impl Drop for Running<'_> {
 fn show(running: &Option<Envelope>, ended: Ended) {
     if let Some(envelope) = running {
         see(Seen::Ended(envelope.ticket, ended));
-    }
-}
-
-/// Acts on what comes next for a failed message. Gives how it leaves the worker; nothing if it is gone.
-fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<Left> {
-    match next {
-        _ if envelope.settled => {
-            hub.give_up(
-                envelope,
-                stage,
-                Reason::Rejected,
-                "failed after it was settled".to_owned(),
-            );
-            None
-        }
-        Next::Park(due) => Some(Left::Parked(due, envelope)),
-        Next::Behind => Some(Left::Behind(envelope)),
-        Next::Return(after) => {
-            let lane = envelope.lane;
-            if lane != LaneId::NONE {
-                hub.returning.add_followed(envelope.ticket, envelope.order);
-            }
-            hub.return_later(envelope, after);
-            Some(Left::Withdrawn(lane))
-        }
-        Next::GiveUp(reason, error) => {
-            hub.give_up(envelope, stage, reason, error);
-            None
-        }
     }
 }
 
@@ -428,7 +399,7 @@ impl<'a, T> Round<'a, T> {
                 let lane = envelope.lane;
                 match running
                     .take()
-                    .and_then(|envelope| leave(self.hub, stage, envelope, next))
+                    .and_then(|envelope| self.hub.leave(stage, envelope, next))
                 {
                     Some(left) => self.left.push(left),
                     None => self.free(lane),
