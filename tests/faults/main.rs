@@ -9,6 +9,7 @@
 )]
 
 mod blows;
+mod breaker;
 mod culprit;
 mod drain;
 mod fates;

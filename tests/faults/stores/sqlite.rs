@@ -6,7 +6,7 @@ use millstream_core::{EngineHandle, SharedConnector, SharedSinkConnector};
 use millstream_sqlite::{Queue, SqliteConnector, SqliteSink};
 use millstream_tests::QUEUE;
 
-use super::{DEAD, Store, wait_for};
+use super::{DEAD, HandsOut, Store, wait_for};
 use crate::place::Place;
 
 pub(crate) struct OnSqlite(Place);
@@ -52,6 +52,12 @@ impl Store for OnSqlite {
 
     fn restart(&mut self, _: bool) {
         panic!("there is nothing to restart");
+    }
+}
+
+impl HandsOut for OnSqlite {
+    fn handed_out(&self, queue: &str) -> u32 {
+        u32::try_from(self.queue(queue).counts().unwrap().leased).unwrap()
     }
 }
 
