@@ -4,9 +4,10 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream_brokers::Redis;
+use millstream_core::rt::{self, Instant};
 use millstream_core::{Ask, Pace, RateStore as _, Turns};
 use millstream_redis::RedisRates;
 use tokio::task::spawn_blocking;
@@ -70,7 +71,7 @@ async fn p4_four_at_once_take_what_the_limit_allows_and_no_more_though_redis_is_
         .map(|_| {
             let rates = RedisRates::new(&redis.url(), "orders").unwrap();
             let failures = Arc::clone(&failures);
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 let mut had = 0;
                 let until = Instant::now() + Duration::from_secs(120);
                 while had < 100 * NUMBER {

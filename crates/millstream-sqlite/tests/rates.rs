@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use millstream_core::rt::Instant;
 use millstream_core::{Ask, Pace, RateStore as _, Turns};
 use millstream_sqlite::rusqlite::Connection;
 use millstream_sqlite::{Queue, SqliteRates};
