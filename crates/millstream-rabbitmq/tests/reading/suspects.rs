@@ -1,7 +1,10 @@
 //! Messages that were delivered often, on quorum queues.
 
+use std::time::Duration;
+
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::Settlement;
+use millstream_core::{Settlement, rt};
+use millstream_rabbitmq::lapin::message::Delivery;
 use millstream_rabbitmq::lapin::options::{BasicGetOptions, BasicNackOptions};
 use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
 
@@ -17,20 +20,32 @@ async fn quorum(broker: &RabbitMq, queue: &str, messages: usize) -> Client {
     client
 }
 
+/// The first message that is there. A quorum queue answers that it is empty until what was given back is in its log.
+async fn first(client: &Client, queue: &str) -> Delivery {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let got = client
+                .channel
+                .basic_get(queue.into(), BasicGetOptions::default())
+                .await
+                .unwrap();
+            match got {
+                Some(got) => return got.delivery,
+                None => rt::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    });
+    found.await.expect("nothing is in the queue")
+}
+
 /// Takes the first message and gives it back, so often.
 async fn deliver_in_vain(client: &Client, queue: &str, times: usize) {
     for _ in 0..times {
-        let got = client
-            .channel
-            .basic_get(queue.into(), BasicGetOptions::default())
-            .await
-            .unwrap()
-            .unwrap();
         let options = BasicNackOptions {
             requeue: true,
             multiple: false,
         };
-        got.delivery.nack(options).await.unwrap();
+        first(client, queue).await.nack(options).await.unwrap();
     }
 }
 
@@ -45,19 +60,13 @@ async fn a_suspect_comes_alone(series: Series) {
     assert_eq!(numbers(&suspect), [0]);
     assert_eq!(suspect[0].1.deliveries, 5);
     // All others are back: whoever else asks gets the first of them.
-    let options = BasicGetOptions::default();
-    let other = client
-        .channel
-        .basic_get(queue.into(), options)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(other.delivery.data, b"1");
+    let other = first(&client, queue).await;
+    assert_eq!(other.data, b"1");
     let requeue = BasicNackOptions {
         requeue: true,
         multiple: false,
     };
-    other.delivery.nack(requeue).await.unwrap();
+    other.nack(requeue).await.unwrap();
     reading.settle_now(&tickets(&suspect), &Settlement::Ack).await;
     // And each of them was given back once at most.
     let mut seen = Vec::new();
@@ -90,14 +99,13 @@ async fn many_suspects_raise_nobodys_count_more_than_once() {
     for _ in 0..5 {
         let mut last = None;
         for _ in 0..10 {
-            let options = BasicGetOptions::default();
-            last = client.channel.basic_get(queue.into(), options).await.unwrap();
+            last = Some(first(&client, queue).await);
         }
         let options = BasicNackOptions {
             requeue: true,
             multiple: true,
         };
-        last.unwrap().delivery.nack(options).await.unwrap();
+        last.unwrap().nack(options).await.unwrap();
     }
     client.publish(queue, 10..40).await;
     let mut reading = Reading::open(settings(&broker, queue)).await;
