@@ -64,6 +64,6 @@ mod transactions;
 mod whence;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
-pub use properties::InvalidProperty;
+pub use properties::{InvalidProperty, connects};
 pub use sink::{KafkaSink, KafkaWriter};
 pub use transactions::sink::{TransactionalSink, TransactionalWriter};
