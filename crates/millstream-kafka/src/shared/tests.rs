@@ -1,4 +1,4 @@
-use millstream_core::{Outcome, Settle, Settlement};
+use millstream_core::{Outcome, Settle, Settlement, Ticket};
 
 use super::*;
 use crate::copies::Assigned;
@@ -46,7 +46,17 @@ fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
 }
 
 fn buffered(shared: &Shared) -> Vec<(Ticket, Message)> {
-    shared.state.lock().buffer.drain(..).collect()
+    let mut state = shared.state.lock();
+    let State {
+        buffer, assignments, ..
+    } = &mut *state;
+    let tickets = std::iter::from_fn(|| buffer.pop_front());
+    tickets
+        .filter_map(|ticket| {
+            let message = assignments[&ticket.origin].offsets.out(ticket.sequence)?;
+            Some((ticket, message.clone()))
+        })
+        .collect()
 }
 
 fn acked(ticket: Ticket) -> Settle {
