@@ -23,6 +23,8 @@ const LINGER: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     queue: Mutex<Vec<Settle>>,
+    /// Those that wait, and until when.
+    later: Mutex<Vec<(Instant, Settle)>>,
     added: Notify,
     /// How many the acknowledger was given and has not answered for.
     owed: AtomicUsize,
@@ -43,6 +45,36 @@ impl Settling {
 }
 
 impl Settling {
+    /// Hands over one that is not to go to the acknowledger before then, unless the pipeline drains.
+    pub(crate) fn add_later(&self, then: Instant, settle: Settle) {
+        self.later.lock().push((then, settle));
+        self.added.notify_one();
+    }
+
+    /// Nothing waits any more.
+    pub(crate) fn begin_drain(&self) {
+        self.added.notify_one();
+    }
+
+    /// Puts in what is due, in a drain all there is; says when more is.
+    fn collect_later(&self, given: &mut Vec<Settle>, drains: bool) -> Option<Instant> {
+        let mut later = self.later.lock();
+        if later.is_empty() {
+            return None;
+        }
+        let now = rt::now();
+        let due = later.extract_if(.., |(then, _)| drains || *then <= now);
+        given.extend(due.map(|(_, settle)| settle));
+        later.iter().map(|(then, _)| *then).min()
+    }
+}
+
+impl Settling {
+    /// How many wait until they may go to the acknowledger.
+    pub(crate) fn waiting(&self) -> usize {
+        self.later.lock().len()
+    }
+
     /// How many the broker has not answered for.
     pub(crate) fn len(&self) -> usize {
         self.queue.lock().len() + self.owed.load(Ordering::Acquire)
@@ -77,13 +109,13 @@ impl Drop for Owed<'_> {
 
 impl Owed<'_> {
     /// Moves what is queued, and what is due for another try, into `given`; says when more is due.
-    fn collect(&mut self) -> Option<Instant> {
+    fn collect(&mut self, drains: bool) -> Option<Instant> {
         std::mem::swap(&mut self.given, &mut self.settling.queue.lock());
+        let mut next = self.settling.collect_later(&mut self.given, drains);
         if self.again.is_empty() {
-            return None;
+            return next;
         }
         let now = rt::now();
-        let mut next: Option<Instant> = None;
         for _ in 0..self.again.len() {
             if let Some((due, failures, settle)) = self.again.pop_front() {
                 if due <= now {
@@ -149,7 +181,7 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
     };
     let mut outcomes = Vec::new();
     loop {
-        let next_try = owed.collect();
+        let next_try = owed.collect(hub.is_draining());
         if owed.given.is_empty() {
             let keeps_back = !owed.kept.is_empty();
             let linger = keeps_back.then(|| rt::now() + LINGER);
