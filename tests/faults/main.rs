@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod blows;
 mod culprit;
 mod drain;
 mod fates;

@@ -1,6 +1,6 @@
 //! Kinds as the registry holds them: their settings' types forgotten, their schemas kept.
 
-use millstream_core::{SharedConnector, SharedDedupStore, SharedFlow, SharedSinkConnector};
+use millstream_core::{SharedConnector, SharedDedupStore, SharedFlow, SharedRateStore, SharedSinkConnector};
 
 use crate::decode::decode;
 use crate::fields::Fields;
@@ -52,6 +52,14 @@ pub(crate) trait AnyStore: Send + Sync {
         table: &mut Table<'_>,
         cx: &StoreContext<'_>,
     ) -> Option<SharedDedupStore>;
+
+    /// What keeps rates there; the inner option is for stores that cannot.
+    fn rates(
+        &self,
+        report: &mut Report<'_>,
+        table: &mut Table<'_>,
+        cx: &StoreContext<'_>,
+    ) -> Option<Option<SharedRateStore>>;
 }
 
 pub(crate) trait AnyHandler: Send + Sync {
@@ -118,6 +126,16 @@ impl<K: StoreKind> AnyStore for Store<K> {
     ) -> Option<SharedDedupStore> {
         let settings: K::Settings = decode(report, table, &self.1, &["type"])?;
         accept(report, table, self.0.store(&settings, cx))
+    }
+
+    fn rates(
+        &self,
+        report: &mut Report<'_>,
+        table: &mut Table<'_>,
+        cx: &StoreContext<'_>,
+    ) -> Option<Option<SharedRateStore>> {
+        let settings: K::Settings = decode(report, table, &self.1, &["type"])?;
+        accept(report, table, self.0.rates(&settings, cx))
     }
 }
 

@@ -6,7 +6,9 @@ use std::fmt;
 use toml::de::{DeTable, DeValue};
 
 /// Tables of which all may change while the pipeline runs.
-const CHANGEABLE: [&str; 5] = ["limits", "rate_limit", "breaker", "dependencies", "supervisor"];
+const CHANGEABLE: [&str; 4] = ["limits", "breaker", "dependencies", "supervisor"];
+/// Keys of the rate limit that may not: all others may.
+const OF_RATE_LIMIT: [&str; 2] = ["store", "on_store_failure"];
 /// Keys of the processor's table that may.
 const OF_PROCESSOR: [&str; 3] = ["concurrency", "max_demand", "timeout"];
 /// The keys of a batcher that may not: all others may.
@@ -29,6 +31,9 @@ impl Fixed {
                 ("retry", DeValue::Table(table)) if !redelivers(table) => {}
                 ("processor", DeValue::Table(table)) => {
                     fixed.add("processor", table, |key| !OF_PROCESSOR.contains(&key));
+                }
+                ("rate_limit", DeValue::Table(table)) => {
+                    fixed.add("rate_limit", table, |key| OF_RATE_LIMIT.contains(&key));
                 }
                 ("batchers", DeValue::Table(batchers)) => {
                     for (name, batcher) in batchers {
@@ -126,6 +131,8 @@ mod tests {
             size = 3
             [limits]
             in_flight = 10
+            [rate_limit]
+            messages = 10
             "#,
         );
         let other = fixed(
@@ -150,6 +157,7 @@ mod tests {
             ordering = "key"
             source = { type = "rabbitmq", url = "amqp://user:secret@host" }
             processor = { handler = "http", url = "http://a" }
+            rate_limit = { messages = 7, store = { type = "redis", url = "redis://:secret@host" } }
             batchers.out = { sink = { type = "sqlite", path = "a.db" } }
             retry = { strategy = "redeliver", attempts = 3 }
             "#,
@@ -159,6 +167,7 @@ mod tests {
             source = { type = "rabbitmq", url = "amqp://user:other@host" }
             dead_letter = "discard"
             processor = { handler = "http", url = "http://b" }
+            rate_limit = { messages = 8 }
             batchers.out = { sink = { type = "sqlite", path = "b.db" }, size = 7 }
             retry = { strategy = "redeliver", attempts = 4 }
             "#,
@@ -168,6 +177,7 @@ mod tests {
             "dead_letter",
             "ordering",
             "processor.url",
+            "rate_limit.store",
             "retry",
             "source",
         ];

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use millstream_core::{
-    Ordering, RetrySpec, SharedConnector, SharedDedupStore, SharedFlow, SharedSinkConnector,
+    Ordering, RetrySpec, SharedConnector, SharedDedupStore, SharedFlow, SharedRateStore, SharedSinkConnector,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -174,9 +174,23 @@ pub trait StoreKind: Send + Sync + 'static {
     /// # Errors
     /// When the settings do not go together.
     fn store(&self, settings: &Self::Settings, cx: &StoreContext<'_>) -> Result<SharedDedupStore, Invalid>;
+
+    /// Makes what keeps a rate limit there, for `[pipelines.NAME.rate_limit.store]`. `None`, which is the default, where
+    /// processes share nothing.
+    ///
+    /// # Errors
+    /// As for [`store`](Self::store).
+    fn rates(
+        &self,
+        settings: &Self::Settings,
+        cx: &StoreContext<'_>,
+    ) -> Result<Option<SharedRateStore>, Invalid> {
+        let _ = (settings, cx);
+        Ok(None)
+    }
 }
 
-/// What a store of ids is told about its pipeline.
+/// What a store is told about its pipeline.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StoreContext<'a> {

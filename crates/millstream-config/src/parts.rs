@@ -1,6 +1,6 @@
 //! The source of a pipeline, its sinks and its dead letters: tables whose `type` says who reads them.
 
-use millstream_core::{DeadLetter, SharedConnector, SharedDedupStore, SharedSinkConnector};
+use millstream_core::{DeadLetter, SharedConnector, SharedDedupStore, SharedRateStore, SharedSinkConnector};
 use toml::de::DeValue;
 
 use crate::erased::{AnySink, AnySource};
@@ -90,6 +90,31 @@ pub(crate) fn store(
             None
         }
     }
+}
+
+/// What keeps a rate limit for several processes.
+pub(crate) fn rates(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    table: &mut Table<'_>,
+    cx: &StoreContext<'_>,
+) -> Option<SharedRateStore> {
+    let names: Vec<_> = registry.stores.keys().map(String::as_str).collect();
+    let at = table.at("type");
+    let name = type_of(report, table, &names)?;
+    let Some(kind) = registry.stores.get(&name) else {
+        unknown(report, registry, table, &name, &names, STORE, false);
+        return None;
+    };
+    let rates = kind.rates(report, table, cx)?;
+    if rates.is_none() {
+        report.error(
+            at,
+            format!("processes share nothing through the store `{name}`"),
+            "name one that they share, or remove `store`: each process then keeps the limit for itself",
+        );
+    }
+    rates
 }
 
 /// Where messages go that are given up.

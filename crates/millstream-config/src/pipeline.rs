@@ -80,7 +80,7 @@ pub(crate) fn pipeline(
         (Some((source, _)), Some(retry)) => policies::check_strategy(report, retry, &order, source),
         _ => None,
     };
-    let rate_limit = policies::rate_limit(report, &mut parts);
+    let rate_limit = policies::rate_limit(report, registry, &mut parts, name);
     let breaker = policies::breaker(report, &mut parts);
     let dependencies = policies::dependencies(report, &mut parts);
     let supervisor = policies::supervisor(report, &mut parts);
@@ -91,6 +91,7 @@ pub(crate) fn pipeline(
 
     let (ordering, _) = ordering?;
     let (source, publish_to) = source?;
+    let (rate_limit, shared_rate) = rate_limit?;
     let spec = PipelineSpec {
         ordering,
         limits: limits?,
@@ -98,7 +99,8 @@ pub(crate) fn pipeline(
         batchers: batchers?,
         retry: retry?,
         dead_letter: dead_letter?,
-        rate_limit: rate_limit?,
+        rate_limit,
+        shared_rate,
         breaker: breaker?,
         dependencies: dependencies?,
         supervisor: supervisor?,

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream_core::{
-    BreakerSpec, OnGiveUp, Ordering, RateLimit, RetrySpec, RetryStrategy, SharedConnector, SupervisorSpec,
+    BreakerSpec, OnGiveUp, Ordering, RateLimit, RetrySpec, RetryStrategy, SharedConnector, SharedRateSpec,
+    SupervisorSpec,
 };
 
 use crate::decode::decode;
 use crate::fields::Fields;
+use crate::kind::StoreContext;
+use crate::parts;
 use crate::pipeline::part;
+use crate::registry::Registry;
 use crate::report::Report;
 use crate::table::Table;
 use crate::tables::{BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable};
@@ -84,13 +88,36 @@ pub(crate) fn check_strategy(
     None
 }
 
-/// How fast to fetch; the outer option is for errors.
-pub(crate) fn rate_limit(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> Option<Option<RateLimit>> {
+/// How fast to fetch, and what keeps that for several processes; the outer option is for errors.
+pub(crate) fn rate_limit(
+    report: &mut Report<'_>,
+    registry: &Registry,
+    pipeline: &mut Table<'_>,
+    name: &str,
+) -> Option<(Option<RateLimit>, Option<SharedRateSpec>)> {
     if !pipeline.has("rate_limit") {
-        return Some(None);
+        return Some((None, None));
     }
     let mut table = pipeline.take_table(report, "rate_limit")?;
-    let written: RateLimitTable = decode(report, &mut table, &Fields::of::<RateLimitTable>(), &[])?;
+    let store = table.has("store").then(|| table.take_table(report, "store"));
+    let written: RateLimitTable = decode(report, &mut table, &Fields::of::<RateLimitTable>(), &["store"])?;
+    let store = match store {
+        Some(store) => Some(parts::rates(
+            report,
+            registry,
+            &mut store?,
+            &StoreContext::new(name),
+        )?),
+        None if table.has("on_store_failure") => {
+            report.error(
+                table.at("on_store_failure"),
+                "`on_store_failure` has no effect without `store`",
+                "add `store`, as in `store = { type = \"sqlite\", path = \"limits.db\" }`, or remove `on_store_failure`",
+            );
+            return None;
+        }
+        None => None,
+    };
     let (messages, per) = (written.messages.get(), written.per.get());
     if per.as_nanos() < u128::from(messages.get()) {
         report.error(
@@ -119,7 +146,7 @@ pub(crate) fn rate_limit(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> O
         return None;
     }
     let weights = written.weights.iter();
-    Some(Some(RateLimit {
+    let limit = RateLimit {
         messages,
         per,
         burst,
@@ -127,7 +154,12 @@ pub(crate) fn rate_limit(report: &mut Report<'_>, pipeline: &mut Table<'_>) -> O
         weights: weights
             .map(|(value, weight)| (value.clone(), weight.get()))
             .collect(),
-    }))
+    };
+    let shared = store.map(|store| SharedRateSpec {
+        store,
+        on_store_failure: written.on_store_failure.into(),
+    });
+    Some((Some(limit), shared))
 }
 
 /// When to stop fetching; the outer option is for errors.

@@ -50,7 +50,7 @@ impl Registry {
         self.source(name, kind.clone()).sink(name, kind)
     }
 
-    /// `type = "name"` in the `store` table of `deduplicate`.
+    /// `type = "name"` in the `store` table of `deduplicate` and of `rate_limit`.
     pub fn store<K: StoreKind>(&mut self, name: &str, kind: K) -> &mut Self {
         self.stores.insert(
             name.to_owned(),

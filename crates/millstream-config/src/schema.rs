@@ -53,7 +53,7 @@ pub fn schema(registry: &Registry) -> Value {
             "pipeline": pipeline(),
             "source": { "description": "Where messages come from.", "oneOf": sources.collect::<Vec<_>>() },
             "sink": { "description": "Where messages go.", "oneOf": sinks.collect::<Vec<_>>() },
-            "store": { "description": "What remembers ids. Absent: the process does.", "oneOf": stores.collect::<Vec<_>>() },
+            "store": { "description": "What remembers. Absent: the process does.", "oneOf": stores.collect::<Vec<_>>() },
             "processor": processor(registry),
             "batcher": batcher(),
         },
@@ -89,7 +89,7 @@ fn pipeline() -> Value {
                 "description": "Where messages go that are given up. Absent: the source keeps them, if it can.",
                 "anyOf": [{ "enum": ["discard", "halt"] }, { "$ref": "#/$defs/sink" }],
             },
-            "rate_limit": table::<RateLimitTable>(),
+            "rate_limit": with_store::<RateLimitTable>(),
             "breaker": table::<BreakerTable>(),
             "dependencies": {
                 "description": "What handlers call by name, each with a breaker: open, it pauses the source too.",
@@ -97,7 +97,7 @@ fn pipeline() -> Value {
                 "additionalProperties": table::<BreakerTable>(),
             },
             "supervisor": table::<SupervisorTable>(),
-            "deduplicate": deduplicate(),
+            "deduplicate": with_store::<DeduplicateTable>(),
             "sequence": table::<SequenceTable>(),
         }),
     );
@@ -109,8 +109,9 @@ fn pipeline() -> Value {
     schema
 }
 
-fn deduplicate() -> Value {
-    let mut schema = table::<DeduplicateTable>();
+/// A table of the reference that names a store.
+fn with_store<T: JsonSchema>() -> Value {
+    let mut schema = table::<T>();
     add(&mut schema, json!({ "store": { "$ref": "#/$defs/store" } }));
     schema
 }

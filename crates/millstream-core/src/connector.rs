@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::check::{Facts, Finding};
 use crate::dedup::Ids;
-use crate::engine::Envelope;
+use crate::engine::{Alone, Envelope};
 use crate::handle::EngineHandle;
 use crate::letters::SharedLetterBox;
 use crate::message::{Message, Outgoing};
@@ -179,6 +179,13 @@ impl Chunk {
         ticket.weight = u32::try_from(size).unwrap_or(u32::MAX);
         self.bytes += size;
         self.envelopes.push(Envelope::new(ticket, message));
+    }
+
+    /// What is in it comes alone: nothing more does until it is settled, so no batch shall wait for that.
+    pub fn come_alone(&mut self) {
+        for envelope in &mut self.envelopes {
+            envelope.alone = Some(Alone::Fetched);
+        }
     }
 
     /// How many deliveries it holds.

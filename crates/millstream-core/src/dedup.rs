@@ -94,13 +94,13 @@ pub enum Ids {
     Position,
 }
 
-/// What happens while the store cannot be asked.
+/// What happens while a store cannot be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnStoreFailure {
-    /// Messages run, duplicates among them.
+    /// Messages run: duplicates among them, or as fast as each process alone may.
     #[default]
     Run,
-    /// Messages wait, and so do acknowledgements.
+    /// Messages wait, and so do acknowledgements that have something to enter.
     Wait,
 }
 

@@ -5,6 +5,7 @@
 //!
 //! The promises P1 to P8 that the docs cite are those of `ARCHITECTURE.md`.
 
+mod aside;
 mod batch;
 mod check;
 mod connector;
@@ -23,6 +24,7 @@ mod message;
 mod mutants;
 mod partition;
 mod processor;
+mod rates;
 pub mod rt;
 mod settlement;
 #[cfg(feature = "simulation")]
@@ -33,6 +35,7 @@ mod sink_handler;
 mod spec;
 mod ticket;
 
+pub use aside::Aside;
 pub use batch::{Batch, BatchHandler, ClosedBy};
 pub use check::{Facts, Finding, Severity};
 pub use connector::{
@@ -55,6 +58,7 @@ pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measu
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
+pub use rates::{Ask, Bucket, Pace, RateError, RateStore, SharedRateSpec, SharedRateStore, Turns};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{
     BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGap, OnGiveUp, OrderBy, Ordering, PipelineSpec,

@@ -30,6 +30,8 @@ pub struct Measures {
     pub oldest: Option<Duration>,
     /// The breakers: the pipeline's own first, where it has one.
     pub breakers: Vec<BreakerMeasures>,
+    /// Seconds that the store of the shared rate limit took to answer; none where there is none.
+    pub rate_store: Option<Distribution>,
     /// What the source may fetch now: none while a limit is reached, or while pause, drain, breaker or a full
     /// batcher hold intake back.
     pub demand: Credit,

@@ -13,6 +13,7 @@ use crate::connector::{SharedConnector, SharedSinkConnector};
 use crate::dedup::DeduplicateSpec;
 use crate::flow::SharedFlow;
 use crate::message::Message;
+use crate::rates::SharedRateSpec;
 
 /// One pipeline: a source, a flow, and the policies between them.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct PipelineSpec {
     pub dead_letter: DeadLetter,
     /// How fast to fetch.
     pub rate_limit: Option<RateLimit>,
+    /// What keeps that limit for all processes that run a pipeline of this name. Absent: each keeps it for itself.
+    pub shared_rate: Option<SharedRateSpec>,
     /// When to stop fetching because nothing succeeds.
     pub breaker: Option<BreakerSpec>,
     /// The breakers of what handlers call by name: [`Context::dependency`](crate::Context::dependency).
@@ -63,6 +66,7 @@ impl PipelineSpec {
             retry: RetrySpec::default(),
             dead_letter: DeadLetter::Source,
             rate_limit: None,
+            shared_rate: None,
             breaker: None,
             dependencies: BTreeMap::new(),
             supervisor: SupervisorSpec::default(),

@@ -13,8 +13,9 @@ use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
-    Batch, BatchHandler, BreakerSpec, Capabilities, Connector, Context, EngineHandle, Failure, Flow, Host,
-    Message, OpenError, Partition, PipelineSpec, Processor, Rebalance, rt,
+    Ask, Batch, BatchHandler, BoxFuture, BreakerSpec, Capabilities, Connector, Context, EngineHandle,
+    Failure, Flow, Host, Message, OnStoreFailure, OpenError, Partition, PipelineSpec, Processor, RateError,
+    RateStore, Rebalance, SharedRateSpec, Turns, rt,
 };
 use millstream_ops::{CONTENT_TYPE, Listener, metrics, router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -139,7 +140,24 @@ fn partitioned(queue: &MemoryQueue) -> (PipelineSpec, Arc<OnceLock<EngineHandle>
     let mut spec = spec("orders", queue);
     spec.breaker = Some(BreakerSpec::default());
     spec.source = Arc::new(Partitioned(queue.clone(), Arc::clone(&engine)));
+    spec.shared_rate = Some(SharedRateSpec {
+        store: Arc::new(Unlimited),
+        on_store_failure: OnStoreFailure::Run,
+    });
     (spec, engine)
+}
+
+/// A store of rate limits that lets all pass.
+struct Unlimited;
+
+impl RateStore for Unlimited {
+    fn take<'a>(&'a self, asks: &'a [Ask]) -> BoxFuture<'a, Result<Vec<Turns>, RateError>> {
+        let turns = asks.iter().map(|ask| Turns {
+            now: ask.number,
+            wait: Duration::ZERO,
+        });
+        Box::pin(std::future::ready(Ok(turns.collect())))
+    }
 }
 
 #[tokio::test(start_paused = true)]

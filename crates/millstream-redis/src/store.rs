@@ -5,13 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_core::{BoxFuture, DedupError, DedupStore};
-use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline};
-use thiserror::Error;
+use redis::Pipeline;
 
-/// How long a connection, or an answer, may take. The engine asks again later.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::server::{InvalidUrl, Server};
 
 /// What an entry holds: that it is there is all that it says.
 const ENTRY: u8 = b'1';
@@ -28,15 +24,9 @@ const ENTRY: u8 = b'1';
 /// # Ok::<(), millstream_redis::InvalidUrl>(())
 /// ```
 pub struct RedisStore {
-    client: Client,
+    server: Server,
     prefix: Vec<u8>,
-    connection: Mutex<Option<MultiplexedConnection>>,
 }
-
-/// A URL that names no Redis. It says nothing of the URL, in which there may be a password.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct InvalidUrl(String);
 
 impl RedisStore {
     /// The store of this pipeline at this URL, as in `redis://user:password@host:6379/0` or `unix:///run/redis.sock`.
@@ -45,48 +35,15 @@ impl RedisStore {
     /// # Errors
     /// If it is no URL of Redis, or one with TLS, which this build does not speak.
     pub fn new(url: &str, pipeline: &str) -> Result<Self, InvalidUrl> {
-        if url.starts_with("rediss:") || url.starts_with("valkeys:") {
-            return Err(InvalidUrl(
-                "Redis cannot be reached through TLS by this build".to_owned(),
-            ));
-        }
-        let client = Client::open(url)
-            .map_err(|error| InvalidUrl(format!("it is no URL of Redis: {}", error.category())))?;
         Ok(Self {
-            client,
+            server: Server::new(url)?,
             // With the length of the name, no two pipelines and ids come to one key.
             prefix: format!("millstream:{}:{pipeline}:", pipeline.len()).into_bytes(),
-            connection: Mutex::default(),
         })
     }
 
     fn key(&self, id: &Bytes) -> Vec<u8> {
         [&self.prefix[..], &id[..]].concat()
-    }
-
-    /// All of it in one round trip; there must be something to ask.
-    async fn ask<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, DedupError> {
-        let open = self.connection.lock().clone();
-        let mut connection = match open {
-            Some(open) => open,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(PATIENCE))
-                    .set_response_timeout(Some(PATIENCE));
-                let new = self
-                    .client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-                    .map_err(|error| failed(&error))?;
-                self.connection.lock().insert(new).clone()
-            }
-        };
-        let answer = pipeline.query_async(&mut connection).await;
-        answer.map_err(|error| {
-            // Whatever is wrong with it: the next call has another one.
-            *self.connection.lock() = None;
-            failed(&error)
-        })
     }
 }
 
@@ -110,7 +67,7 @@ impl DedupStore for RedisStore {
             for id in ids {
                 pipeline.cmd("EXISTS").arg(self.key(id));
             }
-            self.ask(&pipeline).await
+            self.server.ask(&pipeline).await.map_err(|error| failed(&error))
         })
     }
 
@@ -125,7 +82,7 @@ impl DedupStore for RedisStore {
                 let set = pipeline.cmd("SET").arg(self.key(id)).arg(&[ENTRY]);
                 set.arg("PX").arg(millis).ignore();
             }
-            let () = self.ask(&pipeline).await?;
+            let () = self.server.ask(&pipeline).await.map_err(|error| failed(&error))?;
             Ok(0)
         })
     }

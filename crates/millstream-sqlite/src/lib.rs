@@ -26,7 +26,7 @@
 //! # Ids
 //!
 //! [`SqliteStore`] remembers for the engine which messages were done: it is no part of a queue, and may be in a file of
-//! its own.
+//! its own. So does [`SqliteRates`] with how fast messages came, for a rate limit that processes share.
 //!
 //! # Limits
 //!
@@ -47,6 +47,7 @@ mod letters;
 mod publish;
 mod publisher;
 mod queue;
+mod rates;
 mod row;
 mod schema;
 mod session;
@@ -62,6 +63,7 @@ pub use dead::{DeadLetter, DeadLetters};
 pub use done::SqliteStore;
 pub use error::Error;
 pub use queue::{Counts, Queue};
+pub use rates::SqliteRates;
 pub use schema::SCHEMA;
 pub use sink::{Publishing, SqliteSink};
 pub use stored::Stored;

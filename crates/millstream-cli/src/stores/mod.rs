@@ -1,4 +1,4 @@
-//! The stock stores of ids, for `deduplicate`, as the registry knows them.
+//! The stock stores, for `deduplicate` and `rate_limit`, as the registry knows them.
 
 mod memory;
 #[cfg(feature = "redis")]

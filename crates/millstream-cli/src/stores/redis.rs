@@ -1,10 +1,10 @@
-//! `type = "redis"`: ids in Redis, which the processes of many machines share.
+//! `type = "redis"`: ids and rate limits in Redis, which the processes of many machines share.
 
 use std::sync::Arc;
 
 use millstream_config::{Invalid, Secret, StoreContext, StoreKind};
-use millstream_core::SharedDedupStore;
-use millstream_redis::RedisStore;
+use millstream_core::{SharedDedupStore, SharedRateStore};
+use millstream_redis::{InvalidUrl, RedisRates, RedisStore};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -12,8 +12,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RedisStoreKind;
 
-/// Ids in Redis, which processes of many machines share, and which outlives them as far as Redis is told to write them
-/// down.
+/// In Redis, which processes of many machines share, and which outlives them as far as Redis is told to write things down.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisStoreSettings {
@@ -35,13 +34,24 @@ impl StoreKind for RedisStoreKind {
                 "remove `max_entries`, and bound Redis itself by its `maxmemory`",
             ));
         }
-        let store = RedisStore::new(settings.url.expose(), cx.pipeline).map_err(|error| {
-            Invalid::new(
-                format!("`url`: {error}"),
-                "write it as in \"redis://127.0.0.1:6379\"",
-            )
-            .at("url")
-        })?;
+        let store = RedisStore::new(settings.url.expose(), cx.pipeline).map_err(|error| refused(&error))?;
         Ok(Arc::new(store))
     }
+
+    fn rates(
+        &self,
+        settings: &RedisStoreSettings,
+        cx: &StoreContext<'_>,
+    ) -> Result<Option<SharedRateStore>, Invalid> {
+        let rates = RedisRates::new(settings.url.expose(), cx.pipeline).map_err(|error| refused(&error))?;
+        Ok(Some(Arc::new(rates)))
+    }
+}
+
+fn refused(error: &InvalidUrl) -> Invalid {
+    Invalid::new(
+        format!("`url`: {error}"),
+        "write it as in \"redis://127.0.0.1:6379\"",
+    )
+    .at("url")
 }

@@ -111,3 +111,16 @@ fn ids_that_the_source_cannot_give_are_told_of() {
         ended.stderr
     );
 }
+
+/// Four messages an hour: the second run finds that the first has had them.
+#[test]
+fn two_runs_keep_one_limit_by_its_store() {
+    let scratch = Scratch::new();
+    let limit =
+        r#"rate_limit = { messages = 4, per = "1h", store = { type = "sqlite", path = "limits.db" } }"#;
+    scratch.write("m.toml", &file(limit));
+    publish(&scratch, "id=7", "one\ntwo\nthree\n");
+    assert_eq!(run(&scratch).len(), 3);
+    publish(&scratch, "id=7", "four\nfive\nsix\n");
+    assert_eq!(run(&scratch), ["four"]);
+}

@@ -12,7 +12,7 @@ pub(crate) use pipeline::{LimitsTable, OrderingName, PipelineTable};
 pub(crate) use policies::{
     BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable,
 };
-pub(crate) use repeats::{DeduplicateTable, OnGapName, SequenceTable};
+pub(crate) use repeats::{DeduplicateTable, OnGapName, OnStoreFailureName, SequenceTable};
 pub(crate) use stages::{BatcherTable, ProcessorTable};
 
 /// A duration of the core's defaults, all of which are whole milliseconds and above zero.

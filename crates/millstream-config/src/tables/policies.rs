@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::duration;
+use super::{OnStoreFailureName, duration};
 use crate::invalid::Invalid;
 use crate::values::{Count, PositiveDuration, Ratio};
 
@@ -110,6 +110,9 @@ pub(crate) struct RateLimitTable {
     /// Values of that header whose limit is so many times as high.
     #[serde(default)]
     pub(crate) weights: BTreeMap<String, Count>,
+    /// What happens while the store cannot be asked; "run" keeps the limit for this process alone.
+    #[serde(default)]
+    pub(crate) on_store_failure: OnStoreFailureName,
 }
 
 fn second() -> PositiveDuration {

@@ -21,12 +21,13 @@ pub(crate) struct DeduplicateTable {
 }
 
 /// What happens while the store cannot be asked.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnStoreFailureName {
-    /// Messages run, duplicates among them.
+    /// Messages run.
+    #[default]
     Run,
-    /// Messages wait, and so do acknowledgements.
+    /// Messages wait, and so do acknowledgements that have something to enter.
     Wait,
 }
 

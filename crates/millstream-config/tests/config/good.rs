@@ -143,7 +143,7 @@ fn every_key_reaches_its_place_in_the_spec() {
         limits = { in_flight = 20, bytes = "2KB", per_key = 3, per_batcher = 1 }
         dead_letter = "discard"
         retry = { attempts = 1, max_deliveries = 2, backoff = "1m", factor = 1, jitter = false, max_age = "1h", budget = 0.2 }
-        rate_limit = { messages = 7, key = "header:tenant", weights = { gold = 4, "x y" = 2 } }
+        rate_limit = { messages = 7, key = "header:tenant", weights = { gold = 4, "x y" = 2 }, on_store_failure = "wait", store = { type = "disk", path = "limits.db" } }
         breaker = { failure_rate = 1.0, slow_after = "3s", slow_rate = 0.25, window = "1s", minimum = 1, open_for = "2s", probes = 1 }
         dependencies = { db = { slow_after = "250ms" }, "the cache" = {} }
         deduplicate = { by = "json:/id", window = "1h", max_entries = 5, on_store_failure = "wait" }

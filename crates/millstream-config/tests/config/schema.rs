@@ -66,7 +66,11 @@ fn every_key_of_the_reference_is_in_it() {
             "attempts max_deliveries backoff factor max_backoff jitter max_age budget strategy",
         ),
         ("pipelines.x.dead_letter", "type path queue"),
-        ("pipelines.x.rate_limit", "messages per burst key weights"),
+        (
+            "pipelines.x.rate_limit",
+            "messages per burst key weights store on_store_failure",
+        ),
+        ("pipelines.x.rate_limit.store", "type path"),
         (
             "pipelines.x.breaker",
             "failure_rate slow_after slow_rate window minimum open_for probes",

@@ -121,6 +121,10 @@ counters! {
     suspects,
     /// Times that a limit made intake wait.
     throttled,
+    /// Times that the store of the shared rate limit could not be asked.
+    rate_store_failures,
+    /// Messages that had their turn by the limit of this process alone, because that store was away.
+    unshared,
     /// Times that the source worked again after it had not.
     reconnects,
     /// Times that the store did not take note of what is settled, and was to be told again.

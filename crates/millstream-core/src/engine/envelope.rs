@@ -20,7 +20,7 @@ pub(crate) struct Envelope {
     pub(crate) turn: u16,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
-    /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
+    /// It runs alone: no batch shall keep it waiting.
     pub(crate) alone: Option<Alone>,
     /// The round of probes in which its run failed: it may be this message that fails, and not what handling it needs.
     pub(crate) doubted: u32,
@@ -37,6 +37,8 @@ pub(crate) enum Alone {
     Suspect,
     /// It tries whether the breaker may close.
     Probe,
+    /// The source gives nothing else until it is settled.
+    Fetched,
 }
 
 impl Envelope {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::adaptive::Adaptive;
+use super::balance::Balance;
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
@@ -32,6 +33,7 @@ use super::sentinels::Sentinels;
 use super::sequence::Sequence;
 use super::settings::Settings;
 use super::settling::Settling;
+use super::shared_rate::SharedRate;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
 use super::twins::Twins;
@@ -72,8 +74,10 @@ pub(crate) struct Hub {
     pub(crate) budget: Budget,
     /// How fast to fetch, as it is set now.
     pub(crate) rate_limit: watch::Sender<Option<RateLimit>>,
+    pub(crate) shared_rate: Option<SharedRate>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
+    pub(crate) balance: Balance,
     pub(crate) processor: Stage,
     pub(crate) seats: Seats,
     pub(crate) adaptive: Adaptive,
@@ -141,8 +145,10 @@ impl Hub {
             retry: RwLock::new(spec.retry),
             budget: Budget::new(spec.retry.budget),
             rate_limit: watch::Sender::new(spec.rate_limit.clone()),
+            shared_rate: spec.shared_rate.clone().map(SharedRate::new),
             batcher_full: Notify::new(),
             counters: Counters::default(),
+            balance: Balance::default(),
             processor: Stage::new(PROCESSOR),
             seats: Seats::default(),
             resized: Notify::new(),
@@ -371,6 +377,7 @@ impl Hub {
             settled_after: self.places.settled_after.snapshot(),
             oldest: self.places.oldest().map(|at| at.elapsed()),
             breakers: self.breakers.measures(),
+            rate_store: self.shared_rate.as_ref().map(|shared| shared.took.snapshot()),
             demand: self.places.credit().filter(|_| open).unwrap_or(Credit {
                 messages: 0,
                 bytes: 0,

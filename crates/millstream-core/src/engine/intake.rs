@@ -6,18 +6,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::envelope::{Alone, Envelope};
 use super::hub::Hub;
-use super::keyed::KeyedRate;
-use super::rate::Rate;
 use super::ready::Following;
 use super::sentinels::Sentinel;
+use super::turns::Limited;
 use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration};
 use crate::settlement::Reason;
+use crate::spec::RateLimit;
 
 /// How long a store keeps the tail of a key that has too much waiting, at least and at most.
 const LONG_LANE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -28,23 +29,29 @@ const HELD_PLACE_DELAY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Intake {
     pub(super) hub: Arc<Hub>,
-    pub(super) rate: Option<Rate>,
-    pub(super) keyed: Option<KeyedRate>,
+    /// The limit that is set, and what holds of it.
+    pub(super) set: watch::Receiver<Option<RateLimit>>,
+    pub(super) limited: Limited,
     pub(super) chunk: Chunk,
-    /// Read, and not admitted because its lane is too long or its turn has not come.
+    /// Read, and not admitted because its lane is too long.
     pub(super) held_back: Vec<Envelope>,
+    /// Read, and not admitted because its turn under the rate limit has not come.
+    pub(super) untimely: Vec<Envelope>,
     /// Suspects were seen: one message at a time until one comes that is none.
     suspicious: bool,
 }
 
 impl Intake {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        let mut set = hub.rate_limit.subscribe();
+        set.mark_changed();
         Self {
             hub,
-            rate: None,
-            keyed: None,
+            set,
+            limited: Limited::default(),
             chunk: Chunk::new(),
             held_back: Vec::new(),
+            untimely: Vec::new(),
             suspicious: false,
         }
     }
@@ -54,11 +61,11 @@ impl Intake {
         let hub = Arc::clone(&self.hub);
         let mut gate = hub.gate.watch();
         let mut limit = hub.rate_limit.subscribe();
-        limit.mark_changed();
         let mut paused = false;
         loop {
-            if limit.has_changed().unwrap_or_default() {
-                self.limit(limit.borrow_and_update().as_ref());
+            limit.mark_unchanged();
+            if self.set.has_changed().unwrap_or_default() {
+                self.limit();
             }
             let mut freed = std::pin::pin!(hub.places.freed.notified());
             freed.as_mut().enable();
@@ -89,7 +96,7 @@ impl Intake {
                     self.admit_held_back().await;
                     hub.admitting.store(false, Relaxed);
                 }
-                _ = limit.changed() => limit.mark_changed(),
+                _ = limit.changed() => {}
                 read = self.read(source, probe_only) => {
                     if read? == Read::Ended {
                         return Ok(());
@@ -133,7 +140,7 @@ impl Intake {
             return Ok(Read::Messages);
         };
         let mut messages = if alone { 1 } else { messages.min(room) };
-        if let Some(rate) = &mut self.rate {
+        if let Some(rate) = &mut self.limited.rate {
             messages = rate.reserve(messages).await;
         }
         // What a read that was dropped has left in the chunk was asked for then.
@@ -142,9 +149,6 @@ impl Intake {
         if let Some(more) = self.chunk.len().checked_sub(most).filter(|more| *more > 0) {
             let known = format_args!("{} for {most}", self.chunk.len());
             hub.sentinels.fire(Sentinel::Overfetch, more, &known);
-        }
-        if let Some(rate) = &mut self.rate {
-            rate.fetched(self.chunk.len());
         }
         Ok(read)
     }
@@ -170,6 +174,12 @@ impl Intake {
         }
         self.suspicious &= self.chunk.is_empty();
         self.await_turns().await;
+        self.admit_chunk().await;
+    }
+
+    /// Puts what is in the chunk into the ready queue.
+    pub(super) async fn admit_chunk(&mut self) {
+        let hub = Arc::clone(&self.hub);
         if !hub.spec.ordering.is_ordered() {
             self.chunk.bytes = 0;
             return hub
@@ -235,6 +245,7 @@ impl Intake {
             hub.spare(),
         );
         hub.counters.throttled.add(full.len() + following.1.len());
+        self.limited.unspent(full.len() + following.1.len());
         for envelope in following.1 {
             hub.return_later(envelope, LONG_LANE_DELAY.0);
         }
@@ -284,6 +295,7 @@ impl Intake {
     async fn admit_suspect(&mut self) {
         let hub = Arc::clone(&self.hub);
         self.suspicious = true;
+        self.limited.spent(1);
         hub.admitting.store(true, Relaxed);
         let mut suspect = None;
         let mut others = Vec::new();
@@ -365,6 +377,7 @@ impl Drop for Intake {
     /// What was read and not admitted dies with its source; the store hands it out again.
     fn drop(&mut self) {
         self.hub.admitting.store(false, Relaxed);
+        self.held_back.append(&mut self.untimely);
         if !self.held_back.is_empty() {
             warn!(
                 pipeline = self.hub.name(),
@@ -381,6 +394,7 @@ impl Drop for Intake {
                     .iter_mut()
                     .map(|envelope| &mut envelope.ticket),
             );
+            self.hub.counters.received.add(self.chunk.len());
             self.hub.release(
                 self.chunk
                     .drain()

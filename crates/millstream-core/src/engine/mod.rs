@@ -11,6 +11,7 @@
 mod adaptive;
 #[cfg(test)]
 mod adaptive_simulation;
+mod balance;
 mod batch_worker;
 mod batcher;
 mod bisect;
@@ -23,6 +24,7 @@ mod drain;
 mod elsewhere;
 mod envelope;
 mod fate;
+mod fullness;
 mod gate;
 mod gradient;
 mod guard;
@@ -53,8 +55,10 @@ mod settling;
 mod shard;
 #[cfg(test)]
 mod shard_model;
+mod shared_rate;
 mod stage;
 mod stall;
+mod stores;
 mod timers;
 mod turns;
 mod twins;
@@ -73,7 +77,7 @@ pub use stall::Stall;
 
 pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
 pub(crate) use drain::Order;
-pub(crate) use envelope::Envelope;
+pub(crate) use envelope::{Alone, Envelope};
 pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
 pub(crate) use pipeline::{End, Machine, Supervisor};

@@ -12,13 +12,14 @@ use governor::{Quota, RateLimiter};
 use crate::rt::{self, Instant};
 use crate::spec::RateLimit;
 
-/// Limits fetching: tokens are taken before a fetch, and what a fetch leaves over serves the next one.
+/// Limits fetching: tokens are taken before a fetch, and what a fetch leaves over, or is not run, serves the next one.
 #[derive(Debug)]
 pub(crate) struct Rate {
     limiter: RateLimiter<NotKeyed, InMemoryState, EngineClock, NoOpMiddleware<Moment>>,
     clock: EngineClock,
     /// The most that one fetch waits to have tokens for, so that a slow rate is steady and not in bursts.
     slice: NonZeroU32,
+    burst: NonZeroU32,
     paid: u32,
 }
 
@@ -37,6 +38,7 @@ impl Rate {
             limiter: RateLimiter::direct_with_clock(quota, clock),
             clock,
             slice: NonZeroU32::new(slice).unwrap_or(NonZeroU32::MIN),
+            burst: limit.burst,
             paid: 0,
         }
     }
@@ -63,11 +65,19 @@ impl Rate {
         self.paid.min(wanted) as usize
     }
 
-    /// So many of the reserved ones were fetched.
+    /// So many of the reserved ones were fetched, and are to run.
     pub(crate) fn fetched(&mut self, number: usize) {
         self.paid = self
             .paid
             .saturating_sub(u32::try_from(number).unwrap_or(u32::MAX));
+    }
+
+    /// So many of those go back unrun. Never is more left than a burst.
+    pub(crate) fn returned(&mut self, number: usize) {
+        let paid = self
+            .paid
+            .saturating_add(u32::try_from(number).unwrap_or(u32::MAX));
+        self.paid = paid.min(self.burst.get()).max(self.paid);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Intake under a rate limit, of the pipeline or of each key: what is over a key's limit goes back to the source until its
-//! turn has come, where the source can wait; elsewhere it waits here, and what was read with it.
+//! Intake under a rate limit of each key, or one that processes share: messages have turns. Where the source can wait, what
+//! is over a key's limit goes back there until its turn has come; elsewhere it waits here, and what was read after it too.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,9 +8,9 @@ use rustc_hash::FxHashMap;
 
 use super::hub::Hub;
 use super::intake::Intake;
-use super::keyed::KeyedRate;
+use super::keyed::{KeyedRate, Paces};
 use super::rate::Rate;
-use crate::rt::{self, Duration};
+use crate::rt::{self, Duration, Instant};
 use crate::spec::{Ordering, RateLimit};
 
 impl Hub {
@@ -19,44 +19,96 @@ impl Hub {
         let can = &self.capabilities;
         can.orders_keys && can.delay && matches!(self.spec.ordering, Ordering::Key)
     }
+
+    /// Whether what is over its key's limit waits at the source.
+    fn waits_there(&self) -> bool {
+        match self.spec.ordering.is_ordered() {
+            true => self.keeps_order(),
+            false => self.can_put_off(),
+        }
+    }
+}
+
+/// What holds now, of the limit.
+#[derive(Debug, Default)]
+pub(crate) struct Limited {
+    limit: Option<RateLimit>,
+    /// How many may be fetched, where there is one limit for all of them.
+    pub(super) rate: Option<Rate>,
+    /// Which limit a message is under, where messages have turns.
+    paces: Option<Paces>,
+    /// The turns of this process alone.
+    keyed: Option<KeyedRate>,
+}
+
+impl Limited {
+    /// So many of those that were fetched are to run; the others spend nothing.
+    pub(super) fn spent(&mut self, messages: usize) {
+        if let Some(rate) = &mut self.rate {
+            rate.fetched(messages);
+        }
+    }
+
+    /// So many that were to run go back.
+    pub(super) fn unspent(&mut self, messages: usize) {
+        if let Some(rate) = &mut self.rate {
+            rate.returned(messages);
+        }
+    }
 }
 
 impl Intake {
-    /// From now on this limit holds, with its whole burst.
-    pub(super) fn limit(&mut self, limit: Option<&RateLimit>) {
-        let key = limit.and_then(|limit| Some((limit, limit.key.as_deref()?)));
-        self.keyed = key.map(|(limit, header)| KeyedRate::new(limit, header));
-        self.rate = limit.filter(|limit| limit.key.is_none()).map(Rate::new);
-    }
-
-    /// Leaves in the chunk what has its turn now.
-    pub(super) async fn await_turns(&mut self) {
-        let Some(keyed) = &mut self.keyed else { return };
-        let hub = &*self.hub;
-        let ordered = hub.spec.ordering.is_ordered();
-        let returns = if ordered {
-            hub.keeps_order()
-        } else {
-            hub.can_put_off()
-        };
-        let now = rt::now();
-        if !returns {
-            let turns = self.chunk.envelopes.iter();
-            let last = turns
-                .map(|envelope| keyed.turn(&envelope.message, false, now))
-                .max();
-            let wait = last.unwrap_or_default();
-            if !wait.is_zero() {
-                hub.counters.throttled.add(1);
-                self.wait_here(wait).await;
-            }
+    /// From now on the limit holds that is set, with its whole burst where it is another.
+    pub(super) fn limit(&mut self) {
+        let limit = self.set.borrow_and_update().clone();
+        if self.limited.limit == limit {
             return;
         }
+        let shared = self.hub.shared_rate.as_ref();
+        let of_key = limit.as_ref().is_some_and(|limit| limit.key.is_some());
+        self.limited = Limited {
+            rate: limit.as_ref().filter(|_| !of_key).map(Rate::new),
+            paces: limit
+                .as_ref()
+                .filter(|_| of_key || shared.is_some())
+                .map(Paces::new),
+            keyed: of_key.then(KeyedRate::new),
+            limit,
+        };
+        if let Some(shared) = shared.filter(|_| self.limited.limit.is_none()) {
+            shared.forgive(&self.hub);
+        }
+    }
+
+    /// Leaves in the chunk what has its turn, with nothing before it that has not.
+    pub(super) async fn await_turns(&mut self) {
+        self.limited.spent(self.chunk.len());
+        if self.limited.paces.is_none() || self.chunk.is_empty() {
+            return;
+        }
+        // Where the end of intake finds it.
+        std::mem::swap(&mut self.untimely, &mut self.chunk.envelopes);
+        self.hub.admitting.store(true, Relaxed);
+        // Those of the pipeline as a whole are no more than it has room for in a moment.
+        let of_key = self.limited.keyed.is_some();
+        match of_key && self.hub.waits_there() {
+            true => self.put_off().await,
+            false => self.wait_here().await,
+        }
+    }
+
+    /// Gives back what has its turn later.
+    async fn put_off(&mut self) {
+        let number = self.untimely.len();
+        let Some(waits) = self.turns(number, true).await else {
+            return;
+        };
+        let hub = &*self.hub;
+        let ordered = hub.spec.ordering.is_ordered();
         let longest = hub.capabilities.longest_delay.unwrap_or(Duration::MAX);
         // What follows a message that goes back goes back behind it.
         let mut gone: FxHashMap<Bytes, Duration> = FxHashMap::default();
-        for envelope in std::mem::take(&mut self.chunk.envelopes) {
-            let mut wait = keyed.turn(&envelope.message, true, now);
+        for (envelope, mut wait) in self.untimely.drain(..).zip(waits) {
             if let Some(key) = envelope.message.key.as_ref().filter(|_| ordered) {
                 wait = wait.max(gone.get(key).copied().unwrap_or_default());
                 if !wait.is_zero() {
@@ -75,17 +127,126 @@ impl Intake {
         }
     }
 
-    /// Keeps what was read for so long, unless the pipeline drains: then it goes back.
-    async fn wait_here(&mut self, wait: Duration) {
+    /// Keeps what was read until it has its turn, unless the pipeline drains: then it goes back. Messages are admitted as
+    /// their turns come, all but the last of them here.
+    async fn wait_here(&mut self) {
+        let mut throttled = false;
+        while !self.untimely.is_empty() {
+            let number = self.portion();
+            let Some(waits) = self.turns(number, false).await else {
+                return;
+            };
+            let now = rt::now();
+            let turns: Vec<_> = waits.into_iter().map(|wait| now + wait).collect();
+            let mut turns = &turns[..];
+            loop {
+                let now = rt::now();
+                let timely = turns.iter().take_while(|turn| **turn <= now).count();
+                turns = turns.get(timely..).unwrap_or_default();
+                self.chunk.envelopes.extend(self.untimely.drain(..timely));
+                if self.untimely.is_empty() {
+                    return;
+                }
+                if !self.chunk.is_empty() {
+                    self.admit_chunk().await;
+                }
+                let Some(next) = turns.first() else { break };
+                if !std::mem::replace(&mut throttled, true) {
+                    self.hub.counters.throttled.add(1);
+                }
+                if !self.wait_until(*next).await {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// How many messages have turns taken for them at a time: of no key more than its burst, so that no more is lost with
+    /// a process than that.
+    fn portion(&self) -> usize {
+        let all = self.untimely.len();
+        let Some(paces) = self
+            .limited
+            .paces
+            .as_ref()
+            .filter(|_| self.hub.shared_rate.is_some())
+        else {
+            return all;
+        };
+        let mut keys: FxHashMap<&str, u32> = FxHashMap::default();
+        let within = self.untimely.iter().take_while(|envelope| {
+            let key = paces.key(&envelope.message);
+            let number = keys.entry(key).or_default();
+            *number += 1;
+            *number <= paces.pace(key).burst.get()
+        });
+        within.count().max(1)
+    }
+
+    /// How long the first of the untimely ones wait for their turns. Nothing where the pipeline drains: then they are gone.
+    async fn turns(&mut self, number: usize, returns: bool) -> Option<Vec<Duration>> {
+        loop {
+            if self.set.has_changed().unwrap_or_default() {
+                self.limit();
+            }
+            let hub = &*self.hub;
+            let envelopes = self.untimely.get(..number).unwrap_or_default();
+            let Some(paces) = &self.limited.paces else {
+                return Some(vec![Duration::ZERO; number]);
+            };
+            if let Some(shared) = &hub.shared_rate {
+                let mut gate = hub.gate.watch();
+                let waits = tokio::select! {
+                    biased;
+                    _ = gate.wait_for(|gate| gate.draining) => None,
+                    waits = shared.turns(hub, paces, envelopes, returns) => Some(waits),
+                };
+                match waits {
+                    None => {
+                        hub.release(self.untimely.drain(..));
+                        return None;
+                    }
+                    Some(Some(waits)) => return Some(waits),
+                    Some(None) if shared.runs_alone() => hub.counters.unshared.add(number),
+                    Some(None) => {
+                        let again = shared.again_at();
+                        self.wait_until(again).await;
+                        if self.untimely.is_empty() {
+                            return None;
+                        }
+                        continue;
+                    }
+                }
+            }
+            let now = rt::now();
+            let Some(keyed) = &mut self.limited.keyed else {
+                return Some(vec![Duration::ZERO; number]);
+            };
+            return Some(
+                envelopes
+                    .iter()
+                    .map(|envelope| keyed.turn(paces, &envelope.message, returns, now))
+                    .collect(),
+            );
+        }
+    }
+
+    /// Waits until then, unless the limit changes or the pipeline drains: then the untimely ones go back. Says whether it
+    /// is then.
+    async fn wait_until(&mut self, then: Instant) -> bool {
         self.hub.admitting.store(true, Relaxed);
-        // Where the end of intake finds it.
-        std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         let mut gate = self.hub.gate.watch();
         tokio::select! {
             biased;
-            _ = gate.wait_for(|gate| gate.draining) => self.hub.release(self.held_back.drain(..)),
-            () = rt::sleep(wait) => {}
+            _ = gate.wait_for(|gate| gate.draining) => {
+                self.hub.release(self.untimely.drain(..));
+                false
+            }
+            _ = self.set.changed() => {
+                self.set.mark_changed();
+                false
+            }
+            () = rt::sleep_until(then) => true,
         }
-        std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
     }
 }

@@ -15,9 +15,8 @@ use rustc_hash::FxHashMap;
 
 use super::envelope::Envelope;
 use super::hub::Hub;
-use super::retry::patience;
-use crate::connector::BoxFuture;
-use crate::dedup::{DedupError, DeduplicateSpec, IdBy, Ids, OnStoreFailure};
+use super::stores::Calls;
+use crate::dedup::{DeduplicateSpec, IdBy, Ids, OnStoreFailure};
 use crate::message::Message;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settle, Settlement};
@@ -36,6 +35,7 @@ pub(super) const STORE: &str = "deduplicate";
 #[derive(Debug)]
 pub(crate) struct Twins {
     spec: DeduplicateSpec,
+    calls: Calls,
     state: Mutex<State>,
 }
 
@@ -44,8 +44,6 @@ struct State {
     /// What is in flight and has an id.
     ids: FxHashMap<Ticket, Bytes>,
     flights: FxHashMap<Bytes, Flight>,
-    /// The store has failed so often in a row, and is asked again then.
-    away: Option<(u32, Instant)>,
 }
 
 /// The messages in flight that have one id.
@@ -130,6 +128,7 @@ impl Twins {
     pub(crate) fn new(spec: DeduplicateSpec) -> Self {
         Self {
             spec,
+            calls: Calls::new(STORE, STORE_PATIENCE),
             state: Mutex::default(),
         }
     }
@@ -214,7 +213,8 @@ impl Twins {
         }
         let mut gate = hub.gate.watch();
         loop {
-            if let Some(seen) = self.ask(hub, || self.spec.store.seen(ids)).await {
+            let call = || self.spec.store.seen(ids);
+            if let Some(seen) = self.calls.ask(hub, &hub.counters.store_failures, call).await {
                 return Said::Seen(seen);
             }
             if self.spec.on_store_failure == OnStoreFailure::Run {
@@ -223,49 +223,14 @@ impl Twins {
             tokio::select! {
                 biased;
                 _ = gate.wait_for(|gate| gate.draining) => return Said::Draining,
-                () = rt::sleep_until(self.again_at()) => {}
-            }
-        }
-    }
-
-    /// One call of the store; none while it is away.
-    async fn ask<'a, T>(
-        &'a self,
-        hub: &Hub,
-        call: impl FnOnce() -> BoxFuture<'a, Result<T, DedupError>>,
-    ) -> Option<T> {
-        let now = rt::now();
-        if self.state.lock().away.is_some_and(|(_, then)| now < then) {
-            return None;
-        }
-        let answer = tokio::select! {
-            biased;
-            answer = call() => answer,
-            () = rt::sleep(STORE_PATIENCE) => Err(DedupError(format!(
-                "its store did not answer within {STORE_PATIENCE:?}"
-            ))),
-        };
-        match answer {
-            Ok(answer) => {
-                if self.state.lock().away.take().is_some() {
-                    hub.degraded(STORE, None);
-                }
-                Some(answer)
-            }
-            Err(error) => {
-                hub.counters.store_failures.add(1);
-                hub.degraded(STORE, Some(&error.to_string()));
-                let mut state = self.state.lock();
-                let failures = state.away.map_or(0, |(failures, _)| failures).saturating_add(1);
-                state.away = Some((failures, rt::now() + patience(failures)));
-                None
+                () = rt::sleep_until(self.calls.again_at()) => {}
             }
         }
     }
 
     /// When the store may be asked again: it is not asked for every chunk while it is away.
     pub(crate) fn again_at(&self) -> Instant {
-        self.state.lock().away.map_or_else(rt::now, |(_, then)| then)
+        self.calls.again_at()
     }
 
     /// What a twin shall do now that it would have its turn.
@@ -342,10 +307,8 @@ impl Twins {
         };
         let mut later = Vec::new();
         if !ids.is_empty() {
-            match self
-                .ask(hub, || self.spec.store.enter(&ids, self.spec.window))
-                .await
-            {
+            let call = || self.spec.store.enter(&ids, self.spec.window);
+            match self.calls.ask(hub, &hub.counters.store_failures, call).await {
                 Some(forgotten) => hub.counters.forgotten_ids.add(forgotten),
                 None if self.spec.on_store_failure == OnStoreFailure::Run => {
                     hub.counters.unchecked.add(ids.len());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
+use super::balance::{self, Gap};
 use super::counters::Counts;
 use super::hub::{Hub, SOURCE};
 use super::sentinels::Sentinel;
@@ -35,6 +36,8 @@ struct Watchdog {
     busy: Vec<(Arc<str>, Instant)>,
     /// Places that nothing has held at the last look, and those that were reported.
     leaked: (usize, usize),
+    /// By how much the counts disagreed at the last look.
+    gap: Gap,
 }
 
 impl Watchdog {
@@ -43,6 +46,7 @@ impl Watchdog {
             moved: moves(&hub.counts()),
             busy: Vec::new(),
             leaked: (0, 0),
+            gap: Gap::default(),
         }
     }
 
@@ -51,9 +55,12 @@ impl Watchdog {
         if std::mem::replace(&mut self.moved, moved) != moved {
             self.busy.clear();
             self.leaked = (0, 0);
+            self.gap = Gap::default();
             return over(hub);
         }
         self.look_for_leaks(hub);
+        let gap = balance::look(hub);
+        balance::tell(hub, gap.in_both(std::mem::replace(&mut self.gap, gap)));
         let now = rt::now();
         let stages = busy(hub, now);
         self.busy

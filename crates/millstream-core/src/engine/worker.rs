@@ -564,6 +564,10 @@ impl<'a, T> Round<'a, T> {
     /// Hands over what has ended so far and returns what has not run.
     fn hand_over(&mut self) {
         let hub = self.hub;
+        // Counted before it is settled: whoever finds nothing in flight finds the counts complete.
+        hub.processor.succeeded.add(std::mem::take(&mut self.processed));
+        hub.processor.failed_all(&mut self.failures);
+        hub.balance.ended.add(self.ended.succeeded);
         // Into the batchers before the lanes go on: messages of a key enter batches in order.
         for (entrance, outputs) in self.entrances.iter().zip(&mut self.outputs) {
             if !outputs.is_empty() {
@@ -590,8 +594,6 @@ impl<'a, T> Round<'a, T> {
                 twins.bring_back(hub);
             }
         }
-        hub.processor.succeeded.add(std::mem::take(&mut self.processed));
-        hub.processor.failed_all(&mut self.failures);
         hub.record(std::mem::take(&mut self.ended));
     }
 }

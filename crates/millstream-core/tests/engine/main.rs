@@ -22,6 +22,7 @@ mod resizing;
 mod retrying;
 mod sequences;
 mod settling;
+mod sharing;
 mod supervision;
 mod support;
 mod suspects;

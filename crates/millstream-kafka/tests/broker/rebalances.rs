@@ -96,7 +96,7 @@ async fn a_member_that_drains_still_answers_its_group() {
     );
     runs.reaches(8).await;
     let draining = first.pipeline().clone();
-    let drain = tokio::spawn(async move { draining.drain(Duration::from_secs(15)).await });
+    let drain = rt::spawn(async move { draining.drain(Duration::from_secs(15)).await });
     let done = Done::default();
     let second = Member::counts(topic.reads(), &done);
     until("one partition was given up", || async {

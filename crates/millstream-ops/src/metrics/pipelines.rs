@@ -78,6 +78,15 @@ fn source(page: &mut Page, seen: &[Seen<'_>]) {
         "Messages that wait at the source, handed out to nobody, where it says so.",
         depths,
     );
+    let stores = seen.iter().filter_map(|seen| {
+        let took = seen.measures.rate_store.as_ref()?;
+        Some(Series::new([("pipeline", seen.name)], took))
+    });
+    page.histogram(
+        "millstream_rate_store_duration_seconds",
+        "How long the store of the shared rate limit took to answer.",
+        stores,
+    );
 }
 
 fn partitions(page: &mut Page, seen: &[Seen<'_>]) {
@@ -338,6 +347,8 @@ mod tests {
             suspects: 1017,
             over_budget: 1018,
             throttled: 1019,
+            rate_store_failures: 1025,
+            unshared: 1026,
             reconnects: 1020,
             restarts: 1021,
             commit_failures: 1022,
@@ -394,6 +405,7 @@ mod tests {
             settled_after: nothing(),
             oldest: None,
             breakers: Vec::new(),
+            rate_store: None,
             demand: Credit {
                 messages: 0,
                 bytes: 0,

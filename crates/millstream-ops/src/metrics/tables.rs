@@ -11,7 +11,7 @@ type Count = (&'static str, &'static str, fn(&Counts) -> u64);
 type Gauge = (&'static str, &'static str, fn(&Seen<'_>) -> f64);
 
 /// What only grows.
-pub(super) const COUNTERS: [Count; 28] = [
+pub(super) const COUNTERS: [Count; 30] = [
     (
         "millstream_received_total",
         "Messages that came from the source.",
@@ -21,6 +21,16 @@ pub(super) const COUNTERS: [Count; 28] = [
         "millstream_throttled_total",
         "Times that a limit made intake wait, or sent a message back to the source for a while.",
         |counts| counts.throttled,
+    ),
+    (
+        "millstream_rate_store_failures_total",
+        "Times that the store of the shared rate limit could not be asked.",
+        |counts| counts.rate_store_failures,
+    ),
+    (
+        "millstream_unshared_total",
+        "Messages that ran by the limit of this process alone, because that store was away.",
+        |counts| counts.unshared,
     ),
     (
         "millstream_suspects_total",
