@@ -1,13 +1,14 @@
-//! The conformance suite on every connector, the page that says how they did, and the table of what Broadway tests.
+//! The conformance suite on every connector, the page that says how they did, and the tables of what Broadway tests
+//! and of what other consumers got wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod broadway;
 mod kafka;
 mod memory;
 mod rabbitmq;
 mod sqlite;
 mod sqs;
+mod tables;
 
 use std::path::Path;
 

@@ -53,7 +53,12 @@ impl EngineHandle {
     /// So many messages wait at the place it reads, handed out to nobody; say it every few seconds where it is
     /// cheap to know.
     pub fn depth(&self, messages: u64) {
-        self.0.depth(messages);
+        self.0.depth(Some(messages));
+    }
+
+    /// How many messages wait at the source cannot be told now: better none than one of an earlier time.
+    pub fn depth_unknown(&self) {
+        self.0.depth(None);
     }
 
     /// The partitions that it reads now, all of them; to be said every few seconds, and whenever one comes or goes.
@@ -128,7 +133,7 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn origin(&self, name: &str) -> OriginId;
     fn revoke(&self, scope: Scope, by: Instant) -> BoxFuture<'_, Drained>;
     fn lost(&self, scope: Scope);
-    fn depth(&self, messages: u64);
+    fn depth(&self, messages: Option<u64>);
     fn partitions(&self, partitions: Vec<Partition>);
     fn rebalanced(&self, how: Rebalance);
     fn commit_failed(&self);
@@ -218,8 +223,8 @@ impl EngineCalls for Detached {
         self.0.lock().lost.push(scope);
     }
 
-    fn depth(&self, messages: u64) {
-        self.0.lock().depth = Some(messages);
+    fn depth(&self, messages: Option<u64>) {
+        self.0.lock().depth = messages;
     }
 
     fn partitions(&self, partitions: Vec<Partition>) {

@@ -151,10 +151,13 @@ impl Context<'_> {
 
     /// Settles the delivery now, before the work is done, giving up at-least-once for this message: what fails
     /// later is counted and logged, and not retried. Only the first call counts.
+    ///
+    /// A retry keeps its wait at every source: one that cannot hold a message back has its retry sink do it, and where
+    /// there is none, or messages are ordered, the message keeps its place among those in flight for as long.
     pub fn settle_now(&mut self, settlement: Settlement) {
         if !self.settled.swap(true, Ordering::Relaxed) {
             see(Seen::SettledNow(self.ticket));
-            self.hub.settle_now(self.ticket, settlement);
+            self.hub.settle_now(self.ticket, self.message, settlement);
         }
     }
 

@@ -232,7 +232,10 @@ impl Inbox {
             None if self.ordered => (state.most_credit.bytes / LIKELY).clamp(FIRST, MOST),
             None => FIRST,
         };
-        let most = self.prefetch.map_or_else(by_size, usize::from);
+        // Each connection reads: one without a share would only be there.
+        let connections = state.readers.len() - usize::from(self.progress.is_some());
+        let set = |prefetch| usize::from(prefetch).max(connections);
+        let most = self.prefetch.map_or_else(by_size, set);
         let most = most.min(state.most_credit.messages);
         self.want.send_if_modified(|want| {
             let now = match *want {

@@ -10,7 +10,7 @@
 //! | property `timestamp` | `timestamp`, and the header `amqp-timestamp` |
 //! | any other property | a header: `amqp-content-type`, `amqp-message-id` and so on |
 //! | any other header | a header; an array of strings as several, any other array or table as JSON |
-//! | exchange and routing key, but for the default exchange | headers `amqp-exchange`, `amqp-routing-key` |
+//! | exchange and routing key, but for the default exchange | headers `amqp-exchange`, `amqp-routing-key`, whatever else these say |
 //!
 //! That a message is persistent goes without saying; one that is marked otherwise has `amqp-delivery-mode` = `1`.
 //!
@@ -20,6 +20,9 @@
 //! user id must be that of the connection, or the broker closes the channel; an expiration would let a retry come
 //! early and a dead letter vanish; `x-death` and its kin are the broker's own and would grow with every round; `CC`
 //! and `BCC` would send copies to others again. None of these is written. Header values are written as strings.
+//!
+//! Exchange and routing key are written, as headers of these names, where the message goes back to be tried again and in a
+//! dead letter: those tell where it came from, and come by the default exchange.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +34,9 @@ use serde_json::Value;
 
 /// The message's key.
 const KEY: &str = "millstream-key";
+
+/// What a dead letter has, and nothing else.
+const ORIGIN: &str = "millstream-origin";
 
 /// A quorum queue's count of earlier deliveries.
 pub(crate) const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -72,23 +78,26 @@ pub(crate) fn read(delivery: lapin::message::Delivery, origin: OriginId) -> Mess
             .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(*seconds))),
         ..Message::default()
     };
+    let by_exchange = !delivery.exchange.as_str().is_empty();
     if let Some(table) = properties.headers() {
-        read_headers(table, &mut message);
+        read_headers(table, by_exchange, &mut message);
         if message.failures > 0 {
             message.take_first_failed();
         }
     }
     read_properties(properties, &mut message.headers);
-    if !delivery.exchange.as_str().is_empty() {
+    if by_exchange {
         message.headers.push(EXCHANGE, delivery.exchange.as_str());
         message.headers.push(ROUTING_KEY, delivery.routing_key.as_str());
     }
     message
 }
 
-fn read_headers(table: &FieldTable, message: &mut Message) {
+fn read_headers(table: &FieldTable, by_exchange: bool, message: &mut Message) {
     for (name, value) in table {
         match name.as_str() {
+            // It has come another way since.
+            EXCHANGE | ROUTING_KEY if by_exchange => {}
             KEY => {
                 message.key = Some(match value {
                     AMQPValue::LongString(key) => Bytes::copy_from_slice(key.as_bytes()),
@@ -220,6 +229,7 @@ pub(crate) fn write(outgoing: &Outgoing, room: usize) -> Result<BasicProperties,
     let mut table = Vec::new();
     let mut mode = PERSISTENT;
     let mut size = FIXED;
+    let tells_way = outgoing.was.is_some() || outgoing.headers.get(ORIGIN).is_some();
     if let Some(key) = &outgoing.key {
         size += KEY.len() + key.len() + PER_HEADER;
         table.push((
@@ -254,7 +264,8 @@ pub(crate) fn write(outgoing: &Outgoing, room: usize) -> Result<BasicProperties,
                     properties = properties.with_timestamp(seconds);
                 }
             }
-            DELIVERY_MODE | EXPIRATION | USER_ID | EXCHANGE | ROUTING_KEY | KEY => {}
+            DELIVERY_MODE | EXPIRATION | USER_ID | KEY => {}
+            EXCHANGE | ROUTING_KEY if !tells_way => {}
             name if is_the_brokers(name) => {}
             name => {
                 size += name.len() + PER_HEADER;
@@ -459,6 +470,39 @@ mod tests {
         assert_eq!(message.headers.get(EXCHANGE), Some("orders"));
         assert_eq!(message.headers.get(ROUTING_KEY), Some("eu.new"));
         assert_eq!(message.deliveries, 2);
+    }
+
+    /// What goes back comes again by the default exchange.
+    #[test]
+    fn the_way_that_a_message_took_is_told_when_it_comes_again_and_by_its_dead_letter() {
+        let delivery = Delivery::mock(1, "orders".into(), "eu.new".into(), false, Vec::new());
+        let message = read(delivery, OriginId::default());
+        let outgoing = Outgoing {
+            headers: message.headers,
+            ..Outgoing::default()
+        };
+        let back = Outgoing {
+            was: Some(Box::new(millstream_core::Was {
+                place: "orders".into(),
+                position: 1,
+                timestamp: None,
+            })),
+            ..outgoing.clone()
+        };
+        let letter = outgoing.clone().with_header(ORIGIN, "orders@1");
+        for (outgoing, told) in [(back, true), (letter, true), (outgoing, false)] {
+            let again = read_back(write(&outgoing, ROOM).unwrap());
+            let way = [again.headers.get(EXCHANGE), again.headers.get(ROUTING_KEY)];
+            assert_eq!(way, [told.then_some("orders"), told.then_some("eu.new")]);
+        }
+        // One that comes by another exchange says so.
+        let mut table = FieldTable::default();
+        table.insert(EXCHANGE.into(), AMQPValue::LongString("orders".into()));
+        let mut delivery = Delivery::mock(1, "others".into(), "x".into(), false, Vec::new());
+        delivery.properties = BasicProperties::default().with_headers(table);
+        let headers = read(delivery, OriginId::default()).headers;
+        let way: Vec<_> = headers.iter().collect();
+        assert_eq!(way, [(EXCHANGE, "others"), (ROUTING_KEY, "x")]);
     }
 
     #[test]

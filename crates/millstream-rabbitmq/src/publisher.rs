@@ -77,6 +77,8 @@ pub(crate) struct Publisher {
     line: Line,
     channel: Channel,
     patience: Duration,
+    /// Something that it published has no answer.
+    broken: bool,
 }
 
 type Publishing<'a> = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
@@ -92,6 +94,7 @@ impl Publisher {
             line,
             channel,
             patience,
+            broken: false,
         })
     }
 
@@ -111,9 +114,10 @@ impl Publisher {
         self.line.close().await;
     }
 
-    /// Whether it is worth trying to publish.
+    /// Whether it is worth trying to publish. It is not where the broker fell silent: what is published then has to wait
+    /// for it again.
     pub(crate) fn is_open(&self) -> bool {
-        self.channel.status().connected()
+        !self.broken && self.channel.status().connected()
     }
 
     /// Publishes these and waits for the broker's word on each, in order.
@@ -138,15 +142,14 @@ impl Publisher {
             }
         }
         sent.finish(&mut fates).await;
-        let Sent {
-            returned, trouble, ..
-        } = sent;
+        let (returned, trouble) = sent.end();
         if !returned.is_empty() {
             blame(&returned, messages, &mut fates, |message| parcel(message).ok());
         }
         let Some(trouble) = trouble else {
             return Ok(fates);
         };
+        self.broken = true;
         let why = match trouble {
             Broken::Silent if self.line.is_blocked() => format!(
                 "no confirmation within {:?}: {} is short of memory or disk space and takes nothing",
@@ -284,6 +287,11 @@ impl<'a> Sent<'a> {
                 self.returned.push(message);
             }
         }
+    }
+
+    /// What came back, and why the rest has no answer.
+    fn end(self) -> (Vec<BasicReturnMessage>, Option<Broken>) {
+        (self.returned, self.trouble)
     }
 
     fn broke(&mut self, error: lapin::Error) {

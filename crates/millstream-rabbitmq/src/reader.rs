@@ -70,9 +70,11 @@ pub(crate) struct Link {
     queue: ShortString,
     /// It is known to be no stream.
     no_stream: bool,
-    /// Tells the engine how much waits, from a channel of its own; never ends.
-    depth: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Tells the engine how much waits, from a channel of its own, until that cannot be known.
+    depth: Depth,
 }
+
+type Depth = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Link {
     /// Has it found out where in the stream to begin.
@@ -226,6 +228,9 @@ impl Reader {
                 Err(End::Goodbye) => return Some(current.line),
                 Err(End::Lost(cause)) => {
                     debug!(reader = self.index, cause, "channel lost");
+                    if self.index == 0 {
+                        self.inbox.engine().depth_unknown();
+                    }
                     if self.inbox.progress().is_some() {
                         self.inbox.interrupted(self.index, &current.tags, &cause).await;
                     } else {
@@ -299,13 +304,12 @@ impl Reader {
         let origin = self.inbox.engine().origin(&queue);
         let queue = short("queue", &queue)?;
         // All of a stream's messages count there, read or not.
-        let depth: Pin<Box<dyn Future<Output = ()> + Send>> =
-            if self.index == 0 && self.inbox.progress().is_none() {
-                let watched = open.channel().await?;
-                Box::pin(watch_depth(watched, queue.clone(), self.inbox.engine().clone()))
-            } else {
-                Box::pin(std::future::pending())
-            };
+        let depth = if self.index == 0 && self.inbox.progress().is_none() {
+            let watched = open.channel().await?;
+            self.depth(watched, &queue, Duration::ZERO)
+        } else {
+            Box::pin(std::future::pending())
+        };
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         info!(
             broker = open.place(),
@@ -380,7 +384,12 @@ impl Reader {
                 () = back(progress) => continue,
                 flow = next(&mut consumer, &link.tags, progress, &mut arrived) => flow,
                 () = until(again) => continue,
-                () = &mut link.depth => continue,
+                () = &mut link.depth => {
+                    self.inbox.engine().depth_unknown();
+                    let watched = link.line.channel().await?;
+                    link.depth = self.depth(watched, &link.queue, DEPTH);
+                    continue;
+                }
             };
             if arrived.len() > 0 && std::mem::replace(&mut heard, Heard::Something) == Heard::NothingReported
             {
@@ -402,6 +411,15 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// What tells the engine how much waits, from then on.
+    fn depth(&self, channel: Channel, queue: &ShortString, after: Duration) -> Depth {
+        let (queue, engine) = (queue.clone(), self.inbox.engine().clone());
+        Box::pin(async move {
+            rt::sleep(after).await;
+            watch_depth(channel, queue, engine).await;
+        })
     }
 
     fn plan(&self, want: Want) -> Result<Plan, End> {
@@ -590,7 +608,7 @@ async fn until(then: Option<Instant>) {
     }
 }
 
-/// Tells the engine from time to time how many messages wait. It is not worth an error if that cannot be known.
+/// Tells the engine from time to time how many messages wait, until the broker does not say. That is not worth an error.
 async fn watch_depth(channel: Channel, queue: ShortString, engine: EngineHandle) {
     let options = QueueDeclareOptions {
         passive: true,
@@ -604,7 +622,7 @@ async fn watch_depth(channel: Channel, queue: ShortString, engine: EngineHandle)
             Ok(queue) => engine.depth(queue.message_count().into()),
             Err(error) => {
                 debug!(%error, "the depth is not known");
-                return std::future::pending().await;
+                return;
             }
         }
         rt::sleep(DEPTH).await;

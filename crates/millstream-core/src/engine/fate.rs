@@ -13,6 +13,7 @@ use super::ready::Left;
 use super::retry;
 use crate::failure::Failure;
 use crate::measures::Failed;
+use crate::message::Message;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Reason, Rejection, Settle, Settlement};
@@ -291,10 +292,26 @@ impl Hub {
         self.settling.add(envelope.settle(settlement));
     }
 
-    /// Settles a delivery on behalf of the user's code.
-    pub(crate) fn settle_now(&self, ticket: Ticket, settlement: Settlement) {
+    /// Settles a delivery on behalf of the user's code. A retry keeps its wait where the source cannot hold the message
+    /// back: the retry sink has it or, where there is none or it would break the order, the settlement waits.
+    pub(crate) fn settle_now(&self, ticket: Ticket, message: &Message, settlement: Settlement) {
         self.counters.settled_early.add(1);
-        self.settling.add([Settle { ticket, settlement }]);
+        let can = &self.capabilities;
+        match settlement {
+            Settlement::Retry { after, failures } if !after.is_zero() && !can.delay && !can.holds_places => {
+                let after = after.min(can.longest_delay.unwrap_or(Duration::MAX));
+                if self.retry_sink.is_some() && !self.spec.ordering.is_ordered() {
+                    let mut message = message.clone();
+                    message.failures = failures;
+                    self.return_later(Envelope::new(ticket, message), after);
+                } else {
+                    let settlement = Settlement::Release;
+                    self.settling
+                        .add_later(rt::after(after), Settle { ticket, settlement });
+                }
+            }
+            settlement => self.settling.add([Settle { ticket, settlement }]),
+        }
     }
 
     /// Takes back what left the workers, as [`Ready::finish`], and releases what must leave with it.

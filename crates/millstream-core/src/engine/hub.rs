@@ -208,8 +208,8 @@ impl Hub {
 
     // === what waits there
 
-    pub(crate) fn deepen(&self, messages: u64) {
-        self.depth.store(messages, Ordering::Relaxed);
+    pub(crate) fn deepen(&self, messages: Option<u64>) {
+        self.depth.store(messages.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn depth(&self) -> Option<u64> {
@@ -311,6 +311,7 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.begin_drain();
         }
+        self.settling.begin_drain();
     }
 
     // === breakers

@@ -119,7 +119,7 @@ impl EngineCalls for Calls {
         }
     }
 
-    fn depth(&self, messages: u64) {
+    fn depth(&self, messages: Option<u64>) {
         if let Some(hub) = self.0.upgrade() {
             hub.deepen(messages);
         }

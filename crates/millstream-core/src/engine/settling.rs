@@ -24,6 +24,8 @@ const LINGER: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     queue: Mutex<Vec<Settle>>,
+    /// Those that wait, and until when.
+    later: Mutex<Vec<(Instant, Settle)>>,
     added: Notify,
     /// How many the acknowledger was given and has not answered for.
     owed: AtomicUsize,
@@ -41,9 +43,35 @@ impl Settling {
             self.added.notify_one();
         }
     }
-}
 
-impl Settling {
+    /// Hands over one that is not to go to the acknowledger before then, unless the pipeline drains.
+    pub(crate) fn add_later(&self, then: Instant, settle: Settle) {
+        self.later.lock().push((then, settle));
+        self.added.notify_one();
+    }
+
+    /// Nothing waits any more.
+    pub(crate) fn begin_drain(&self) {
+        self.added.notify_one();
+    }
+
+    /// Puts in what is due, in a drain all there is; says when more is.
+    fn collect_later(&self, given: &mut Vec<Settle>, drains: bool) -> Option<Instant> {
+        let mut later = self.later.lock();
+        if later.is_empty() {
+            return None;
+        }
+        let now = rt::now();
+        let due = later.extract_if(.., |(then, _)| drains || *then <= now);
+        given.extend(due.map(|(_, settle)| settle));
+        later.iter().map(|(then, _)| *then).min()
+    }
+
+    /// How many wait until they may go to the acknowledger.
+    pub(crate) fn waiting(&self) -> usize {
+        self.later.lock().len()
+    }
+
     /// How many the broker has not answered for.
     pub(crate) fn len(&self) -> usize {
         self.queue.lock().len() + self.owed.load(Ordering::Acquire)
@@ -83,13 +111,13 @@ impl Drop for Owed<'_> {
 
 impl Owed<'_> {
     /// Moves what is queued, and what is due for another try, into `given`; says when more is due.
-    fn collect(&mut self) -> Option<Instant> {
+    fn collect(&mut self, drains: bool) -> Option<Instant> {
         std::mem::swap(&mut self.given, &mut self.settling.queue.lock());
+        let mut next = self.settling.collect_later(&mut self.given, drains);
         if self.again.is_empty() {
-            return None;
+            return next;
         }
         let now = rt::now();
-        let mut next: Option<Instant> = None;
         for _ in 0..self.again.len() {
             if let Some((due, failures, settle)) = self.again.pop_front() {
                 if due <= now {
@@ -182,7 +210,7 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
     let mut outcomes = Vec::new();
     let mut entering: Option<BoxFuture<'_, bool>> = None;
     loop {
-        let next_try = owed.collect();
+        let next_try = owed.collect(hub.is_draining());
         if let Some(twins) = &hub.twins {
             owed.enter(&hub, twins, &mut entering);
         }

@@ -111,7 +111,7 @@ pub(super) fn holds(hub: &Hub) -> bool {
     !hub.ready.load().is_empty()
         || hub.batchers().iter().any(|batcher| batcher.held() > 0)
         || hub.dead_letters.len() + hub.retries.len() > 0
-        || hub.settling.len() > 0
+        || hub.settling.len() + hub.settling.waiting() > 0
         || hub.sequence.as_ref().is_some_and(|sequence| sequence.held() > 0)
         || hub.admitting.load(std::sync::atomic::Ordering::Relaxed)
 }

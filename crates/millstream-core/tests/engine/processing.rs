@@ -1,10 +1,13 @@
 //! P1, P2: what a message's run comes to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
-use millstream_core::{Condition, DeadLetter, Reason};
+use millstream_core::{
+    Condition, DeadLetter, Delivered, OpenError, Outgoing, Reason, Sink, SinkConnector, SinkError,
+};
 
 use crate::support::{Rig, What, non_zero, scripted, until};
 
@@ -120,6 +123,45 @@ async fn p1_a_dead_letter_is_acknowledged_only_once_its_sink_has_it() {
     assert_eq!(headers.get("millstream-origin"), Some("memory@0"));
     assert!(rig.queue.dead().is_empty());
     assert_eq!(rig.pipeline().status().counts.dead_lettered, 1);
+}
+
+/// Takes no message so often, and then each.
+#[derive(Clone)]
+struct Reluctant(Arc<AtomicUsize>);
+
+impl SinkConnector for Reluctant {
+    type Sink = Self;
+
+    async fn open(&self) -> Result<Self, OpenError> {
+        Ok(self.clone())
+    }
+}
+
+impl Sink for Reluctant {
+    async fn send(&mut self, messages: &[Outgoing], results: &mut Vec<Delivered>) -> Result<(), SinkError> {
+        let left = self.0.load(SeqCst);
+        self.0.store(left.saturating_sub(1), SeqCst);
+        results.extend(messages.iter().map(|_| match left {
+            0 => Delivered::Confirmed,
+            _ => Delivered::Failed("not now".to_owned()),
+        }));
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_a_dead_letter_that_its_sink_does_not_take_is_not_acknowledged() {
+    let (_, flow) = scripted();
+    let left = Arc::new(AtomicUsize::new(3));
+    let rig = Rig::start(flow, |spec| {
+        spec.dead_letter = DeadLetter::Sink(Arc::new(Reluctant(Arc::clone(&left))));
+    });
+    rig.publish(&["reject"]);
+    until(|| left.load(SeqCst) == 0).await;
+    assert_eq!(rig.queue.leased(), 1);
+    rig.settled().await;
+    let counts = rig.pipeline().status().counts;
+    assert_eq!((counts.outbox_retries, counts.dead_lettered), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]

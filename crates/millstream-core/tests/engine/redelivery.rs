@@ -8,7 +8,10 @@ use std::time::Duration;
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
     Capabilities, Condition, Context, Failure, Flow, Host, Ordering, PipelineSpec, Processor, RetryStrategy,
+    Settlement,
 };
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::support::{Rig, Scripted, ScriptedBatches, What, keyed, non_zero, scripted, until};
 
@@ -282,4 +285,75 @@ async fn p3_what_the_source_hands_out_behind_a_message_on_its_way_back_does_not_
     );
     rig.queue.fail_settlements(0);
     rig.settled().await;
+}
+
+/// Settles each message early the first time: to come again later.
+struct Early {
+    wait: Duration,
+    began: Arc<Mutex<Vec<(Instant, u32)>>>,
+}
+
+impl Processor for Early {
+    type Input = String;
+    type Output = ();
+
+    async fn process(&self, _: String, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let first = {
+            let mut began = self.began.lock();
+            began.push((Instant::now(), cx.attempt()));
+            began.len() == 1
+        };
+        if first {
+            cx.settle_now(Settlement::Retry {
+                after: self.wait,
+                failures: 1,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The source alone would give it out again at once, round and round.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_settled_early_keeps_its_wait_where_the_source_cannot() {
+    let wait = Duration::from_secs(60);
+    for ordering in [Ordering::None, Ordering::Key] {
+        let began = Arc::default();
+        let early = Early {
+            wait,
+            began: Arc::clone(&began),
+        };
+        let put_off = u64::from(!ordering.is_ordered());
+        let rig = Rig::on(undelayed(), Flow::process(early), |spec| spec.ordering = ordering);
+        rig.publish_keyed(&[("k", "a")]);
+        rig.settled().await;
+        let began = began.lock().clone();
+        let [(first, 1), (second, attempt)] = began[..] else {
+            panic!("{began:?}");
+        };
+        assert!(second - first >= wait, "{:?}", second - first);
+        // Only what goes through the sink can say how often it has failed.
+        assert_eq!(u64::from(attempt), 1 + put_off);
+        let counts = rig.pipeline().status().counts;
+        assert_eq!((counts.put_off, counts.settled_early), (put_off, 1));
+        rig.assert_sound();
+    }
+}
+
+/// P6: a drain does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn p6_a_retry_that_is_settled_early_goes_back_in_a_drain() {
+    let began = Arc::default();
+    let early = Early {
+        wait: Duration::from_secs(3_600),
+        began: Arc::clone(&began),
+    };
+    let rig = Rig::on(undelayed(), Flow::process(early), |spec| {
+        spec.ordering = Ordering::Key;
+    });
+    rig.publish_keyed(&[("k", "a")]);
+    until(|| began.lock().len() == 1).await;
+    let report = rig.pipeline().drain(Duration::from_secs(10)).await;
+    assert_eq!((report.released, report.left), (1, 0), "{report}");
+    assert!(report.took < Duration::from_secs(1), "{report}");
 }

@@ -73,7 +73,8 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
     let source = topic.reads().property("max.poll.interval.ms", "6000").unwrap();
     let first = Member::start(
         source,
-        |_| {},
+        // Nothing else ends it.
+        |spec| spec.processor.timeout = Duration::from_secs(3_600),
         move |message| {
             ran.add(&message);
             std::future::pending()
@@ -105,9 +106,11 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
 /// up after `max.poll.interval.ms`, though there is more to read than it has room for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_that_hang_cost_no_membership() {
+    /// More than is read ahead.
+    const SENT: usize = 9_000;
     let interval = Duration::from_secs(4);
     let topic = Topic::make("wedged", 1).await;
-    topic.publish(&keyed(0..4_000, 4_000)).await;
+    topic.publish(&keyed(0..SENT, SENT)).await;
     let (done, runs) = (Done::default(), Done::default());
     let gate = Arc::new(Semaphore::new(0));
     let (counted, ran, waiting) = (done.clone(), runs.clone(), Arc::clone(&gate));
@@ -131,9 +134,9 @@ async fn workers_that_hang_cost_no_membership() {
     runs.reaches(8).await;
     rt::sleep(interval * 2).await;
     gate.add_permits(10_000);
-    done.reaches(4_000).await;
+    done.reaches(SENT).await;
     assert_eq!(member.pipeline().status().counts.lost, 0);
     let report = member.drain().await;
     assert_eq!(report.left, 0, "{report}");
-    assert_eq!((done.total(), runs.total()), (4_000, 4_000), "none ran twice");
+    assert_eq!((done.total(), runs.total()), (SENT, SENT), "none ran twice");
 }

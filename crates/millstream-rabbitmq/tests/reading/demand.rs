@@ -184,6 +184,44 @@ async fn several_connections_share_the_queue() {
     until("the queue is empty", || counts(&BROKER, queue) == (0, 0, 3)).await;
 }
 
+/// A prefetch below the number of connections left all but the first without anything to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_reads_however_small_the_prefetch() {
+    let queue = "few-for-many";
+    let _client = filled(queue, 30).await;
+    let mut settings = settings(&BROKER, queue);
+    settings.connections = 3;
+    settings.prefetch = Some(1);
+    let mut reading = Reading::open(settings).await;
+    let mut generations = std::collections::BTreeSet::new();
+    let mut read = 0;
+    while read < 30 {
+        let messages = reading.read(PLENTY).await;
+        read += messages.len();
+        generations.extend(messages.iter().map(|(ticket, _)| ticket.generation));
+        until("all three consume", || counts(&BROKER, queue).2 == 3).await;
+        assert!(counts(&BROKER, queue).1 <= 3, "one at a time for each");
+        reading.settle_now(&tickets(&messages), &Settlement::Ack).await;
+    }
+    assert_eq!(generations.len(), 3);
+}
+
+/// P4: what there is room for is less than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_connections_without_room_for_a_message_each_stay_within_it() {
+    let queue = "one-for-many";
+    let _client = filled(queue, 10).await;
+    let mut settings = settings(&BROKER, queue);
+    settings.connections = 3;
+    settings.prefetch = Some(1);
+    let mut reading = Reading::open(settings).await;
+    for _ in 0..10 {
+        let messages = reading.take(1).await;
+        assert!(counts(&BROKER, queue).1 <= 1);
+        reading.settle_now(&tickets(&messages), &Settlement::Ack).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_leaves_nothing_unacknowledged() {
     let queue = "drain";

@@ -230,3 +230,19 @@ async fn what_was_answered_for_is_settled_though_both_sides_go_at_once() {
         .await;
     }
 }
+
+/// P8: what was so before the queue went is no word on what waits now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_depth_that_is_not_known_any_more_is_not_told() {
+    let queue = "deep";
+    let client = filled(queue, 7).await;
+    let mut reading = Reading::open(settings(&BROKER, queue)).await;
+    let first = reading.take(1).await;
+    until("it is told", || reading.engine.depth().is_some()).await;
+    client.delete(queue).await;
+    until("it is not told any more", || reading.engine.depth().is_none()).await;
+    client.declare(queue, FieldTable::default()).await;
+    client.publish(queue, 0..3).await;
+    until("it is told again", || reading.engine.depth().is_some()).await;
+    drop(first);
+}

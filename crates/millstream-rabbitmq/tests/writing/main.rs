@@ -8,5 +8,6 @@ mod dial;
 #[cfg(feature = "management")]
 mod management;
 mod retry;
+mod silence;
 mod sink;
 mod tools;
