@@ -183,9 +183,9 @@ impl KafkaConnector {
     /// A property for librdkafka.
     ///
     /// # Errors
-    /// If it would break a promise, or is what another setting says.
+    /// If it would break a promise, is what another setting says, or asks for what is not built in.
     pub fn property(mut self, name: &str, value: &str) -> Result<Self, InvalidProperty> {
-        check_source(name)?;
+        check_source(name, value)?;
         self.config.set(name, value);
         Ok(self)
     }
@@ -340,7 +340,7 @@ impl Connector for KafkaConnector {
 
 /// Has the consumer join its group, if there are brokers and topics.
 fn join(member: &Member, reach: &ClientConfig) -> Result<(), OpenError> {
-    let unavailable = |error: KafkaError| OpenError::Unavailable(error.to_string());
+    let unavailable = |error: KafkaError| OpenError::Unavailable(member.unanswered(&error));
     let topic = plain(&member.topics);
     let metadata = member
         .consumer

@@ -62,6 +62,6 @@ mod tiers;
 mod transactions;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
-pub use properties::InvalidProperty;
+pub use properties::{InvalidProperty, connects};
 pub use sink::{KafkaSink, KafkaWriter};
 pub use transactions::sink::{TransactionalSink, TransactionalWriter};

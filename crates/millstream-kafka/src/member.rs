@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use millstream_core::{EngineHandle, OriginId, Rebalance as Event, Scope, rt};
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -58,6 +59,8 @@ pub(crate) struct Callbacks {
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
+    /// Why a broker was last of no use: it did not take the login, or could not be trusted.
+    turned_away: Mutex<Option<String>>,
 }
 
 impl Callbacks {
@@ -80,6 +83,7 @@ impl Callbacks {
             work,
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
+            turned_away: Mutex::default(),
         }
     }
 
@@ -268,8 +272,13 @@ impl ClientContext for Callbacks {
             self.degrade("no broker can be reached");
         } else if matches!(
             error.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
+            Some(
+                RDKafkaErrorCode::Authentication
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::SSL
+            )
         ) {
+            *self.turned_away.lock() = Some(reason.to_owned());
             self.degrade(reason);
         }
     }
@@ -283,6 +292,28 @@ impl ConsumerContext for Callbacks {
             Rebalance::Assign(_) | Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => warn!(%error, "the group could not be balanced"),
         }
+    }
+}
+
+/// Whether nothing may be read after it. librdkafka goes on behind messages that it finds damaged, and what it leaves out
+/// would look like what compaction has removed.
+fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
+    let code = error.rdkafka_error_code();
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(code, Some(BadCompression | BadMessage | NotImplemented))
+}
+
+/// What to say of an error that ends the member.
+fn told(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::NotImplemented) => {
+            "messages are compressed by what is not built in: zstd takes the feature `kafka-zstd`".to_owned()
+        }
+        Some(RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::BadMessage) => {
+            format!("a broker has messages that are damaged, and nothing is read past them ({error})")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -372,8 +403,9 @@ pub(crate) fn run(mut member: Member) {
             Ok(0) => shared.signal.wait(IDLE),
             Ok(_) => {}
             Err(error) => {
-                error!(%error, "this member cannot go on");
-                break Some(error.to_string());
+                let why = told(&error);
+                error!(why, "this member cannot go on");
+                break Some(why);
             }
         }
     };
@@ -385,6 +417,19 @@ pub(crate) fn run(mut member: Member) {
 impl Member {
     fn callbacks(&self) -> &Callbacks {
         self.consumer.context()
+    }
+
+    /// A request to the brokers that had no answer: why, as well as that is known.
+    pub(crate) fn unanswered(&self, error: &KafkaError) -> String {
+        // What librdkafka has to say waits for polls, each of which hands out one thing, and not whether there was any.
+        let told = std::iter::repeat_with(|| {
+            drop(self.consumer.poll(Duration::ZERO));
+            self.callbacks().turned_away.lock().take()
+        });
+        told.take(100)
+            .flatten()
+            .next()
+            .unwrap_or_else(|| error.to_string())
     }
 
     /// Reads what there is and room for; how many messages.
@@ -467,9 +512,7 @@ impl Member {
             let message = match self.consumer.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => message,
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    return Err(KafkaError::MessageConsumptionFatal(code));
-                }
+                Some(Err(error)) if is_final(&error) => return Err(error),
                 Some(Err(error)) => {
                     self.complain(&error);
                     continue;
