@@ -1,5 +1,6 @@
-//! What the benchmarks share: a handler that does nothing, a queue to be emptied, medians.
+//! What the benchmarks share: a handler that does nothing, a queue to be emptied, medians, processor time.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,4 +46,22 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 /// Millions of messages a second.
 pub fn millions(messages: usize, took: Duration) -> f64 {
     messages as f64 / took.as_secs_f64() / 1e6
+}
+
+/// Seconds for which this process has had a processor, in its own code and in the kernel.
+///
+/// # Errors
+/// If Linux does not say, as where the process is gone.
+pub fn cpu_seconds(process: u32) -> io::Result<f64> {
+    /// Ticks in a second, as `/proc` counts on every Linux there is.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // After the name, which is in brackets and may hold anything; the first of the fields is the third of all.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: Option<Vec<f64>> = ticks.map(|field| field.parse().ok()).collect();
+    match ticks.as_deref() {
+        Some([user, system]) => Ok((user + system) / TICKS),
+        _ => Err(io::Error::other(format!("odd: {stat}"))),
+    }
 }
