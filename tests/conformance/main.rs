@@ -38,7 +38,7 @@ async fn conforms(subject: impl Subject) {
         assert!(
             page == updated,
             "docs/conformance.md does not say what `{}` came to; write it anew with\n\
-             MILLSTREAM_UPDATE_DOCS=1 cargo test --release -p millstream-tests --test conformance\n\
+             MILLSTREAM_UPDATE_DOCS=1 cargo test --release -p millstream-tests --features end-to-end --test conformance\n\
              Its table would be\n{updated}",
             report.subject
         );

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod blows;
+mod breaker;
 mod culprit;
 mod drain;
 mod fates;

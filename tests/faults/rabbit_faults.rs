@@ -1,19 +1,15 @@
 //! A consumer on RabbitMQ that is killed, whose connections are closed and whose broker is restarted (P1, P2, P3, P4).
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
-
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::SinkConnector;
 use millstream_rabbitmq::lapin::types::AMQPValue;
 use millstream_rabbitmq::{Declare, Dial, RabbitSink, Topology};
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
 use millstream_tests::{Actor, Fault, Harm, History, QUEUE, Report, Scale, Work, moments};
-use parking_lot::Mutex;
 
 use crate::alone;
-use crate::place::SOON;
+use crate::blows::Blows;
+use crate::place::{SOON, until};
 
 #[test]
 fn p1_p3_a_classic_queue_loses_nothing_and_keeps_the_order_of_keys_whatever_is_killed() {
@@ -45,10 +41,11 @@ fn fault_after_fault(test: &'static str, series: Series, queue_type: &str) {
     let plan = plan(&scale, messages);
     let faults = plan.len();
     let (ledger, records) = Ledger::new().unwrap();
-    let crew = Crew::hire(broker, ledger.another().unwrap(), &scale);
+    let target = Target::new(broker, ledger.another().unwrap(), &scale);
+    let mut blows = Blows::planned(plan, target, Target::deal);
     let (got, reader) = records.in_background();
     let mut history = History::new(work, messages);
-    let (mut plan, mut mended) = (plan.into_iter().peekable(), 0);
+    let mut mended = 0;
     while history.completed() < messages || mended < faults {
         let record = got.recv_timeout(SOON).unwrap_or_else(|error| {
             panic!(
@@ -58,12 +55,9 @@ fn fault_after_fault(test: &'static str, series: Series, queue_type: &str) {
         });
         mended += usize::from(matches!(record.event, Event::Dead | Event::Mended));
         history.add(record);
-        while let Some((_, blow)) = plan.next_if(|(after, _)| history.completed() >= *after) {
-            crew.deal(blow);
-        }
+        blows.fall(history.completed());
     }
-    crew.until_empty();
-    let left = crew.dismiss();
+    let left = blows.over().dismiss();
     drop(ledger);
     reader.join().unwrap();
     got.try_iter().for_each(|record| history.add(record));
@@ -165,15 +159,8 @@ fn declared(queue_type: &str) -> Declare {
     declare
 }
 
-/// Owns the broker and the consumer, and deals blows in a thread of its own: whoever reads the ledger must not wait
-/// for its writers.
-struct Crew {
-    orders: Sender<Blow>,
-    thread: JoinHandle<()>,
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
+/// The broker and its consumer.
+struct Target {
     broker: RabbitMq,
     consumer: Actor,
     ledger: Ledger,
@@ -181,8 +168,8 @@ struct State {
     next: u32,
 }
 
-impl Crew {
-    fn hire(broker: RabbitMq, ledger: Ledger, scale: &Scale) -> Self {
+impl Target {
+    fn new(broker: RabbitMq, ledger: Ledger, scale: &Scale) -> Self {
         let arguments = vec![
             "consume".to_owned(),
             format!("rabbitmq={}", broker.url()),
@@ -191,57 +178,24 @@ impl Crew {
             "by_key=true".to_owned(),
             "conduct=busy".to_owned(),
         ];
-        let consumer = Actor::start(env!("CARGO_BIN_EXE_actor"), 0, &ledger, &arguments);
-        let state = Arc::new(Mutex::new(State {
+        Self {
+            consumer: Actor::start(env!("CARGO_BIN_EXE_actor"), 0, &ledger, &arguments),
             broker,
-            consumer,
             ledger,
             arguments,
             next: 1,
-        }));
-        let (orders, told): (_, Receiver<Blow>) = channel();
-        let theirs = Arc::clone(&state);
-        let thread = std::thread::spawn(move || {
-            for blow in told {
-                theirs.lock().deal(blow);
-            }
-        });
-        Self {
-            orders,
-            thread,
-            state,
-        }
-    }
-
-    fn deal(&self, blow: Blow) {
-        self.orders.send(blow).unwrap();
-    }
-
-    /// Repeats of what had been completed may still run.
-    fn until_empty(&self) {
-        let until = millstream_core::rt::Instant::now() + SOON;
-        while self.state.lock().counts() != (0, 0) {
-            assert!(
-                millstream_core::rt::Instant::now() < until,
-                "ready and unsettled: {:?}",
-                self.state.lock().counts()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 
     /// Ends the consumer as it ought to end, and gives what is ready and unsettled then.
-    fn dismiss(self) -> (u32, u32) {
-        drop(self.orders);
-        self.thread.join().unwrap();
-        let mut state = self.state.lock();
-        state.consumer.dismiss();
-        assert!(state.consumer.wait().success(), "the consumer drains and ends");
-        state.counts()
+    fn dismiss(mut self) -> (u32, u32) {
+        // Repeats of what had been completed may still run.
+        until("the queue is empty", || self.counts() == (0, 0));
+        self.consumer.dismiss();
+        assert!(self.consumer.wait().success(), "the consumer drains and ends");
+        self.counts()
     }
-}
 
-impl State {
     fn deal(&mut self, Blow { kind, measured }: Blow) {
         assert_eq!(self.consumer.ended(), None, "the consumer ended by itself");
         let actor = self.consumer.number;

@@ -1,14 +1,12 @@
 //! Two consumers and a publisher on one queue, killed again and again (P1, P3).
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
-
 use millstream_sqlite::Counts;
 use millstream_sqlite::rusqlite::Connection;
 use millstream_tests::ledger::{Event, Ledger, NOT_MEASURED, Record};
 use millstream_tests::{Actor, History, Report, Scale, Work};
 
 use crate::alone;
+use crate::blows::Blows;
 use crate::place::{Place, SOON};
 
 /// What `number` of an [`Event::Dead`] is where the process had ended by itself.
@@ -59,12 +57,14 @@ fn kill_again_and_again(test: &'static str) {
         // It is ahead of the others, and at work for their first half.
         plan.push((chance.u32(1..messages / 2), Victim::Publisher));
     }
-    plan.sort_by_key(|(after, _)| std::cmp::Reverse(*after));
+    plan.sort_by_key(|(after, _)| *after);
+    let mut planned = plan.len();
 
-    let killer = Killer::start(&place, ledger.another().unwrap(), work, &scale);
+    let crew = Crew::hire(&place, ledger.another().unwrap(), work, &scale);
+    let mut blows = Blows::planned(plan, crew, Crew::kill);
     let (got, reader) = records.in_background();
     let mut history = History::new(work, messages);
-    let (mut planned, mut publishers) = (plan.len(), 0);
+    let mut publishers = 0;
     while history.completed() < messages || planned > 0 {
         let record = got.recv_timeout(SOON).unwrap_or_else(|error| {
             panic!(
@@ -78,18 +78,13 @@ fn kill_again_and_again(test: &'static str) {
             publishers += u32::from(record.actor >= PUBLISHERS && record.number != ALREADY);
         }
         history.add(record);
-        while plan
-            .last()
-            .is_some_and(|(after, _)| history.completed() >= *after)
-        {
-            killer.kill(plan.pop().unwrap().1);
-        }
+        blows.fall(history.completed());
     }
     // Repeats of what the last to be killed had completed may still run.
     let counts = place.until("empty", |counts| {
         counts.ready + counts.delayed + counts.leased == 0
     });
-    killer.dismiss();
+    blows.over().dismiss();
     drop(ledger);
     reader.join().unwrap();
     got.try_iter().for_each(|record| history.add(record));
@@ -141,32 +136,6 @@ enum Victim {
     Publisher,
 }
 
-/// Owns the processes, and kills and restarts them in a thread of its own: whoever reads the ledger must not wait
-/// for its writers.
-struct Killer {
-    orders: Sender<Victim>,
-    thread: JoinHandle<()>,
-}
-
-impl Killer {
-    fn start(place: &Place, ledger: Ledger, work: Work, scale: &Scale) -> Self {
-        let mut crew = Crew::hire(place, ledger, work, scale);
-        let (orders, told) = channel();
-        let thread = std::thread::spawn(move || crew.obey(&told));
-        Self { orders, thread }
-    }
-
-    fn kill(&self, victim: Victim) {
-        self.orders.send(victim).unwrap();
-    }
-
-    /// Ends all processes as they ought to end.
-    fn dismiss(self) {
-        drop(self.orders);
-        self.thread.join().unwrap();
-    }
-}
-
 /// Starts a process in this role, with this number.
 type Start = Box<dyn Fn(&str, u32, &Ledger) -> Actor + Send>;
 
@@ -212,38 +181,40 @@ impl Crew {
         }
     }
 
-    fn obey(&mut self, orders: &Receiver<Victim>) {
-        for victim in orders {
-            let number = self.next;
-            self.next += 1;
-            match victim {
-                Victim::Consumer { index, measured } => {
-                    let consumer = &mut self.consumers[index];
-                    assert_eq!(consumer.ended(), None, "a consumer ended by itself");
-                    let dying = consumer.number;
-                    let mut leased = NOT_MEASURED;
-                    if measured {
-                        consumer.freeze();
-                        leased = leased_by(&self.raw, consumer.id());
-                    }
-                    self.ledger.write(Record::of(Event::Killing, dying, leased));
-                    consumer.kill();
-                    self.ledger.write(Record::of(Event::Dead, dying, 0));
-                    *consumer = (self.start)("consume", number, &self.ledger);
+    fn kill(&mut self, victim: Victim) {
+        let number = self.next;
+        self.next += 1;
+        match victim {
+            Victim::Consumer { index, measured } => {
+                let consumer = &mut self.consumers[index];
+                assert_eq!(consumer.ended(), None, "a consumer ended by itself");
+                let dying = consumer.number;
+                let mut leased = NOT_MEASURED;
+                if measured {
+                    consumer.freeze();
+                    leased = leased_by(&self.raw, consumer.id());
                 }
-                Victim::Publisher => {
-                    let dying = self.publisher.number;
-                    if self.publisher.ended().is_some() {
-                        // The ledger is read late, and it was faster.
-                        self.ledger.write(Record::of(Event::Dead, dying, ALREADY));
-                        continue;
-                    }
-                    self.publisher.kill();
-                    self.ledger.write(Record::of(Event::Dead, dying, 0));
-                    self.publisher = (self.start)("publish", PUBLISHERS + number, &self.ledger);
+                self.ledger.write(Record::of(Event::Killing, dying, leased));
+                consumer.kill();
+                self.ledger.write(Record::of(Event::Dead, dying, 0));
+                *consumer = (self.start)("consume", number, &self.ledger);
+            }
+            Victim::Publisher => {
+                let dying = self.publisher.number;
+                if self.publisher.ended().is_some() {
+                    // The ledger is read late, and it was faster.
+                    self.ledger.write(Record::of(Event::Dead, dying, ALREADY));
+                    return;
                 }
+                self.publisher.kill();
+                self.ledger.write(Record::of(Event::Dead, dying, 0));
+                self.publisher = (self.start)("publish", PUBLISHERS + number, &self.ledger);
             }
         }
+    }
+
+    /// Ends all processes as they ought to end.
+    fn dismiss(mut self) {
         assert!(self.publisher.wait().success(), "the publisher has published all");
         for consumer in &mut self.consumers {
             consumer.dismiss();

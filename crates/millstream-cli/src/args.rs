@@ -81,7 +81,7 @@ pub(crate) struct Publish {
 pub(crate) enum DeadLetterCommand {
     /// Prints the dead letters, a line each, without their payloads.
     List(List),
-    /// Prints one dead letter, payload and all.
+    /// Prints one dead letter, payload and all. On a terminal control characters of the payload are shown as escapes.
     Show(Show),
     /// Sends dead letters back to where the pipeline reads, and removes them.
     Replay(Replay),
@@ -135,6 +135,9 @@ pub(crate) struct Show {
     /// Print the envelope.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the payload and nothing else, byte for byte, whatever it does to a terminal.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) raw: bool,
 }
 
 #[derive(Debug, Arguments)]

@@ -78,8 +78,13 @@ fn print_schema(registry: &Registry) -> anyhow::Result<ExitCode> {
 
 /// Writes to standard output. A reader that has read enough is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
+    print_bytes(text.as_bytes())
+}
+
+/// The same with what may be no text.
+pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }

@@ -8,6 +8,8 @@ use millstream_core::rt::{self, Duration};
 use millstream_core::{Delivered, DynSink, OpenError, Outgoing, SharedSinkConnector};
 use tracing::warn;
 
+use crate::signals::Signals;
+
 /// How often a failure is tried again, with waits from a fifth of a second to five seconds.
 const RETRIES: usize = 6;
 
@@ -44,8 +46,12 @@ impl Sender {
     /// a whole a message may be there twice.
     ///
     /// # Errors
-    /// If a message is refused, or the sink does not work in the end.
-    pub(crate) async fn send<N: Display>(&mut self, batch: &mut Vec<(N, Outgoing)>) -> anyhow::Result<()> {
+    /// If a message is refused, if the sink does not work in the end, or if a signal asks to end while it does not.
+    pub(crate) async fn send<N: Display>(
+        &mut self,
+        batch: &mut Vec<(N, Outgoing)>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
         let mut waits = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(5))
@@ -62,7 +68,11 @@ impl Sender {
                 return Err(anyhow!(cause));
             };
             warn!(?wait, cause, "publishing again");
-            rt::sleep(wait).await;
+            tokio::select! {
+                biased;
+                signal = signals.end() => return Err(anyhow!("{signal} while publishing failed: {cause}")),
+                () = rt::sleep(wait) => {}
+            }
         }
     }
 

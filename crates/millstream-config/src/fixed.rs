@@ -11,6 +11,8 @@ const CHANGEABLE: [&str; 4] = ["limits", "breaker", "dependencies", "supervisor"
 const OF_RATE_LIMIT: [&str; 2] = ["store", "on_store_failure"];
 /// Keys of the processor's table that may.
 const OF_PROCESSOR: [&str; 3] = ["concurrency", "max_demand", "timeout"];
+/// Keys of a sequence that may.
+const OF_SEQUENCE: [&str; 2] = ["held", "wait"];
 /// The keys of a batcher that may not: all others may.
 const OF_BATCHER: [&str; 1] = ["sink"];
 
@@ -34,6 +36,9 @@ impl Fixed {
                 }
                 ("rate_limit", DeValue::Table(table)) => {
                     fixed.add("rate_limit", table, |key| OF_RATE_LIMIT.contains(&key));
+                }
+                ("sequence", DeValue::Table(table)) => {
+                    fixed.add("sequence", table, |key| !OF_SEQUENCE.contains(&key));
                 }
                 ("batchers", DeValue::Table(batchers)) => {
                     for (name, batcher) in batchers {
@@ -133,6 +138,9 @@ mod tests {
             in_flight = 10
             [rate_limit]
             messages = 10
+            [sequence]
+            by = "header:seq"
+            held = 5
             "#,
         );
         let other = fixed(
@@ -144,6 +152,9 @@ mod tests {
             concurrency = { min = 1, max = 4 }
             timeout = "1s"
             handler = "audit"
+            [sequence]
+            wait = "1s"
+            by = "header:seq"
             "#,
         );
         assert_eq!(one.differences(&other), [""; 0]);

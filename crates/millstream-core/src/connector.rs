@@ -181,6 +181,13 @@ impl Chunk {
         self.envelopes.push(Envelope::new(ticket, message));
     }
 
+    /// What is in it comes alone: nothing more does until it is settled, so no batch shall wait for that.
+    pub fn come_alone(&mut self) {
+        for envelope in &mut self.envelopes {
+            envelope.alone = true;
+        }
+    }
+
     /// How many deliveries it holds.
     pub fn len(&self) -> usize {
         self.envelopes.len()

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -18,7 +17,7 @@ use crate::engine::{
 use crate::flow::Step;
 use crate::measures::Measures;
 use crate::rt::{self, Duration};
-use crate::spec::{BreakerSpec, OnGiveUp, Ordering, PipelineSpec, RateLimit, RetrySpec, RetryStrategy};
+use crate::spec::{OnGiveUp, Ordering, PipelineSpec, RetryStrategy};
 
 /// The pipelines of a process. Cheap to clone; every clone speaks of the same ones.
 ///
@@ -417,26 +416,62 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes over from this spec all that may change while the pipeline runs, at once, and says what is different: limits;
-    /// `concurrency`, `max_demand` and `timeout` of the processor; all of the batchers but their sinks; the schedule of
-    /// retries; rate limit; breaker; and the supervisor's settings. Nothing in flight is lost over it: limits that are
-    /// lower than what is there let it go on and fetch nothing meanwhile, and workers that are too many end with their
-    /// message.
+    /// Takes over from this spec what may change while the pipeline runs and is different from the spec that it has, at
+    /// once, and says what that is: of limits; `concurrency`, `max_demand` and `timeout` of the processor; all of the
+    /// batchers but their sinks; the schedule of retries; rate limit; breakers; `held` and `wait` of a sequence; and the
+    /// supervisor's settings. Nothing in
+    /// flight is lost over it: limits that are lower than what is there let it go on and fetch nothing meanwhile, and workers
+    /// that are too many end with their message. What was [changed](Self::change) in this run stays, where the spec says of
+    /// it what it said before.
     ///
     /// The rest of the spec is not looked at: name, ordering, source, flow, sinks, dead letter and the strategy of retries,
     /// for which there is [`restart`](Self::restart). A pipeline that has ended starts with the changes.
     ///
     /// # Errors
-    /// [`StartError::Pipeline`] where the settings do not fit the flow; nothing has changed then.
+    /// [`StartError::Pipeline`] where the settings do not fit the flow or each other; nothing has changed then.
     pub fn apply(&self, spec: &PipelineSpec) -> Result<Vec<Change>, StartError> {
         let state = self.0.state.lock();
         let mut kept = self.0.spec.write();
-        let mut next = kept.clone();
-        let changes = take_over(&mut next, spec);
+        let (mut next, mut live) = (kept.clone(), state.hub.live());
+        let changes = take_over(&mut next, &mut live, spec);
         fits(&next)?;
         if !changes.is_empty() {
-            state.hub.apply(&next);
+            fits(&live)?;
+            state.hub.apply(live);
             *kept = next;
+        }
+        Ok(changes)
+    }
+
+    /// Changes settings of this run: `set` is given those that hold now, and of what it makes of them all holds from now on
+    /// that [`apply`](Self::apply) takes over. A later [`start`](Self::start) begins with its spec again.
+    ///
+    /// ```
+    /// # use std::num::NonZeroUsize;
+    /// # use millstream_core::{Pipeline, StartError};
+    /// # fn example(pipeline: &Pipeline) -> Result<(), StartError> {
+    /// pipeline.change(|spec| {
+    ///     spec.rate_limit = None;
+    ///     spec.processor.concurrency = NonZeroUsize::new(64).unwrap();
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As of [`apply`](Self::apply).
+    pub fn change(&self, set: impl FnOnce(&mut PipelineSpec)) -> Result<Vec<Change>, StartError> {
+        let mut before = self.hub().live();
+        let mut wanted = before.clone();
+        set(&mut wanted);
+        let state = self.0.state.lock();
+        // Others may have changed something meanwhile.
+        let mut live = state.hub.live();
+        let changes = take_over(&mut before, &mut live, &wanted);
+        fits(&before)?;
+        if !changes.is_empty() {
+            fits(&live)?;
+            state.hub.apply(live);
         }
         Ok(changes)
     }
@@ -472,44 +507,6 @@ impl Pipeline {
     /// Fetches again.
     pub fn resume(&self) {
         self.hub().gate.change(|gate| gate.paused = false);
-    }
-
-    /// Processes up to so many messages at a time from now on, until it is started again. What runs goes on: workers
-    /// that are too many end with their message.
-    pub fn resize(&self, concurrency: NonZeroUsize) {
-        let hub = self.hub();
-        hub.adaptive.fix(|| hub.resize(concurrency.get()));
-    }
-
-    /// Processes as many messages at a time as latency and errors allow, between these two, until it is started again.
-    pub fn adapt(&self, min: NonZeroUsize, max: NonZeroUsize) {
-        let hub = self.hub();
-        hub.adaptive
-            .adapt(min.get(), max.get(), |workers| hub.resize(workers));
-    }
-
-    /// From now on it fetches so fast, and may have the whole burst at once. A later [`start`](Self::start) begins with its
-    /// spec again.
-    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
-        self.hub().rate_limit.send_replace(limit);
-    }
-
-    /// From now on these are its breakers: its own, and those of dependencies. One that it had already stays in its
-    /// state; one that it has no more holds nothing back. A later [`start`](Self::start) begins with its spec again.
-    pub fn set_breakers(&self, own: Option<BreakerSpec>, dependencies: &BTreeMap<String, BreakerSpec>) {
-        self.hub().breakers.set(own, dependencies);
-    }
-
-    /// From now on failures are judged by this, but for the strategy, which stays as it was started with. What waits for
-    /// its next attempt keeps its time. A later [`start`](Self::start) begins with its spec again.
-    pub fn set_retry(&self, retry: RetrySpec) {
-        let hub = self.hub();
-        hub.budget.set(retry.budget);
-        let mut set = hub.retry.write();
-        *set = RetrySpec {
-            strategy: set.strategy,
-            ..retry
-        };
     }
 
     /// Stops fetching, lets what is in flight end, and gives back what has not by two seconds before the time is

@@ -47,21 +47,22 @@ pub trait Letters: Send {
     /// began are not among them.
     ///
     /// # Cancel safety
-    /// Not cancel safe: letters may be left out.
+    /// Not cancel safe: letters may be left out. [`close`](Self::close) still ends the visit.
     ///
     /// # Errors
     /// If the store fails; the visit is over then.
     fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Vec<Letter>, LetterError>>;
 
-    /// Removes letters that [`next`](Self::next) gave, by their handles. When it returns no visit is given them again, but
-    /// for a purge of a store that only removes what comes first: that does it when it is closed.
+    /// Removes letters that [`next`](Self::next) gave last, by their handles, and says how many it has removed: others may
+    /// have taken some meanwhile. When it returns no visit is given them again, but for a purge of a store that only removes
+    /// what comes first: that does it when it is closed.
     ///
     /// # Cancel safety
     /// Not cancel safe: any part of them may be removed.
     ///
     /// # Errors
     /// If the store fails; any part of them may be removed, and the visit is over.
-    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<(), LetterError>>;
+    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<u64, LetterError>>;
 
     /// Ends the visit, and says how many of the removed letters are still in the store, because it can only remove what
     /// comes before all others.
@@ -104,6 +105,8 @@ pub struct Letter {
     pub key: Option<Bytes>,
     /// The message's own headers, and those of [`Rejection::HEADERS`].
     pub headers: Headers,
+    /// Higher goes first; 0 where the store knows of none, or keeps it as a header.
+    pub priority: i32,
     /// When it came into its store, where that is known.
     pub timestamp: Option<SystemTime>,
 }
@@ -138,7 +141,7 @@ impl Letter {
             .unwrap_or_default()
     }
 
-    /// The message that it was, to be tried again: payload, key and the message's own headers, one replay more, and
+    /// The message that it was, to be tried again: payload, key, priority and the message's own headers, one replay more, and
     /// nothing of its failure but when the first one was.
     pub fn replay(&self) -> Outgoing {
         let mut headers = self.headers.clone();
@@ -154,6 +157,7 @@ impl Letter {
             payload: self.payload.clone(),
             key: self.key.clone(),
             headers,
+            priority: self.priority,
             ..Outgoing::default()
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! The promises P1 to P8 that the docs cite are those of `ARCHITECTURE.md`.
 
+mod aside;
 mod batch;
 mod check;
 mod connector;
@@ -34,6 +35,7 @@ mod sink_handler;
 mod spec;
 mod ticket;
 
+pub use aside::Aside;
 pub use batch::{Batch, BatchHandler, ClosedBy};
 pub use check::{Facts, Finding, Severity};
 pub use connector::{

@@ -43,6 +43,8 @@ pub enum Mutant {
     LostWakeUp,
     /// Nobody counts settlements that failed.
     Uncounted,
+    /// Nobody counts what was lost before it started.
+    LossUncounted,
     /// The report of a drain leaves out what it released.
     ReportShort,
 }
@@ -50,7 +52,7 @@ pub enum Mutant {
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AckBeforeBatch,
         Self::AckUnconfirmed,
         Self::ForgetOnPanic,
@@ -69,6 +71,7 @@ impl Mutant {
         Self::CutForgetsRunning,
         Self::LostWakeUp,
         Self::Uncounted,
+        Self::LossUncounted,
         Self::ReportShort,
     ];
 }

@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 
 use crate::connector::refused;
-use crate::properties::millis;
+use crate::properties::{millis, reach};
 
 /// How long brokers have to answer.
 const REACH: Duration = Duration::from_secs(10);
@@ -52,25 +52,13 @@ pub(crate) async fn sink(config: ClientConfig, topic: &str) -> Vec<Finding> {
     let look = move || {
         // What librdkafka does not take is told by the producer; a consumer asks for metadata.
         BaseProducer::<DefaultProducerContext>::from_config(&config).map_err(unusable)?;
-        partitions(&connection(&config), &[name])
+        partitions(&reach(&config), &[name])
     };
     match beside(look).await {
         Ok(counts) if counts.iter().all(|(_, count)| count.is_some()) => Vec::new(),
         Ok(_) => vec![missing(topic, "topic")],
         Err(finding) => vec![finding],
     }
-}
-
-/// The properties that say how to reach brokers.
-fn connection(config: &ClientConfig) -> ClientConfig {
-    let reaching = ["bootstrap.servers", "client.id", "security.", "sasl.", "ssl."];
-    let mut connection = ClientConfig::new();
-    for (name, value) in config.config_map() {
-        if reaching.iter().any(|prefix| name.starts_with(prefix)) {
-            connection.set(name, value);
-        }
-    }
-    connection
 }
 
 fn missing(topic: &str, key: &str) -> Finding {

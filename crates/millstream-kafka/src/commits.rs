@@ -338,6 +338,27 @@ mod tests {
         assert_eq!(sent.into_inner(), [vec![0, 1, 2], vec![0]]);
     }
 
+    /// P7, and Parallel Consumer's 857: a commit that comes in the midst of a rebalance is refused, which must end neither the
+    /// thread nor the commits.
+    #[test]
+    fn what_a_rebalance_refuses_is_committed_with_the_next() {
+        let shared = shared();
+        let place = Place {
+            topic: "orders".into(),
+            partition: 0,
+        };
+        let text = metadata::encode(5, &Note::default(), std::slice::from_ref(&(7..9)));
+        let (engine, _) = EngineHandle::detached();
+        shared.assign(engine.origin(&place.name()), place, Some((5, &text)), None, false);
+        let (committed, failed) = sort(shared.uncommitted(), |_| {
+            refused(RDKafkaErrorCode::RebalanceInProgress)
+        });
+        assert_eq!((committed.len(), partitions(&failed)), (0, vec![0]));
+        assert!(shared.uncommitted().is_empty(), "it counts as sent");
+        shared.commit_failed(&failed);
+        assert_eq!(partitions(&shared.uncommitted()), [0]);
+    }
+
     /// P7 P2: the offset and the note matter more than what may come again.
     #[test]
     fn what_is_too_long_for_the_broker_is_committed_with_the_note_alone() {

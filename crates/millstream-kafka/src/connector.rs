@@ -19,6 +19,7 @@ use crate::check::{self, POLL_INTERVAL};
 use crate::commits::Commits;
 use crate::committer::Committer;
 use crate::copies::Copies;
+use crate::fetched::Fetched;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis, reach};
 use crate::retry::RetrySink;
@@ -30,6 +31,7 @@ use crate::transactions::producer::Producer;
 use crate::transactions::sink::TransactionalSink;
 use crate::transactions::work::Work;
 use crate::transactions::writer::{Running, Writer};
+use crate::whence::Whence;
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
@@ -183,9 +185,9 @@ impl KafkaConnector {
     /// A property for librdkafka.
     ///
     /// # Errors
-    /// If it would break a promise, or is what another setting says.
+    /// If it would break a promise, is what another setting says, or asks for what is not built in.
     pub fn property(mut self, name: &str, value: &str) -> Result<Self, InvalidProperty> {
-        check_source(name)?;
+        check_source(name, value)?;
         self.config.set(name, value);
         Ok(self)
     }
@@ -288,14 +290,18 @@ impl Connector for KafkaConnector {
         };
         let commits =
             commits.map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        let fetched = Fetched::new(Arc::clone(&consumer), Arc::clone(&shared))
+            .ok_or_else(|| OpenError::Unavailable("there is no memory for a queue".to_owned()))?;
+        consumer.context().queue.set(fetched.queue()).ok();
         let member = Member {
             consumer,
+            fetched,
             commits,
             topics: self.topics.clone(),
             commit_interval: self.commit_interval,
             flow: Flow::Open,
             copies: Copies::default(),
-            last: None,
+            whence: Whence::default(),
             committed_at: rt::now(),
             looked_at: rt::now(),
         };
@@ -340,7 +346,7 @@ impl Connector for KafkaConnector {
 
 /// Has the consumer join its group, if there are brokers and topics.
 fn join(member: &Member, reach: &ClientConfig) -> Result<(), OpenError> {
-    let unavailable = |error: KafkaError| OpenError::Unavailable(error.to_string());
+    let unavailable = |error: KafkaError| OpenError::Unavailable(member.unanswered(&error));
     let topic = plain(&member.topics);
     let metadata = member
         .consumer

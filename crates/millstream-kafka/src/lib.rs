@@ -47,6 +47,7 @@ mod committer;
 mod connector;
 mod copies;
 mod ends;
+mod fetched;
 mod gate;
 mod letters;
 mod member;
@@ -60,8 +61,9 @@ mod sink;
 mod statistics;
 mod tiers;
 mod transactions;
+mod whence;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
-pub use properties::InvalidProperty;
+pub use properties::{InvalidProperty, connects};
 pub use sink::{KafkaSink, KafkaWriter};
 pub use transactions::sink::{TransactionalSink, TransactionalWriter};

@@ -4,17 +4,17 @@
 //! demand. While the engine takes messages, that is done by not polling for moments; after [`PATIENCE`] the
 //! partitions are paused, which costs what was fetched of them, and polling goes on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use millstream_core::{EngineHandle, OriginId, Rebalance as Event, Scope, rt};
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -23,12 +23,14 @@ use tracing::{debug, error, info, warn};
 
 use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
-use crate::copies::{Assigned, Copies};
+use crate::copies::Copies;
+use crate::fetched::{BATCH, Fetched, Given, Queue};
 use crate::retry::welcome;
 use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
 use crate::transactions::work::Work;
+use crate::whence::Whence;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -41,9 +43,6 @@ const IDLE: Duration = Duration::from_millis(20);
 const ANSWER: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The most messages that are read before they are handed over.
-const BATCH: usize = 500;
-
 /// What librdkafka calls, all of it on the thread, within polls.
 pub(crate) struct Callbacks {
     pub(crate) shared: Arc<Shared>,
@@ -55,9 +54,13 @@ pub(crate) struct Callbacks {
     pub(crate) tiers: Tiers,
     /// Where commits are transactions.
     work: Option<Arc<Work>>,
+    /// Where what is fetched comes, once there is a consumer.
+    pub(crate) queue: OnceLock<Weak<Queue>>,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
+    /// Why a broker was last of no use: it did not take the login, or could not be trusted.
+    turned_away: Mutex<Option<String>>,
 }
 
 impl Callbacks {
@@ -78,12 +81,14 @@ impl Callbacks {
             under_way: Arc::default(),
             tiers,
             work,
+            queue: OnceLock::new(),
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
+            turned_away: Mutex::default(),
         }
     }
 
-    fn origin(&self, place: &Place) -> OriginId {
+    pub(crate) fn origin(&self, place: &Place) -> OriginId {
         self.engine.origin(&place.name())
     }
 
@@ -93,6 +98,7 @@ impl Callbacks {
         let committed = self.committed(consumer, partitions, by);
         // For all of them together: without it, it is only assumed that the log goes on.
         let look_by = by.min(rt::now() + ANSWER);
+        let queue = self.queue.get().and_then(Weak::upgrade);
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
             let committed = found
@@ -114,6 +120,9 @@ impl Callbacks {
                     .ok()?;
                 u64::try_from(end).ok()
             });
+            if let Some(queue) = &queue {
+                queue.lead(consumer, &place);
+            }
             let delays = self.tiers.owns(&place.topic);
             self.shared
                 .assign(self.origin(&place), place, committed, end, delays);
@@ -268,8 +277,13 @@ impl ClientContext for Callbacks {
             self.degrade("no broker can be reached");
         } else if matches!(
             error.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
+            Some(
+                RDKafkaErrorCode::Authentication
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::SSL
+            )
         ) {
+            *self.turned_away.lock() = Some(reason.to_owned());
             self.degrade(reason);
         }
     }
@@ -283,6 +297,28 @@ impl ConsumerContext for Callbacks {
             Rebalance::Assign(_) | Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => warn!(%error, "the group could not be balanced"),
         }
+    }
+}
+
+/// Whether nothing may be read after it. librdkafka goes on behind messages that it finds damaged, and what it leaves out
+/// would look like what compaction has removed.
+fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
+    let code = error.rdkafka_error_code();
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(code, Some(BadCompression | BadMessage | NotImplemented))
+}
+
+/// What to say of an error that ends the member.
+fn told(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::NotImplemented) => {
+            "messages are compressed by what is not built in: zstd takes the feature `kafka-zstd`".to_owned()
+        }
+        Some(RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::BadMessage) => {
+            format!("a broker has messages that are damaged, and nothing is read past them ({error})")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -316,6 +352,7 @@ fn list(places: &[Place]) -> TopicPartitionList {
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
+    pub(crate) fetched: Fetched<Callbacks>,
     pub(crate) commits: Committer,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
@@ -323,27 +360,9 @@ pub(crate) struct Member {
     pub(crate) flow: Flow,
     /// What was read and not handed over.
     pub(crate) copies: Copies,
-    /// Where a message came from last: most come from the same partition as the one before.
-    pub(crate) last: Option<Last>,
+    pub(crate) whence: Whence,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
-}
-
-/// A partition, and what it was assigned as when there had been so many rebalances.
-#[derive(Debug)]
-pub(crate) struct Last {
-    /// Where librdkafka keeps its topic, which it does for as long as the partition is assigned. To read its name from
-    /// there for each message costs more than to look it up.
-    topic: usize,
-    partition: i32,
-    rebalances: u64,
-    from: Assigned,
-}
-
-impl Last {
-    fn is(&self, topic: usize, partition: i32, rebalances: u64) -> bool {
-        (self.topic, self.partition, self.rebalances) == (topic, partition, rebalances)
-    }
 }
 
 /// Whether messages are fetched.
@@ -372,8 +391,9 @@ pub(crate) fn run(mut member: Member) {
             Ok(0) => shared.signal.wait(IDLE),
             Ok(_) => {}
             Err(error) => {
-                error!(%error, "this member cannot go on");
-                break Some(error.to_string());
+                let why = told(&error);
+                error!(why, "this member cannot go on");
+                break Some(why);
             }
         }
     };
@@ -385,6 +405,19 @@ pub(crate) fn run(mut member: Member) {
 impl Member {
     fn callbacks(&self) -> &Callbacks {
         self.consumer.context()
+    }
+
+    /// A request to the brokers that had no answer: why, as well as that is known.
+    pub(crate) fn unanswered(&self, error: &KafkaError) -> String {
+        // What librdkafka has to say waits for polls, each of which hands out one thing, and not whether there was any.
+        let told = std::iter::repeat_with(|| {
+            drop(self.consumer.poll(Duration::ZERO));
+            self.callbacks().turned_away.lock().take()
+        });
+        told.take(100)
+            .flatten()
+            .next()
+            .unwrap_or_else(|| error.to_string())
     }
 
     /// Reads what there is and room for; how many messages.
@@ -461,60 +494,36 @@ impl Member {
         Ok(read)
     }
 
-    /// Polls without waiting, until there is nothing or so many messages have come.
+    /// Serves what has come for the member, and takes so many messages at most of those that have come; does not wait.
     fn poll(&mut self, most: usize) -> Result<(), KafkaError> {
+        let Self {
+            consumer,
+            fetched,
+            whence,
+            copies,
+            ..
+        } = self;
+        let callbacks: &Callbacks = consumer.context();
+        let mut failed = None;
+        let mut receive = |message: Result<Given<'_>, KafkaError>| match message {
+            _ if failed.is_some() => {}
+            Ok(message) => {
+                if let Some(from) = whence.of(callbacks, &message) {
+                    copies.add(from, &message);
+                }
+            }
+            Err(error) if is_final(&error) => failed = Some(error),
+            Err(error) => complain(&error),
+        };
         for _ in 0..most {
-            let message = match self.consumer.poll(Duration::ZERO) {
+            match consumer.poll(Duration::ZERO) {
                 None => break,
-                Some(Ok(message)) => message,
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    return Err(KafkaError::MessageConsumptionFatal(code));
-                }
-                Some(Err(error)) => {
-                    self.complain(&error);
-                    continue;
-                }
-            };
-            let callbacks: &Callbacks = self.consumer.context();
-            let (topic, partition) = (message.topic_ptr().addr(), message.partition());
-            let rebalances = callbacks.shared.rebalances();
-            let from = match &self.last {
-                Some(last) if last.is(topic, partition, rebalances) => last.from,
-                _ => {
-                    let place = Place {
-                        topic: message.topic().into(),
-                        partition,
-                    };
-                    let origin = callbacks.origin(&place);
-                    let Some(assignment) = callbacks.shared.assigned(origin) else {
-                        continue;
-                    };
-                    let from = Assigned {
-                        origin,
-                        assignment,
-                        wait: callbacks.tiers.wait(&place.topic),
-                    };
-                    self.last = Some(Last {
-                        topic,
-                        partition,
-                        rebalances,
-                        from,
-                    });
-                    from
-                }
-            };
-            self.copies.add(from, &message);
+                // A message comes here if its partition could not be led to the queue.
+                Some(message) => receive(message.as_ref().map(Given::from).map_err(KafkaError::clone)),
+            }
         }
-        Ok(())
-    }
-
-    fn complain(&self, error: &KafkaError) {
-        match error.rdkafka_error_code() {
-            // Said by `Callbacks::error` too, or no complaint.
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
-            Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
-            _ => warn!(%error, "the consumer complains"),
-        }
+        fetched.take(most, receive);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Commits what is settled, when it is time or somebody waits for it.
@@ -530,6 +539,7 @@ impl Member {
     /// Leaves the group. The last who has the consumer closes it, so its other thread goes first.
     pub(crate) fn close(mut self) {
         self.commits.end();
+        drop(self.fetched);
         drop(self.consumer);
     }
 
@@ -553,3 +563,15 @@ pub(crate) fn plain(topics: &[String]) -> Option<&str> {
         .map(String::as_str)
         .find(|topic| !topic.starts_with('^'))
 }
+
+fn complain(error: &KafkaError) {
+    match error.rdkafka_error_code() {
+        // Said by `Callbacks::error` too, or no complaint.
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
+        Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
+        _ => warn!(%error, "the consumer complains"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

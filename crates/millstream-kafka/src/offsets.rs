@@ -112,7 +112,7 @@ impl<T> Offsets<T> {
 
     /// Takes note of what the broker gave.
     pub(crate) fn arrive(&mut self, offset: u64, value: impl FnOnce() -> T) -> Arrival {
-        if self.end.is_some_and(|end| offset < end) {
+        if self.goes_back(offset) {
             return Arrival::Backwards;
         }
         self.end = Some(offset + 1);
@@ -136,23 +136,25 @@ impl<T> Offsets<T> {
         Arrival::New
     }
 
-    fn slot(&mut self, offset: u64) -> Option<&mut Slot<T>> {
+    /// Whether this offset is before what came last, or what was committed.
+    pub(crate) fn goes_back(&self, offset: u64) -> bool {
+        self.end.is_some_and(|end| offset < end)
+    }
+
+    fn index(&self, offset: u64) -> Option<usize> {
         let first = self.window.front()?.offset;
         // Without gaps the distance is the index.
         let guess = usize::try_from(offset.checked_sub(first)?).ok()?;
-        let index = if self.window.get(guess).is_some_and(|slot| slot.offset == offset) {
-            guess
+        if self.window.get(guess).is_some_and(|slot| slot.offset == offset) {
+            Some(guess)
         } else {
-            self.window
-                .binary_search_by_key(&offset, |slot| slot.offset)
-                .ok()?
-        };
-        self.window.get_mut(index)
+            self.window.binary_search_by_key(&offset, |slot| slot.offset).ok()
+        }
     }
 
     /// Settles what was handed out under this offset; more than once is as good as once.
     pub(crate) fn settle(&mut self, offset: u64) {
-        if let Some(slot) = self.slot(offset) {
+        if let Some(slot) = self.index(offset).and_then(|index| self.window.get_mut(index)) {
             slot.out = None;
         }
         while self.window.front().is_some_and(|slot| slot.out.is_none()) {
@@ -166,8 +168,14 @@ impl<T> Offsets<T> {
     }
 
     /// What was handed out under this offset, if it is not settled.
-    pub(crate) fn out(&mut self, offset: u64) -> Option<&mut T> {
-        self.slot(offset)?.out.as_mut()
+    pub(crate) fn out(&self, offset: u64) -> Option<&T> {
+        self.window.get(self.index(offset)?)?.out.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn out_mut(&mut self, offset: u64) -> Option<&mut T> {
+        let index = self.index(offset)?;
+        self.window.get_mut(index)?.out.as_mut()
     }
 
     /// What may be committed: everything before it is settled. None before there is anything to say.

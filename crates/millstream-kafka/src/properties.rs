@@ -65,17 +65,21 @@ const SINK: [Rule; 6] = [
     ("dr_cb", "is for programs"),
 ];
 
-pub(crate) fn check_source(name: &str) -> Result<(), InvalidProperty> {
-    check(name, &SOURCE)
+pub(crate) fn check_source(name: &str, value: &str) -> Result<(), InvalidProperty> {
+    check(name, value, &SOURCE)
 }
 
-pub(crate) fn check_sink(name: &str) -> Result<(), InvalidProperty> {
-    check(name, &SINK)
+pub(crate) fn check_sink(name: &str, value: &str) -> Result<(), InvalidProperty> {
+    check(name, value, &SINK)
 }
 
-fn check(name: &str, rules: &[Rule]) -> Result<(), InvalidProperty> {
-    match BOTH.iter().chain(rules).find(|(forbidden, _)| *forbidden == name) {
-        Some((_, why)) => Err(InvalidProperty {
+fn check(name: &str, value: &str, rules: &[Rule]) -> Result<(), InvalidProperty> {
+    let forbidden = BOTH.iter().chain(rules).find(|(forbidden, _)| *forbidden == name);
+    match forbidden
+        .map(|(_, why)| *why)
+        .or_else(|| not_built_in(name, value))
+    {
+        Some(why) => Err(InvalidProperty {
             name: name.to_owned(),
             why,
         }),
@@ -83,17 +87,46 @@ fn check(name: &str, rules: &[Rule]) -> Result<(), InvalidProperty> {
     }
 }
 
+/// Why this build cannot do what the value asks for.
+fn not_built_in(name: &str, value: &str) -> Option<&'static str> {
+    let value = value.to_ascii_lowercase();
+    let (built_in, why) = match name {
+        "security.protocol" if value.ends_with("ssl") => (
+            cfg!(feature = "ssl"),
+            "asks for TLS, which is not built in: build with the feature `kafka-ssl`",
+        ),
+        "sasl.mechanism" | "sasl.mechanisms" if value == "gssapi" => (
+            cfg!(feature = "gssapi"),
+            "asks for Kerberos, which is not built in: build with the feature `kafka-gssapi`",
+        ),
+        "sasl.mechanism" | "sasl.mechanisms" if value != "plain" => (
+            cfg!(feature = "ssl"),
+            "asks for a mechanism that takes OpenSSL, which is not built in: build with the feature `kafka-ssl`",
+        ),
+        "compression.type" | "compression.codec" if value == "zstd" => (
+            cfg!(feature = "zstd"),
+            "asks for zstd, which is not built in: build with the feature `kafka-zstd`",
+        ),
+        _ => return None,
+    };
+    (!built_in).then_some(why)
+}
+
+/// Whether a property says how to reach and to convince brokers, which is the same for all clients of theirs.
+#[must_use]
+pub fn connects(name: &str) -> bool {
+    ["bootstrap.servers", "client.id"].contains(&name)
+        || ["security.", "sasl.", "ssl.", "socket.", "broker.address."]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
 /// What it takes to reach the brokers that a source reads from, for other clients than its consumer.
 pub(crate) fn reach(source: &ClientConfig) -> ClientConfig {
     let mut reach = ClientConfig::new();
-    for (name, value) in source.config_map() {
-        let connects = ["bootstrap.servers", "client.id"].contains(&name)
-            || ["security.", "sasl.", "ssl.", "socket.", "broker.address."]
-                .iter()
-                .any(|prefix| name.starts_with(prefix));
-        if connects {
-            reach.set(name, value);
-        }
+    // The map itself has a placeholder for each password.
+    for name in source.config_map().into_keys().filter(|name| connects(name)) {
+        reach.set(name, source.get(name).unwrap_or_default());
     }
     reach
 }
@@ -112,14 +145,60 @@ mod tests {
 
     #[test]
     fn what_would_break_a_promise_is_refused_with_the_reason() {
-        let error = check_source("enable.auto.commit").unwrap_err();
+        let error = check_source("enable.auto.commit", "true").unwrap_err();
         assert_eq!(
             error.to_string(),
             "the property `enable.auto.commit` would commit what is not settled; `commit_interval` says how often \
              offsets are committed"
         );
-        assert!(check_sink("acks").is_err());
-        assert_eq!(check_source("acks"), Ok(()));
-        assert_eq!(check_source("fetch.min.bytes"), Ok(()));
+        assert!(check_sink("acks", "1").is_err());
+        assert_eq!(check_source("acks", "1"), Ok(()));
+        assert_eq!(check_source("fetch.min.bytes", "1"), Ok(()));
+    }
+    #[test]
+    fn other_clients_log_in_with_the_same_password() {
+        let mut source = ClientConfig::new();
+        source
+            .set("bootstrap.servers", "localhost:9092")
+            .set("sasl.password", "a secret")
+            .set("group.id", "readers");
+        let reach = reach(&source);
+        assert_eq!(reach.get("sasl.password"), Some("a secret"));
+        assert_eq!(reach.get("bootstrap.servers"), Some("localhost:9092"));
+        assert_eq!(reach.get("group.id"), None);
+    }
+
+    #[test]
+    fn what_is_not_built_in_is_refused_with_the_feature_that_has_it() {
+        let built_in = [
+            (
+                "security.protocol",
+                "SASL_SSL",
+                cfg!(feature = "ssl"),
+                "kafka-ssl",
+            ),
+            (
+                "sasl.mechanisms",
+                "SCRAM-SHA-512",
+                cfg!(feature = "ssl"),
+                "kafka-ssl",
+            ),
+            (
+                "sasl.mechanism",
+                "GSSAPI",
+                cfg!(feature = "gssapi"),
+                "kafka-gssapi",
+            ),
+            ("compression.type", "zstd", cfg!(feature = "zstd"), "kafka-zstd"),
+            ("security.protocol", "sasl_plaintext", true, ""),
+            ("sasl.mechanism", "PLAIN", true, ""),
+            ("compression.type", "lz4", true, ""),
+        ];
+        for (name, value, built_in, feature) in built_in {
+            match check_sink(name, value) {
+                Ok(()) => assert!(built_in, "{name} = {value}"),
+                Err(error) => assert!(!built_in && error.why.contains(feature), "{error}"),
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, Ticket, rt};
+use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, rt};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
@@ -24,12 +24,14 @@ use crate::signal::Signal;
 use crate::statistics::End;
 
 mod arrivals;
+mod buffer;
 mod commits;
 mod left;
 mod settling;
 pub(crate) mod transactional;
 mod turns;
 
+use buffer::Buffer;
 pub(crate) use commits::Commit;
 pub(crate) use left::Left;
 
@@ -72,8 +74,7 @@ pub(crate) struct Rules {
 
 #[derive(Debug, Default)]
 struct State {
-    buffer: VecDeque<(Ticket, Message)>,
-    buffered: usize,
+    buffer: Buffer,
     assignments: FxHashMap<OriginId, Assignment>,
     phase: Phase,
     /// Partitions are being given back, and all of this will be committed before they are.
@@ -176,7 +177,7 @@ impl Shared {
         if state.phase != Phase::Running {
             return 0;
         }
-        let (mut messages, mut bytes) = (state.buffer.len(), state.buffered);
+        let (mut messages, mut bytes) = (state.buffer.len(), state.buffer.bytes());
         for assignment in state.assignments.values() {
             messages += assignment.gate.held();
             bytes += assignment.gate.held_bytes();
@@ -315,7 +316,6 @@ impl Shared {
         state.revoking = true;
         let State {
             buffer,
-            buffered,
             assignments,
             commits,
             ..
@@ -326,7 +326,7 @@ impl Shared {
         }
         let mut scopes = Vec::new();
         for origin in origins {
-            withdraw(buffer, buffered, *origin);
+            buffer.withdraw(*origin);
             let assignment = assignments.get(origin);
             scopes.extend(assignment.map(|assignment| Scope::Origin(*origin, assignment.generation)));
         }
@@ -352,7 +352,6 @@ impl Shared {
         self.rebalances.fetch_add(1, Ordering::Relaxed);
         let State {
             buffer,
-            buffered,
             assignments,
             suspect,
             halts_changed,
@@ -360,7 +359,7 @@ impl Shared {
         } = &mut *state;
         for origin in origins {
             // What was released meanwhile.
-            withdraw(buffer, buffered, *origin);
+            buffer.withdraw(*origin);
             let gone = assignments.remove(origin);
             *halts_changed |= gone.is_some_and(|gone| gone.gate.halted().is_some());
             if suspect.is_some_and(|(from, ..)| from == *origin) {
@@ -394,12 +393,22 @@ impl Shared {
             return;
         }
         let most = credit.messages.min(READ);
+        let State {
+            buffer, assignments, ..
+        } = &mut *state;
+        // Messages of one partition mostly come one after the other.
+        let mut last: Option<(OriginId, &Assignment)> = None;
         while chunk.len() < most && chunk.bytes() < credit.bytes {
-            let Some((ticket, message)) = state.buffer.pop_front() else {
+            let Some(ticket) = buffer.pop_front() else {
                 break;
             };
-            state.buffered -= message.size();
-            chunk.push(ticket, message);
+            if last.is_none_or(|(origin, _)| origin != ticket.origin) {
+                last = assignments.get(&ticket.origin).map(|of| (ticket.origin, of));
+            }
+            // A transaction may have settled it meanwhile.
+            if let Some(message) = last.and_then(|(_, of)| of.offsets.out(ticket.sequence)) {
+                chunk.push(ticket, message.clone());
+            }
         }
         drop(state);
         if !chunk.is_empty() {
@@ -417,7 +426,6 @@ impl Shared {
         let mut state = self.state.lock();
         state.phase = state.phase.max(Phase::Draining);
         state.buffer.clear();
-        state.buffered = 0;
         drop(state);
         self.signal.raise();
     }
@@ -446,17 +454,6 @@ impl Shared {
             self.ended.wait_for(&mut state, most);
         }
     }
-}
-
-/// Takes out what was read ahead of a partition.
-fn withdraw(buffer: &mut VecDeque<(Ticket, Message)>, buffered: &mut usize, origin: OriginId) {
-    buffer.retain(|(ticket, message)| {
-        let keep = ticket.origin != origin;
-        if !keep {
-            *buffered -= message.size();
-        }
-        keep
-    });
 }
 
 #[cfg(test)]

@@ -67,9 +67,9 @@ impl KafkaSink {
     /// A property for librdkafka.
     ///
     /// # Errors
-    /// If it would break a promise, or is what another setting says.
+    /// If it would break a promise, is what another setting says, or asks for what is not built in.
     pub fn property(mut self, name: &str, value: &str) -> Result<Self, InvalidProperty> {
-        check_sink(name)?;
+        check_sink(name, value)?;
         self.config.set(name, value);
         Ok(self)
     }

@@ -27,9 +27,14 @@ pub mod sync {
     }
 
     // Nobody waits for these in a model, so that they need not be looked into.
-    pub use tokio::sync::{Notify, oneshot, watch};
+    pub use tokio::sync::{oneshot, watch};
 
+    pub use crate::notify::Notify;
     pub use crate::token::CancellationToken;
 }
 
+mod notify;
 mod token;
+mod waiting;
+
+pub use waiting::block_on;

@@ -383,3 +383,48 @@ async fn the_listener_answers_over_http_and_a_second_one_is_told_that_its_addres
     );
     serving.abort();
 }
+
+/// A listener for a host without work, and where it is.
+async fn listens() -> SocketAddr {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address();
+    let host = Host::start([spec("quiet", &MemoryQueue::new())]).unwrap();
+    rt::spawn(listener.serve(host));
+    address
+}
+
+const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+
+async fn connect(address: SocketAddr, sends: &[u8]) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(sends).await.unwrap();
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_end_the_head_of_a_request_is_hung_up_on() {
+    let address = listens().await;
+    let mut stream = connect(address, &REQUEST[..30]).await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let ended = tokio::time::timeout(Duration::from_secs(600), read).await;
+    assert!(ended.is_ok(), "it may stay for ever");
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_are_connected_and_the_next_has_its_turn() {
+    const MOST: usize = 64;
+    let address = listens().await;
+    let mut slow = Vec::new();
+    for _ in 0..MOST {
+        slow.push(connect(address, &REQUEST[..30]).await);
+    }
+    let mut next = connect(address, REQUEST).await;
+    let mut first = [0; 12];
+    let early = tokio::time::timeout(Duration::from_millis(300), next.read_exact(&mut first)).await;
+    assert!(early.is_err(), "it was answered beside {MOST} others");
+    slow[0].write_all(&REQUEST[30..]).await.unwrap();
+    next.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+}

@@ -61,8 +61,7 @@ struct State {
     arrived: VecDeque<(Ticket, Message)>,
     /// A suspect that is handed out once everything else is back at the broker.
     suspect: Option<(Ticket, Message)>,
-    /// How many messages are still taken one at a time because they were near a suspect.
-    careful: usize,
+    careful: Careful,
     /// The most messages and bytes that credit was ever for.
     most_credit: Credit,
     /// Bytes of a message of late, on average; none while none was read.
@@ -72,6 +71,35 @@ struct State {
     channels: Vec<Arc<Tags>>,
     /// Closed channels of which acks may have been kept back.
     closed: Vec<Arc<Tags>>,
+}
+
+/// What went back for a suspect comes again one at a time, so that none goes back for the next one too: as long as there is
+/// a suspect among it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Careful {
+    messages: usize,
+    suspects: usize,
+}
+
+impl Careful {
+    /// So many messages are to come, with so many suspects among them at most.
+    fn begin(&mut self, messages: usize, suspects: usize) {
+        self.messages += messages;
+        self.suspects += suspects;
+    }
+
+    /// So many have come.
+    fn took(&mut self, messages: usize, suspects: usize) {
+        self.messages = self.messages.saturating_sub(messages);
+        self.suspects = self.suspects.saturating_sub(suspects);
+        if !self.is_on() {
+            *self = Self::default();
+        }
+    }
+
+    fn is_on(self) -> bool {
+        self.messages > 0 && self.suspects > 0
+    }
 }
 
 /// How one reader is doing.
@@ -113,7 +141,7 @@ impl Inbox {
             state: Mutex::new(State {
                 arrived: VecDeque::new(),
                 suspect: None,
-                careful: 0,
+                careful: Careful::default(),
                 most_credit: Credit {
                     messages: 0,
                     bytes: 0,
@@ -166,7 +194,11 @@ impl Inbox {
             if chunk.len() > messages {
                 let latest = (chunk.bytes() - bytes) / (chunk.len() - messages);
                 state.size = Some(state.size.map_or(latest, |size| (size * 3 + latest) / 4));
-                state.careful = state.careful.saturating_sub(chunk.len() - messages);
+                if state.careful.is_on() {
+                    // A batch that waits for more waits for its age.
+                    chunk.come_alone();
+                }
+                state.careful.took(chunk.len() - messages, 0);
                 // After a pause a new consumer waits until what the one before it has brought is read: the broker
                 // counts for each by itself.
                 if state.arrived.is_empty() || matches!(*self.want.borrow(), Want::Messages(_)) {
@@ -188,7 +220,7 @@ impl Inbox {
         }
         if let Some((ticket, message)) = state.suspect.take() {
             chunk.push(ticket, message);
-            state.careful = state.careful.saturating_sub(1);
+            state.careful.took(1, 1);
         }
         Found::Messages
     }
@@ -208,7 +240,7 @@ impl Inbox {
                 Want::Messages(now) => now,
                 Want::Nothing | Want::Pause(_) | Want::Clearance => 0,
             };
-            let next = if state.careful > 0 {
+            let next = if state.careful.is_on() {
                 1
             } else if credit.messages > 1
                 && (now < 2 || !self.ordered && (now * 2 <= most || most * 2 <= now))
@@ -373,17 +405,19 @@ impl Inbox {
     /// Takes out what a channel delivered and nobody has read, to give it back.
     pub(crate) fn withdraw(&self, tags: &Tags) -> Vec<Ticket> {
         let mut state = self.state.lock();
-        let mut withdrawn = Vec::new();
-        state.arrived.retain(|(ticket, _)| {
+        let (mut withdrawn, mut suspects) = (Vec::new(), 0);
+        state.arrived.retain(|(ticket, message)| {
             let stays = ticket.generation != tags.generation();
             if !stays {
                 withdrawn.push(*ticket);
+                // By the time that it comes again, which may count too.
+                suspects += usize::from(message.deliveries >= UNSUSPECTED);
             }
             stays
         });
-        // They come again after the suspect, one at a time, so that none is given back for the next suspect too.
+        // The suspect for which it is comes first.
         if *self.want.borrow() == Want::Clearance && !withdrawn.is_empty() {
-            state.careful += withdrawn.len() + 1;
+            state.careful.begin(withdrawn.len() + 1, suspects + 1);
         }
         withdrawn
     }

@@ -34,6 +34,7 @@ const KEY: &str = "millstream-key";
 
 /// A quorum queue's count of earlier deliveries.
 pub(crate) const DELIVERY_COUNT: &str = "x-delivery-count";
+pub(crate) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
 const CONTENT_TYPE: &str = "amqp-content-type";
 const CONTENT_ENCODING: &str = "amqp-content-encoding";
@@ -42,20 +43,20 @@ const REPLY_TO: &str = "amqp-reply-to";
 const EXPIRATION: &str = "amqp-expiration";
 pub(crate) const MESSAGE_ID: &str = "amqp-message-id";
 const TYPE: &str = "amqp-type";
-const USER_ID: &str = "amqp-user-id";
+pub(crate) const USER_ID: &str = "amqp-user-id";
 const APP_ID: &str = "amqp-app-id";
 const CLUSTER_ID: &str = "amqp-cluster-id";
 const PRIORITY: &str = "amqp-priority";
 const DELIVERY_MODE: &str = "amqp-delivery-mode";
 const TIMESTAMP: &str = "amqp-timestamp";
-const EXCHANGE: &str = "amqp-exchange";
-const ROUTING_KEY: &str = "amqp-routing-key";
+pub(crate) const EXCHANGE: &str = "amqp-exchange";
+pub(crate) const ROUTING_KEY: &str = "amqp-routing-key";
 
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 
 /// An address that only a channel which consumes replies may give; the broker closes any other.
-const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
+pub(crate) const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
 
 /// What a consumer got, as a message.
 pub(crate) fn read(delivery: lapin::message::Delivery, origin: OriginId) -> Message {
@@ -307,7 +308,7 @@ fn merged(pairs: Vec<(ShortString, AMQPValue)>) -> FieldTable {
 fn is_the_brokers(name: &str) -> bool {
     matches!(
         name,
-        "x-death" | DELIVERY_COUNT | "x-acquired-count" | "x-stream-offset" | "CC" | "BCC"
+        "x-death" | DELIVERY_COUNT | ACQUIRED_COUNT | "x-stream-offset" | "CC" | "BCC"
     ) || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")
 }

@@ -31,6 +31,24 @@ pub(crate) struct Route {
     pub(crate) routing_key: ShortString,
 }
 
+/// What can be published.
+pub(crate) trait Parcel: Sync {
+    fn payload(&self) -> &[u8];
+
+    /// The error says why AMQP cannot carry it. `room` is what the header frame may hold.
+    fn properties(&self, room: usize) -> Result<BasicProperties, String>;
+}
+
+impl Parcel for Outgoing {
+    fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    fn properties(&self, room: usize) -> Result<BasicProperties, String> {
+        properties::write(self, room)
+    }
+}
+
 /// What became of a message, before anybody puts it in words for the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -88,6 +106,11 @@ impl Publisher {
         &self.channel
     }
 
+    /// Says goodbye to the broker, and waits until it has heard.
+    pub(crate) async fn close(self) {
+        self.line.close().await;
+    }
+
     /// Whether it is worth trying to publish.
     pub(crate) fn is_open(&self) -> bool {
         self.channel.status().connected()
@@ -96,21 +119,20 @@ impl Publisher {
     /// Publishes these and waits for the broker's word on each, in order.
     ///
     /// After a failure of the whole the publisher is of no more use, nor after its future was dropped.
-    pub(crate) async fn publish(
+    pub(crate) async fn publish<P: Parcel>(
         &mut self,
-        messages: &[Outgoing],
-        route: impl Fn(&Outgoing) -> Result<Route, String>,
+        messages: &[P],
+        route: impl Fn(&P) -> Result<Route, String>,
     ) -> Result<Vec<Fate>, SinkError> {
         let room = self.line.frame_max().saturating_sub(64);
-        let parcel =
-            |message: &Outgoing| Ok::<_, String>((route(message)?, properties::write(message, room)?));
+        let parcel = |message: &P| Ok::<_, String>((route(message)?, message.properties(room)?));
         let mut fates = vec![Fate::Failed(String::new()); messages.len()];
         let mut sent = Sent::new(self.patience);
         for (index, (message, fate)) in messages.iter().zip(&mut fates).enumerate() {
             match parcel(message) {
                 Ok((route, properties)) => {
-                    let publishing = self.start(route, &message.payload, properties);
-                    sent.add(index, publishing, message.payload.len()).await;
+                    let publishing = self.start(route, message.payload(), properties);
+                    sent.add(index, publishing, message.payload().len()).await;
                 }
                 Err(why) => *fate = Fate::Refused(why),
             }
@@ -298,19 +320,19 @@ impl<'a> Sent<'a> {
 }
 
 /// Finds the messages that came back. They come in the order in which they were sent.
-fn blame(
+fn blame<P: Parcel>(
     returned: &[BasicReturnMessage],
-    messages: &[Outgoing],
+    messages: &[P],
     fates: &mut [Fate],
-    parcel: impl Fn(&Outgoing) -> Option<(Route, BasicProperties)>,
+    parcel: impl Fn(&P) -> Option<(Route, BasicProperties)>,
 ) {
     let mut from = 0;
     for back in returned {
-        let goes_there = |message: &Outgoing| {
+        let goes_there = |message: &P| {
             let parcel = parcel(message).filter(|(route, _)| {
                 route.exchange == back.exchange && route.routing_key == back.routing_key
             });
-            parcel.filter(|_| *message.payload == *back.data)
+            parcel.filter(|_| *message.payload() == *back.data)
         };
         let candidates = || {
             (from..messages.len())
@@ -341,7 +363,7 @@ fn blame(
 
 /// The broker closes the channel over a message that is larger than it takes. Without this, that message would
 /// fail those around it again and again.
-fn refuse_oversized(error: &lapin::Error, messages: &[Outgoing], fates: &mut [Fate]) {
+fn refuse_oversized(error: &lapin::Error, messages: &[impl Parcel], fates: &mut [Fate]) {
     let Some((code::PRECONDITION_FAILED, text)) = trouble::reply(error) else {
         return;
     };
@@ -353,7 +375,7 @@ fn refuse_oversized(error: &lapin::Error, messages: &[Outgoing], fates: &mut [Fa
         return;
     };
     for (message, fate) in messages.iter().zip(fates) {
-        if message.payload.len() == size && matches!(fate, Fate::Failed(_)) {
+        if message.payload().len() == size && matches!(fate, Fate::Failed(_)) {
             *fate = Fate::Refused(format!("the broker says: {text}"));
         }
     }

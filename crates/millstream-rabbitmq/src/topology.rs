@@ -102,19 +102,6 @@ impl Topology {
         }
     }
 
-    /// How often a quorum queue that is declared so hands out a message before it drops it, where the declaration says;
-    /// for ever where that is below zero.
-    pub(crate) fn delivery_limit(&self) -> Option<i64> {
-        let arguments = &self.declare.as_ref()?.arguments;
-        match arguments.inner().get("x-delivery-limit")? {
-            AMQPValue::ShortShortInt(limit) => Some((*limit).into()),
-            AMQPValue::ShortInt(limit) => Some((*limit).into()),
-            AMQPValue::LongInt(limit) => Some((*limit).into()),
-            AMQPValue::LongLongInt(limit) => Some(*limit),
-            _ => None,
-        }
-    }
-
     /// Whether the queue is declared as a stream.
     pub fn declares_stream(&self) -> bool {
         self.argument("x-queue-type") == Some("stream")

@@ -28,6 +28,8 @@ pub struct DeadLetter {
     pub key: Option<Bytes>,
     /// Its headers.
     pub headers: Headers,
+    /// Higher goes first.
+    pub priority: i64,
     /// When it was published.
     pub published_at: SystemTime,
     /// The pipeline that gave it up.
@@ -110,7 +112,7 @@ fn page(connection: &Connection, queue: &str, after: i64) -> rusqlite::Result<Ve
     connection
         .prepare_cached(
             "SELECT id, grp, payload, key, headers, published_at, pipeline, stage, reason, error, attempts,
-                 deliveries, origin, failed_at
+                 deliveries, origin, failed_at, priority
              FROM millstream_dead INDEXED BY millstream_dead_queue
              WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
         )?
@@ -128,6 +130,7 @@ fn page(connection: &Connection, queue: &str, after: i64) -> rusqlite::Result<Ve
                 payload: row::bytes(row, 2)?.unwrap_or_default(),
                 key: row::bytes(row, 3)?,
                 headers: message.headers,
+                priority: row::integer(row, 14)?,
                 published_at: row::time(row, 5)?,
                 pipeline: row::text(row, 6)?,
                 stage: row::text(row, 7)?,

@@ -12,6 +12,7 @@ use crate::database::millis;
 use crate::dead::DeadLetter;
 use crate::error::Error;
 use crate::queue::Queue;
+use crate::row;
 use crate::stored::Stored;
 
 /// Dead letters in a database.
@@ -117,10 +118,10 @@ impl Letters for Open {
         })
     }
 
-    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<(), LetterError>> {
+    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<u64, LetterError>> {
         Box::pin(async move {
             let Some(queue) = &self.queue else {
-                return Ok(());
+                return Ok(0);
             };
             let (queue, place, handles) = (Arc::clone(queue), self.place.clone(), handles.to_vec());
             let removed = aside(move || match place {
@@ -128,7 +129,7 @@ impl Letters for Open {
                 Place::Beside(_) => queue.purge(&handles),
             });
             let removed = removed.await.and_then(|removed| removed.map_err(text));
-            removed.map(drop).map_err(LetterError)
+            removed.map(|removed| removed as u64).map_err(LetterError)
         })
     }
 
@@ -175,6 +176,7 @@ fn of_queue(stored: Stored) -> Letter {
         payload: stored.payload,
         key: stored.key,
         headers: stored.headers,
+        priority: row::priority(stored.priority),
         timestamp: Some(stored.published_at),
     }
 }
@@ -202,6 +204,7 @@ fn of_beside(dead: DeadLetter) -> Letter {
         payload: dead.payload,
         key: dead.key,
         headers,
+        priority: row::priority(dead.priority),
         timestamp: Some(dead.failed_at),
     }
 }

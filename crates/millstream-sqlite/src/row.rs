@@ -27,6 +27,11 @@ pub(crate) fn integer(row: &Row<'_>, column: usize) -> rusqlite::Result<i64> {
     })
 }
 
+/// A priority as messages have it.
+pub(crate) fn priority(stored: i64) -> i32 {
+    i32::try_from(stored).unwrap_or(if stored < 0 { i32::MIN } else { i32::MAX })
+}
+
 /// A column's count.
 pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
     Ok(u32::try_from(integer(row, column)?.max(0)).unwrap_or(u32::MAX))

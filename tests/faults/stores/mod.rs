@@ -51,6 +51,12 @@ pub(crate) trait Store: Send + Sized + 'static {
     fn restart(&mut self, kill: bool);
 }
 
+/// A store that says what it has handed out.
+pub(crate) trait HandsOut: Store {
+    /// How many messages of the queue are handed out and not settled.
+    fn handed_out(&self, queue: &str) -> u32;
+}
+
 /// Writes messages to the store's queue.
 pub(crate) fn publish(store: &impl Store, queue: &str, work: &Work, messages: u32) {
     let connector = store.outlet(queue);

@@ -8,7 +8,7 @@ use millstream_rabbitmq::lapin::types::AMQPValue;
 use millstream_rabbitmq::{Declare, Dial, RabbitConnector, RabbitSink, ReaderSettings, Topology};
 use millstream_tests::QUEUE;
 
-use super::{DEAD, Store, wait_for};
+use super::{DEAD, HandsOut, Store, wait_for};
 use crate::rabbit_faults::counts;
 
 pub(crate) struct OnRabbitMq(RabbitMq);
@@ -68,5 +68,11 @@ impl Store for OnRabbitMq {
             false => self.0.stop().unwrap(),
         }
         self.0.start_again().unwrap();
+    }
+}
+
+impl HandsOut for OnRabbitMq {
+    fn handed_out(&self, queue: &str) -> u32 {
+        counts(&self.0, queue).1
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use millstream_core::{SharedConnector, SharedSinkConnector};
+use millstream_core::{EngineHandle, SharedConnector, SharedSinkConnector};
 use millstream_sqlite::{Queue, SqliteConnector, SqliteSink};
+use millstream_tests::QUEUE;
 
-use super::{DEAD, Store};
+use super::{DEAD, HandsOut, Store, wait_for};
 use crate::place::Place;
 
 pub(crate) struct OnSqlite(Place);
@@ -15,7 +16,11 @@ impl Store for OnSqlite {
 
     fn start() -> Self {
         let store = Self(Place::new());
-        drop((store.0.queue(), store.queue(DEAD)));
+        // The first reader of a queue is entered in all that was published before.
+        for queue in [QUEUE, DEAD] {
+            let (engine, _engine) = EngineHandle::detached();
+            wait_for(async { drop(store.inlet(queue).open(engine).await.unwrap()) });
+        }
         store
     }
 
@@ -47,6 +52,12 @@ impl Store for OnSqlite {
 
     fn restart(&mut self, _: bool) {
         panic!("there is nothing to restart");
+    }
+}
+
+impl HandsOut for OnSqlite {
+    fn handed_out(&self, queue: &str) -> u32 {
+        u32::try_from(self.queue(queue).counts().unwrap().leased).unwrap()
     }
 }
 

@@ -8,7 +8,7 @@ use millstream_core::{SharedConnector, SharedSinkConnector};
 use millstream_sqs::{SqsConnector, SqsSink};
 use millstream_tests::{QUEUE, sqs};
 
-use super::{DEAD, Store, wait_for};
+use super::{DEAD, HandsOut, Store, wait_for};
 
 pub(crate) struct OnSqs(ElasticMq);
 
@@ -56,8 +56,7 @@ impl Store for OnSqs {
     }
 
     fn remaining(&self, queue: &str) -> u32 {
-        let (client, url) = (sqs::client(&self.0.url()), self.url(queue));
-        let (waiting, out) = wait_for(sqs::counts(&client, &url));
+        let (waiting, out) = self.counts(queue);
         u32::try_from(waiting + out).unwrap()
     }
 
@@ -70,7 +69,18 @@ impl Store for OnSqs {
     }
 }
 
+impl HandsOut for OnSqs {
+    fn handed_out(&self, queue: &str) -> u32 {
+        u32::try_from(self.counts(queue).1).unwrap()
+    }
+}
+
 impl OnSqs {
+    fn counts(&self, queue: &str) -> (usize, usize) {
+        let (client, url) = (sqs::client(&self.0.url()), self.url(queue));
+        wait_for(sqs::counts(&client, &url))
+    }
+
     fn url(&self, queue: &str) -> String {
         format!("{}/000000000000/{queue}", self.0.url())
     }

@@ -7,7 +7,7 @@ use millstream_config::{
     Invalid, PositiveDuration, Secret, SinkContext, SinkKind, SourceContext, SourceKind,
 };
 use millstream_core::{RetryStrategy, SharedConnector, SharedSinkConnector};
-use millstream_kafka::{InvalidProperty, KafkaConnector, KafkaSink, OffsetReset};
+use millstream_kafka::{InvalidProperty, KafkaConnector, KafkaSink, OffsetReset, connects};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -170,11 +170,7 @@ impl SourceKind for KafkaKind {
                 let connects: BTreeMap<_, _> = settings
                     .properties
                     .iter()
-                    .filter(|(name, _)| {
-                        ["security.", "sasl.", "ssl."]
-                            .iter()
-                            .any(|prefix| name.starts_with(prefix))
-                    })
+                    .filter(|(name, _)| connects(name))
                     .map(|(name, value)| (name.clone(), value.clone()))
                     .collect();
                 Ok(Some(Arc::new(sink(&settings.brokers, topic, &connects)?)))

@@ -1,17 +1,25 @@
 //! One way through the letters that are chosen: [`Pass`].
 
 use anyhow::{Context as _, anyhow};
-use millstream_core::{Letter, Letters, OpenError, SharedLetterBox, Visit};
+use millstream_core::rt::{self, Duration, Instant};
+use millstream_core::{Letter, LetterError, Letters, OpenError, SharedLetterBox, Visit};
+use tokio::time::timeout;
 
 use super::CHUNK;
 use super::choice::{Choice, Chosenness};
 use crate::args::Chosen;
 use crate::named::counted;
+use crate::signals::Signals;
 
-/// Goes through the letters of a box, and stops at those that are chosen.
+/// How long a store has to end what it is at when a signal comes, so that nothing is left half done.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Goes through the letters of a box, and stops at those that are chosen. SIGINT and SIGTERM are errors of its calls,
+/// each with its name; it can be closed after that.
 #[derive(Debug)]
 pub(super) struct Pass {
     letters: Box<dyn Letters>,
+    signals: Signals,
     choice: Choice,
     /// How many more there may be.
     left: u64,
@@ -25,12 +33,18 @@ impl Pass {
         visit: Visit,
         chosen: &Chosen,
     ) -> anyhow::Result<Self> {
-        let opened = letters.open(visit).await;
+        let mut signals = Signals::listen()?;
+        let opened = tokio::select! {
+            biased;
+            signal = signals.end() => return Err(anyhow!(signal)),
+            opened = letters.open(visit) => opened,
+        };
         let letters = opened.map_err(|error| match error {
             OpenError::Refused(cause) | OpenError::Unavailable(cause) => anyhow!(cause),
         })?;
         Ok(Self {
             letters,
+            signals,
             choice: Choice::new(chosen),
             left: chosen.limit.unwrap_or(u64::MAX),
             elsewhere: 0,
@@ -43,7 +57,7 @@ impl Pass {
             let most = most
                 .min(usize::try_from(self.left).unwrap_or(usize::MAX))
                 .min(CHUNK);
-            let mut letters = self.letters.next(most).await?;
+            let mut letters = self.read(most).await?;
             if letters.is_empty() {
                 break;
             }
@@ -63,9 +77,37 @@ impl Pass {
         Ok(Vec::new())
     }
 
-    pub(super) async fn remove(&mut self, handles: &[u64]) -> anyhow::Result<()> {
+    async fn read(&mut self, most: usize) -> anyhow::Result<Vec<Letter>> {
+        let Self { letters, signals, .. } = self;
+        let mut next = letters.next(most);
+        let signal = tokio::select! {
+            biased;
+            signal = signals.end() => signal,
+            letters = &mut next => return Ok(letters?),
+        };
+        // What it brings stays where it is.
+        let _: Result<Result<_, LetterError>, _> = timeout(GRACE, next).await;
+        Err(anyhow!(signal))
+    }
+
+    /// Waits until then.
+    pub(super) async fn wait_until(&mut self, then: Instant) -> anyhow::Result<()> {
+        tokio::select! {
+            biased;
+            signal = self.signals.end() => Err(anyhow!(signal)),
+            () = rt::sleep_until(then) => Ok(()),
+        }
+    }
+
+    /// The signals, for what else the command waits for.
+    pub(super) fn signals(&mut self) -> &mut Signals {
+        &mut self.signals
+    }
+
+    /// Removes letters that were given last; how many it has removed.
+    pub(super) async fn remove(&mut self, handles: &[u64]) -> anyhow::Result<u64> {
         if handles.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let removed = self.letters.remove(handles).await;
         removed.context("letters cannot be removed")
@@ -82,8 +124,12 @@ impl Pass {
         }
     }
 
-    /// Gives back what was not removed; how many of the removed are still there.
-    pub(super) async fn close(self) -> anyhow::Result<u64> {
-        Ok(self.letters.close().await?)
+    /// Gives back what was not removed; how many of the removed are still there. A signal breaks it off.
+    pub(super) async fn close(mut self) -> anyhow::Result<u64> {
+        tokio::select! {
+            biased;
+            signal = self.signals.end() => Err(anyhow!("{signal}: what was looked at comes back later")),
+            closed = self.letters.close() => Ok(closed?),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `dead-letter purge`.
 
+use anyhow::Context as _;
 use millstream_core::{SharedLetterBox, Visit};
 
 use super::CHUNK;
@@ -13,28 +14,44 @@ use crate::progress::Progress;
 pub(super) async fn purge(letters: SharedLetterBox, args: &Purge) -> anyhow::Result<String> {
     let visit = if args.dry_run { Visit::Look } else { Visit::Purge };
     let mut pass = Pass::open(&letters, visit, &args.chosen).await?;
-    let mut purged = 0;
-    let ended = purge_all(&mut pass, args.dry_run, &mut purged).await;
+    let mut done = Done::default();
+    let ended = purge_all(&mut pass, args.dry_run, &mut done).await;
     say(&pass.elsewhere());
     let closed = pass.close().await;
-    if let Err(error) = ended {
-        return Err(error.context(format!("purged {}", counted(purged, "letter"))));
+    let kept = closed.as_ref().map_or(0, |kept| *kept);
+    let purged = counted(done.purged.saturating_sub(kept), "letter");
+    let mut said = if args.dry_run {
+        format!("would purge {purged}\n")
+    } else {
+        format!("purged {purged}\n")
+    };
+    if done.taken > 0 {
+        said.push_str(&format!(
+            "left {} to others, who took them meanwhile\n",
+            counted(done.taken, "letter")
+        ));
     }
-    let kept = closed?;
-    if args.dry_run {
-        return Ok(format!("would purge {}\n", counted(purged, "letter")));
-    }
-    let mut said = format!("purged {}\n", counted(purged - kept, "letter"));
     if kept > 0 {
         said.push_str(&format!(
             "kept {} behind letters that stay: this store removes only what comes first\n",
             counted(kept, "letter")
         ));
     }
+    ended
+        .and(closed.map(drop))
+        .with_context(|| said.trim_end().replace('\n', "; "))?;
     Ok(said)
 }
 
-async fn purge_all(pass: &mut Pass, dry_run: bool, purged: &mut u64) -> anyhow::Result<()> {
+/// What has become of the letters that were chosen.
+#[derive(Default)]
+struct Done {
+    purged: u64,
+    /// Were taken by others before they could be removed.
+    taken: u64,
+}
+
+async fn purge_all(pass: &mut Pass, dry_run: bool, done: &mut Done) -> anyhow::Result<()> {
     let mut table = Table::default();
     let mut progress = (!dry_run).then(|| Progress::counting("purged"));
     loop {
@@ -42,15 +59,18 @@ async fn purge_all(pass: &mut Pass, dry_run: bool, purged: &mut u64) -> anyhow::
         if letters.is_empty() {
             return Ok(());
         }
+        let all = letters.len() as u64;
         if dry_run {
             print(&table.lines(&letters))?;
+            done.purged += all;
         } else {
             let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
-            pass.remove(&handles).await?;
+            let removed = pass.remove(&handles).await?;
+            done.purged += removed;
+            done.taken += all.saturating_sub(removed);
         }
-        *purged += letters.len() as u64;
         if let Some(progress) = &mut progress {
-            progress.advance(0, *purged);
+            progress.advance(0, done.purged);
         }
     }
 }

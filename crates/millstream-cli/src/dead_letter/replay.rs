@@ -19,14 +19,12 @@ use crate::named::{counted, messages};
 use crate::program::{print, say};
 use crate::progress::Progress;
 use crate::sender::Sender;
-use crate::signals::Signals;
 
 pub(super) async fn replay(
     letters: SharedLetterBox,
     pipeline: &PipelineConfig,
     args: &Replay,
 ) -> anyhow::Result<String> {
-    let mut signals = Signals::listen()?;
     let target = target(pipeline)?;
     let visit = if args.dry_run { Visit::Look } else { Visit::Replay };
     let mut pass = Pass::open(&letters, visit, &args.chosen).await?;
@@ -37,7 +35,7 @@ pub(super) async fn replay(
         would: 0,
         worn: 0,
     };
-    let ended = run.all(&mut pass, &mut signals).await;
+    let ended = run.all(&mut pass).await;
     say(&pass.elsewhere());
     let closed = pass.close().await;
     let mut said = if args.dry_run {
@@ -92,7 +90,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn all(&mut self, pass: &mut Pass, signals: &mut Signals) -> anyhow::Result<()> {
+    async fn all(&mut self, pass: &mut Pass) -> anyhow::Result<()> {
         let mut table = Table::default();
         let mut progress = (!self.args.dry_run).then(|| Progress::counting("replayed"));
         loop {
@@ -113,11 +111,7 @@ impl Run<'_> {
                 progress.advance(0, self.sender.confirmed());
             }
             // What is sent is removed before it ends.
-            tokio::select! {
-                biased;
-                signal = signals.end() => return Err(anyhow!(signal)),
-                () = rt::sleep_until(self.due()) => {}
-            }
+            pass.wait_until(self.due()).await?;
         }
     }
 
@@ -133,7 +127,7 @@ impl Run<'_> {
                 (named, letter.replay())
             })
             .collect();
-        let sent = self.sender.send(&mut batch).await;
+        let sent = self.sender.send(&mut batch, pass.signals()).await;
         let left: BTreeSet<_> = batch.iter().map(|(named, _)| named.handle).collect();
         let handles: Vec<_> = letters
             .iter()

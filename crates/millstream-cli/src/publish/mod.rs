@@ -89,7 +89,7 @@ async fn publish_all(target: SharedSinkConnector, pattern: Pattern) -> anyhow::R
             .into_iter()
             .map(|(line, message)| (Line(line), message))
             .collect();
-        let sent = sender.send(&mut batch).await;
+        let sent = sender.send(&mut batch, &mut signals).await;
         progress.advance(bytes, sender.confirmed());
         let ended = sent.and_then(|()| end.map_or(Ok(()), Err));
         if let Err(error) = ended {

@@ -8,6 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
+use millstream_brokers::{ElasticMq, SqsProxy};
 use millstream_core::{Headers, Outgoing};
 use millstream_sqlite::Queue;
 
@@ -284,6 +287,119 @@ fn a_replay_that_is_interrupted_repeats_nothing() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("SIGTERM"), "{ended:?}");
     assert_eq!(dead.counts().unwrap().ready + orders.counts().unwrap().ready, 500);
+}
+
+/// While nothing is chosen there is nothing to wait for: a command that is asked to end does so, and says what was done.
+#[test]
+fn a_command_that_is_interrupted_while_it_looks_ends_at_once() {
+    let broker = ElasticMq::start_in_memory().unwrap_or_else(|error| panic!("{error}"));
+    broker.create_queue("dead", &[]).unwrap();
+    let scratch = Scratch::new();
+    for (arguments, said) in [
+        ("replay --filter reason=none", "replayed 0 messages: SIGINT"),
+        ("replay --dry-run", "would replay 0 messages: SIGINT"),
+        ("purge --filter reason=none", "purged 0 letters: SIGINT"),
+        ("list", "error: SIGINT"),
+        ("show 7", "error: SIGINT"),
+    ] {
+        // The broker is slow to answer, for longer than a test waits.
+        let proxy = SqsProxy::start(broker.port()).unwrap();
+        proxy.hold("ReceiveMessage", Duration::from_secs(300));
+        scratch.write(
+            "m.toml",
+            &format!(
+                r#"
+                    [pipelines.orders]
+                    source = {{ type = "sqlite", path = "q.db", queue = "orders" }}
+                    processor = {{ handler = "http", url = "http://127.0.0.1:9/" }}
+                    dead_letter = {{ type = "sqs", queue = "dead", endpoint_url = "{}" }}
+                "#,
+                proxy.url()
+            ),
+        );
+        let mut words: Vec<_> = arguments.split(' ').collect();
+        words.insert(0, "dead-letter");
+        words.insert(2, "m.toml");
+        words.extend(["--pipeline", "orders"]);
+        let mut command = scratch.command(&words);
+        command
+            .env("AWS_ACCESS_KEY_ID", "x")
+            .env("AWS_SECRET_ACCESS_KEY", "x")
+            .env("AWS_REGION", "elasticmq");
+        let looking = Process::start(&mut command);
+        until("it looks", || (proxy.calls("ReceiveMessage") > 0).then_some(()));
+        looking.signal("-INT");
+        let ended = looking.end();
+        assert_eq!(ended.code, Some(1), "{arguments}: {ended:?}");
+        assert!(ended.stderr.contains(said), "{arguments}: {ended:?}");
+    }
+}
+
+/// A letter goes back with the priority that its message had.
+#[test]
+fn a_replay_keeps_priorities() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "m.toml",
+        r#"
+            [pipelines.orders]
+            source = { type = "sqlite", path = "q.db", queue = "orders", poll = "5ms" }
+            processor = { handler = "http", url = "http://127.0.0.1:9/" }
+            retry = { attempts = 1 }
+        "#,
+    );
+    let orders = queue(&scratch, "orders");
+    let priorities = [0, 7, i32::MAX];
+    let messages = priorities.map(|priority| Outgoing {
+        priority,
+        ..Outgoing::new(priority.to_string())
+    });
+    orders.publish(&messages).unwrap();
+    let ended = scratch.run(&["run", "m.toml", "--until-idle", "300ms"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(orders.counts().unwrap().dead, 3);
+    let replayed = scratch.run(&["dead-letter", "replay", "m.toml", "--pipeline", "orders"]);
+    assert_eq!(replayed.stdout, "replayed 3 messages\n", "{replayed:?}");
+    for stored in orders.list(0, 9).unwrap() {
+        assert_eq!(stored.payload, stored.priority.to_string());
+    }
+
+    // Where letters are in a queue of their own, with theirs.
+    scratch.write("m.toml", QUEUES);
+    queue(&scratch, "dead").publish(&messages).unwrap();
+    let before = orders.counts().unwrap().ready;
+    let replayed = scratch.run(&["dead-letter", "replay", "m.toml", "--pipeline", "orders"]);
+    assert_eq!(replayed.stdout, "replayed 3 messages\n", "{replayed:?}");
+    let all = orders.list(0, 9).unwrap();
+    assert_eq!(all.len() as u64, before + 3);
+    for stored in all {
+        assert_eq!(stored.payload, stored.priority.to_string());
+    }
+}
+
+/// What cannot be shown safely on a terminal is in a pipe as it is.
+#[test]
+fn a_payload_comes_out_as_it_is_where_no_terminal_is() {
+    let scratch = Scratch::new();
+    scratch.write("m.toml", QUEUES);
+    let payload = b"\x1b[2J\xff\x00\n".to_vec();
+    queue(&scratch, "dead")
+        .publish(&[Outgoing::new("\u{1b}[2J"), Outgoing::new(payload.clone())])
+        .unwrap();
+    let show = |arguments: &[&str]| {
+        let words = [
+            &["dead-letter", "show", "m.toml", "--pipeline", "orders"],
+            arguments,
+        ]
+        .concat();
+        let output = scratch.command(&words).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        output.stdout
+    };
+    assert!(show(&["1"]).ends_with(b"\n\n\x1b[2J\n"));
+    let said = String::from_utf8(show(&["2"])).unwrap();
+    assert!(said.contains("7 bytes that are no text: --raw"), "{said}");
+    assert_eq!(show(&["2", "--raw"]), payload);
 }
 
 #[test]

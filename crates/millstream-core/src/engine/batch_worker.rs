@@ -13,10 +13,11 @@ use tracing::warn;
 use super::batcher::{Again, Batcher};
 use super::bisect::Split;
 use super::breaker::Runs;
-use super::envelope::{Alone, Envelope};
+use super::envelope::Envelope;
 use super::fate::{Fault, Next};
 use super::guard::{caught, put_away};
 use super::hub::Hub;
+use super::probes::Permit;
 use super::shard::{Closed, Turn};
 use super::stage::{Failures, Stage};
 use crate::batch::Batch;
@@ -74,7 +75,7 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
     let Closed {
         key,
         items,
-        envelopes,
+        mut envelopes,
         by,
         runs,
         split,
@@ -82,10 +83,18 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
     if runs == 0 && split.is_none() {
         batcher.batches.handed_over(envelopes.len(), by);
     }
+    let mut permit = Permit {
+        era: hub.breakers.era(),
+        probe: None,
+    };
+    for envelope in &mut envelopes {
+        permit.probe = envelope.probe.take().or(permit.probe);
+    }
     let mut running = Running {
         batcher,
         hub,
         worker,
+        permit,
         started: rt::now(),
         runs: runs + 1,
         split,
@@ -140,6 +149,7 @@ struct Running<'a, T: Send + 'static> {
     batcher: &'a Batcher<T>,
     hub: &'a Hub,
     worker: usize,
+    permit: Permit,
     started: Instant,
     runs: u32,
     split: Option<Arc<Split>>,
@@ -176,7 +186,7 @@ impl<T: Send + 'static> Running<'_, T> {
 
     /// Every message of the batch is done.
     fn succeed(&self, envelopes: &[Envelope]) {
-        self.hub.record(self.runs(envelopes.len(), 0));
+        self.hub.record(&self.permit, self.runs(envelopes.len(), 0));
         self.batcher.batches.stage.succeeded.add(envelopes.len());
         self.batcher.done(
             self.hub,
@@ -270,7 +280,8 @@ impl<T: Send + 'static> Running<'_, T> {
             put_away(item);
         }
         let runs = self.runs(verdict.succeeded, verdict.failed);
-        verdict.carry_out(self.batcher, self.worker, runs);
+        hub.record(&self.permit, runs);
+        verdict.carry_out(self.batcher, self.worker);
     }
 }
 
@@ -400,7 +411,6 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             if self.blocked.contains(&envelope.order)
                 && let Some(item) = item.take()
             {
-                envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
                 return self.again.push(envelope, item);
             }
             self.gone.push(envelope.order);
@@ -451,11 +461,10 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         }
     }
 
-    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize, runs: Runs) {
+    fn carry_out(mut self, batcher: &Batcher<T>, worker: usize) {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
-        hub.record(runs);
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
         let again = match self.due {
             Some(due) => Again::At(due, self.again),

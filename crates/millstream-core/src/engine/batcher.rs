@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -16,6 +15,7 @@ use tracing::warn;
 
 use super::bisect::Split;
 use super::envelope::Envelope;
+use super::fullness::Fullness;
 use super::guard::put_away;
 use super::hub::Hub;
 use super::shard::{Closed, Shard, Turn};
@@ -28,9 +28,6 @@ use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::spec::{BatcherSpec, Limits};
 use crate::ticket::{Scope, Ticket};
-
-/// How long a batcher may be full, with no batch ending, before the others go on without it (P5).
-const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Processed messages on their way into a batcher: envelope, output and mark go together by index.
 pub(crate) struct Entries<T> {
@@ -124,16 +121,6 @@ impl fmt::Debug for dyn AnyBatcher {
     }
 }
 
-/// How many messages a batcher may hold before intake waits for it.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share of a usize"
-)]
-fn share(limits: Limits) -> usize {
-    ((limits.in_flight.get() as f64 * limits.per_batcher) as usize).max(1)
-}
-
 /// What of a batch that has run comes again.
 pub(crate) enum Again<T> {
     Never,
@@ -146,15 +133,13 @@ pub(crate) struct Batcher<T> {
     pub(crate) batches: Batches,
     pub(crate) handler: Arc<dyn DynBatchHandler<T>>,
     state: Mutex<State<T>>,
-    held: AtomicUsize,
+    fullness: Fullness,
     /// One for each shard.
     work: RwLock<Vec<Arc<Notify>>>,
-    share: AtomicUsize,
     ordered: bool,
     /// Whether the source can keep what a stuck batcher cannot take. Under an ordering nothing may be given back
     /// out of turn.
     gives_back: bool,
-    stuck: AtomicBool,
     hub: std::sync::Weak<Hub>,
 }
 
@@ -187,7 +172,6 @@ impl<T: Send + 'static> Batcher<T> {
         spec: BatcherSpec,
         handler: Arc<dyn DynBatchHandler<T>>,
     ) -> Arc<Self> {
-        let share = share(hub.spec.limits);
         let ordered = hub.spec.ordering.is_ordered();
         let workers = spec.concurrency.get();
         let shards = if ordered { workers } else { 1 };
@@ -204,12 +188,10 @@ impl<T: Send + 'static> Batcher<T> {
                 cut: false,
                 running: vec![None; workers],
             }),
-            held: AtomicUsize::new(0),
+            fullness: Fullness::new(hub.spec.limits),
             work: RwLock::new((0..shards).map(|_| Arc::default()).collect()),
-            share: AtomicUsize::new(share),
             ordered,
             gives_back: !ordered && hub.can_put_off(),
-            stuck: AtomicBool::new(false),
             hub: Arc::downgrade(hub),
         })
     }
@@ -337,17 +319,8 @@ impl<T: Send + 'static> Batcher<T> {
 
     /// Counts messages out, and opens the gate again once there is room.
     fn account(&self, hub: &Hub, state: &mut State<T>, gone: usize) {
-        let held = self.held.fetch_sub(gone, Ordering::AcqRel) - gone;
-        if gone > 0 {
-            self.stuck.store(false, Ordering::Release);
-        }
-        if state.full.is_some() && held < self.share.load(Ordering::Relaxed) {
-            state.full = None;
+        if self.fullness.leave(&mut state.full, gone) {
             hub.gate.change(|gate| gate.full_batchers -= 1);
-        } else if gone > 0
-            && let Some(since) = &mut state.full
-        {
-            *since = rt::now();
         }
     }
 
@@ -426,7 +399,7 @@ impl<T> State<T> {
 impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
     fn enter(&self, entries: &mut Entries<T>) {
         let entering = entries.envelopes.len();
-        self.held.fetch_add(entering, Ordering::AcqRel);
+        self.fullness.enter(entering);
         let mut wake: Vec<usize>;
         let workers;
         let mut released = Vec::new();
@@ -454,20 +427,16 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                     }
                 }
             }
-            let stuck = self.stuck.load(Ordering::Acquire);
-            if self.held.load(Ordering::Acquire) >= self.share.load(Ordering::Relaxed)
-                && state.full.is_none()
-                && !stuck
+            if self.fullness.fills(&mut state.full)
                 && let Some(hub) = self.hub.upgrade()
             {
-                state.full = Some(rt::now());
                 hub.counters.throttled.add(1);
                 hub.gate.change(|gate| gate.full_batchers += 1);
                 hub.batcher_full.notify_one();
             }
         }
         if !released.is_empty() {
-            self.held.fetch_sub(released.len(), Ordering::AcqRel);
+            self.fullness.turned_away(released.len());
             if let Some(hub) = self.hub.upgrade() {
                 hub.release(released);
             }
@@ -481,7 +450,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
     }
 
     fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Acquire)
+        self.fullness.is_stuck()
     }
 }
 
@@ -518,7 +487,7 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
             for shard in &mut state.shards {
                 shard.set(&old, &spec);
             }
-            self.share.store(share(limits), Ordering::Relaxed);
+            self.fullness.set(limits);
             self.account(hub, &mut state, 0);
         }
         self.wake();
@@ -529,7 +498,7 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     }
 
     fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+        self.fullness.held()
     }
 
     fn look(&self) -> Look {
@@ -585,8 +554,7 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
     fn give_up_on(&self, hub: &Hub) -> Option<Instant> {
         let mut state = self.state.lock();
         let since = state.full.filter(|_| self.gives_back)?;
-        let then = since + STUCK_AFTER;
-        if rt::now() < then {
+        if let Some(then) = self.fullness.give_up(&mut state.full, since) {
             return Some(then);
         }
         warn!(
@@ -594,8 +562,6 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
             batcher = self.name(),
             "stuck; what is for it goes back to the source for now"
         );
-        self.stuck.store(true, Ordering::Release);
-        state.full = None;
         hub.gate.change(|gate| gate.full_batchers -= 1);
         None
     }

@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::envelope::Alone;
 use super::shard::Closed;
 
 /// Failed runs in a row, beyond those that lead to one message, that end the search.
@@ -62,9 +61,6 @@ impl<T> Closed<T> {
         let hopeless = split.failed();
         if self.len() == 1 {
             return Err(self);
-        }
-        for envelope in &mut self.envelopes {
-            envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
         }
         if !hopeless {
             let second = self.split_off(self.len() / 2);

@@ -140,28 +140,26 @@ impl Breaker {
         self.inner.lock().spec
     }
 
+    /// Which of the states that it has had it is in.
+    pub(crate) fn era(&self) -> u64 {
+        self.inner.lock().era
+    }
+
     /// Whether something may pass now, and if so in which era.
     pub(crate) fn permit(&self) -> Option<u64> {
         let inner = self.inner.lock();
         (!matches!(inner.state, State::Open { .. })).then_some(inner.era)
     }
 
-    /// Counts runs that ended. Rejects are no failures: they say something of the message, not of what it needs.
-    /// Says how it has changed, if it has.
-    pub(crate) fn record(&self, runs: Runs, now: Instant) -> Option<Turn> {
-        self.count(&mut self.inner.lock(), runs, now)
-    }
-
-    /// Counts what was [permitted](Self::permit), unless that was in another era.
-    pub(crate) fn record_permitted(&self, era: u64, runs: Runs, now: Instant) -> Option<Turn> {
+    /// Counts what began in this era, unless it is in another by now: what ran when it opened says nothing of what came
+    /// after. Rejects are no failures: they say something of the message, not of what it needs. Says how it has changed, if
+    /// it has.
+    pub(crate) fn record(&self, era: u64, runs: Runs, now: Instant) -> Option<Turn> {
         let mut inner = self.inner.lock();
         if inner.era != era {
             return None;
         }
-        self.count(&mut inner, runs, now)
-    }
-
-    fn count(&self, inner: &mut Inner, runs: Runs, now: Instant) -> Option<Turn> {
+        let inner = &mut *inner;
         let spec = inner.spec;
         let [succeeded, failed, slow] =
             [runs.succeeded, runs.failed, runs.slow].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
@@ -262,12 +260,17 @@ mod tests {
         }
     }
 
+    /// Counts runs that have begun just now.
+    fn record(breaker: &Breaker, runs: Runs) -> Option<Turn> {
+        breaker.record(breaker.era(), runs, rt::now())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn opens_at_the_failure_rate_but_not_below_the_minimum() {
         let breaker = breaker();
-        assert_eq!(breaker.record(runs(0, 19), rt::now()), None);
+        assert_eq!(record(&breaker, runs(0, 19)), None);
         assert!(breaker.is_closed());
-        let turn = breaker.record(runs(0, 1), rt::now());
+        let turn = record(&breaker, runs(0, 1));
         assert_eq!(turn, Some(Turn::Opened(OpenedBy::Failures)));
         assert!(!breaker.is_closed());
     }
@@ -279,36 +282,36 @@ mod tests {
             failed: 0,
             slow: 10,
         };
-        assert_eq!(breaker().record(slow, rt::now()), None);
+        assert_eq!(record(&breaker(), slow), None);
         let breaker = Breaker::new(BreakerSpec {
             slow_after: Some(2 * SECOND),
             ..BreakerSpec::default()
         });
         assert!(breaker.is_slow(2 * SECOND) && !breaker.is_slow(SECOND));
         let few = Runs { slow: 9, ..slow };
-        assert_eq!(breaker.record(few, rt::now()), None);
-        let turn = breaker.record(Runs { slow: 11, ..slow }, rt::now());
+        assert_eq!(record(&breaker, few), None);
+        let turn = record(&breaker, Runs { slow: 11, ..slow });
         assert_eq!(turn, Some(Turn::Opened(OpenedBy::Slow)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn forgets_what_is_older_than_its_window() {
         let breaker = breaker();
-        breaker.record(runs(0, 19), rt::now());
+        record(&breaker, runs(0, 19));
         tokio::time::advance(11 * SECOND).await;
-        assert_eq!(breaker.record(runs(0, 1), rt::now()), None);
+        assert_eq!(record(&breaker, runs(0, 1)), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn lets_nothing_pass_while_open_and_closes_after_enough_that_succeed() {
         let breaker = breaker();
-        breaker.record(runs(0, 20), rt::now());
+        record(&breaker, runs(0, 20));
         assert_eq!(breaker.permit(), None);
         tokio::time::advance(5 * SECOND).await;
         assert!(breaker.tick(rt::now()).1);
         for remaining in [2, 1, 0] {
             let era = breaker.permit().unwrap();
-            let turn = breaker.record_permitted(era, runs(1, 0), rt::now());
+            let turn = breaker.record(era, runs(1, 0), rt::now());
             assert_eq!(turn, (remaining == 0).then_some(Turn::Closed));
         }
         assert!(breaker.is_closed());
@@ -324,10 +327,10 @@ mod tests {
             },
         ] {
             let breaker = breaker();
-            breaker.record(runs(0, 20), rt::now());
+            record(&breaker, runs(0, 20));
             tokio::time::advance(5 * SECOND).await;
             breaker.tick(rt::now());
-            let turn = breaker.record(bad, rt::now());
+            let turn = record(&breaker, bad);
             assert_eq!(turn, Some(Turn::Opened(OpenedBy::Probe)));
             assert_eq!(breaker.tick(rt::now()), (Some(rt::now() + 5 * SECOND), false));
         }
@@ -337,25 +340,25 @@ mod tests {
     async fn what_was_permitted_before_it_opened_is_no_probe() {
         let breaker = breaker();
         let era = breaker.permit().unwrap();
-        breaker.record(runs(0, 20), rt::now());
+        record(&breaker, runs(0, 20));
         tokio::time::advance(5 * SECOND).await;
         breaker.tick(rt::now());
-        assert_eq!(breaker.record_permitted(era, runs(0, 1), rt::now()), None);
+        assert_eq!(breaker.record(era, runs(0, 1), rt::now()), None);
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
     }
 
     #[tokio::test(start_paused = true)]
     async fn failures_after_many_successes_say_that_it_may_open_but_not_for_longer_than_a_window() {
         let breaker = breaker();
-        breaker.record(runs(1_000, 0), rt::now());
+        record(&breaker, runs(1_000, 0));
         assert!(!breaker.may_open(rt::now()));
         tokio::time::advance(2 * SECOND).await;
-        breaker.record(runs(0, 2), rt::now());
+        record(&breaker, runs(0, 2));
         assert!(breaker.may_open(rt::now()));
-        breaker.record(runs(3, 0), rt::now());
+        record(&breaker, runs(3, 0));
         assert!(!breaker.may_open(rt::now()));
         tokio::time::advance(2 * SECOND).await;
-        breaker.record(runs(0, 1), rt::now());
+        record(&breaker, runs(0, 1));
         assert!(breaker.may_open(rt::now()));
         tokio::time::advance(10 * SECOND).await;
         assert!(!breaker.may_open(rt::now()));
@@ -366,7 +369,7 @@ mod tests {
     async fn failures_of_fewer_runs_than_open_it_do_not_say_that_it_may() {
         let breaker = breaker();
         for _ in 0..30 {
-            breaker.record(runs(0, 1), rt::now());
+            record(&breaker, runs(0, 1));
             assert!(!breaker.may_open(rt::now()));
             tokio::time::advance(SECOND).await;
         }
@@ -376,12 +379,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn new_settings_hold_at_once_and_what_was_counted_stands() {
         let breaker = breaker();
-        breaker.record(runs(0, 10), rt::now());
+        record(&breaker, runs(0, 10));
         breaker.set(BreakerSpec {
             minimum: std::num::NonZeroU32::new(11).unwrap(),
             ..BreakerSpec::default()
         });
-        let turn = breaker.record(runs(0, 1), rt::now());
+        let turn = record(&breaker, runs(0, 1));
         assert_eq!(turn, Some(Turn::Opened(OpenedBy::Failures)));
     }
 }

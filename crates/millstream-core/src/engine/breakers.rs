@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::breaker::{Breaker, BreakerState, OpenedBy, Runs, Turn};
 use super::counters::{Counter, Tally};
 use super::gate::Gate;
+use super::probes::{Permit, Probe, Probes};
 use crate::measures::BreakerMeasures;
 use crate::rt::{self, Duration, Instant};
 use crate::spec::BreakerSpec;
@@ -51,18 +52,6 @@ pub(crate) struct Breakers {
     unknown: Mutex<Vec<String>>,
     /// The timer task looks again.
     pub(crate) changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Probes {
-    /// Since when a message probes.
-    running: Option<Instant>,
-    /// Counts rounds, from one.
-    round: u32,
-    /// All that might probe are doubtful.
-    ends_round: bool,
-    /// Until when no doubtful one probes.
-    fetches_until: Option<Instant>,
 }
 
 /// One of them, with what it has done.
@@ -100,10 +89,7 @@ impl Breakers {
             closed: AtomicBool::new(true),
             slow_after: AtomicU64::new(u64::MAX),
             all: RwLock::default(),
-            probes: Mutex::new(Probes {
-                round: 1,
-                ..Probes::default()
-            }),
+            probes: Mutex::default(),
             unknown: Mutex::default(),
             changed: Notify::new(),
         };
@@ -209,27 +195,30 @@ impl Breakers {
 
     // === probes
 
-    /// Whether a message may run as a probe now; if so, it counts as running until [`probe_over`](Self::probe_over)
-    /// or, should its outcome never be known, until as long has passed as a breaker stays open.
+    /// Whether a message may run as a probe now; if so, no other may until that is dropped, or has taken as long as a breaker
+    /// stays open.
     ///
     /// `doubtful` says whether the message is in this round; it is asked only where one may run at all.
-    pub(crate) fn try_probe(&self, now: Instant, doubtful: impl FnOnce(u32) -> bool) -> bool {
-        let Some(patience) = self.patience() else {
-            return false;
-        };
+    pub(crate) fn try_probe(
+        self: &Arc<Self>,
+        now: Instant,
+        doubtful: impl FnOnce(u32) -> bool,
+    ) -> Option<Box<Probe>> {
+        let patience = self.patience()?;
         let mut probes = self.probes.lock();
         if !probes.is_free(now, patience) {
-            return false;
+            return None;
         }
         if doubtful(probes.round) {
             probes.ends_round = true;
             if probes.fetches_until.is_some_and(|then| now < then) {
-                return false;
+                return None;
             }
             probes.next_round();
         }
-        probes.running = Some(now);
-        true
+        let number = probes.begin(now);
+        let breakers = Arc::clone(self);
+        Some(Box::new(Probe { breakers, number }))
     }
 
     /// How long a probe may take: the longest that one of those stays open which are not closed; nothing while one is open.
@@ -245,19 +234,13 @@ impl Breakers {
         Some(patience)
     }
 
-    /// What probed has ended: another may.
-    pub(crate) fn probe_over(&self) {
-        self.probes.lock().running = None;
-    }
-
-    /// What probed has ended so.
-    fn probed(&self, runs: Runs) {
-        let patience = self.patience();
-        let mut probes = self.probes.lock();
-        probes.running = None;
-        if runs.succeeded > 0 && runs.failed == 0 && probes.fetches_until.is_some() {
-            probes.fetches_until = patience.map(|patience| rt::now() + fetching(patience));
+    /// This probe has ended: another may.
+    pub(super) fn probe_over(&self, number: u64) {
+        {
+            let mut probes = self.probes.lock();
+            probes.running = probes.running.filter(|(running, _)| *running != number);
         }
+        self.changed.notify_one();
     }
 
     /// Which round of probes it is.
@@ -273,27 +256,37 @@ impl Breakers {
 
     // === what ended
 
-    /// Counts runs for the pipeline's own. Says whether others may run now that could not before.
-    pub(crate) fn record(&self, runs: Runs) -> bool {
-        let was_closed = self.is_closed();
+    /// The era of the pipeline's own, where it has one.
+    pub(crate) fn era(&self) -> u64 {
+        match self.any() {
+            true => self.all.read().first().map_or(0, |first| first.breaker.era()),
+            false => 0,
+        }
+    }
+
+    /// Counts runs that began with this permit for the pipeline's own.
+    pub(crate) fn record(&self, permit: &Permit, runs: Runs) {
         let own = {
             let all = self.all.read();
             all.first().filter(|named| named.dependency.is_none()).cloned()
         };
         if let Some(own) = own
-            && let Some(turn) = own.breaker.record(runs, rt::now())
+            && let Some(turn) = own.breaker.record(permit.era, runs, rt::now())
         {
             self.turned(&own, turn);
         }
-        if !was_closed {
-            self.probed(runs);
+        if permit.probe.is_some() && runs.succeeded > 0 && runs.failed == 0 {
+            let patience = self.patience();
+            let mut probes = self.probes.lock();
+            if probes.fetches_until.is_some() {
+                probes.fetches_until = patience.map(|patience| rt::now() + fetching(patience));
+            }
         }
-        !was_closed
     }
 
     /// Counts a call of a dependency that was permitted in this era.
     pub(crate) fn record_call(&self, named: &Named, era: u64, runs: Runs) {
-        if let Some(turn) = named.breaker.record_permitted(era, runs, rt::now()) {
+        if let Some(turn) = named.breaker.record(era, runs, rt::now()) {
             self.turned(named, turn);
         }
     }
@@ -360,19 +353,5 @@ impl Breakers {
         let fetches_until = self.probes.lock().fetches_until;
         let fetches_until = fetches_until.filter(|then| next.is_some() && *then > now);
         [next, fetches_until].into_iter().flatten().min()
-    }
-}
-
-impl Probes {
-    /// None is doubtful any more.
-    fn next_round(&mut self) {
-        self.round = self.round.wrapping_add(1).max(1);
-        self.ends_round = false;
-        self.fetches_until = None;
-    }
-
-    /// Whether another may probe: a probe whose outcome got lost does not count for longer than this.
-    fn is_free(&self, now: Instant, patience: Duration) -> bool {
-        self.running.is_none_or(|since| now >= since + patience)
     }
 }

@@ -66,13 +66,16 @@ impl Budget {
             return due;
         };
         let mut state = self.state.lock();
-        let rate = state.rate(share, now);
-        let ahead = state.ahead(now);
-        let room = WINDOW.saturating_sub(ahead).as_secs_f64() * rate;
-        // Half of one, so that a sum of fractions that falls short of a whole by a rounding error is one.
-        let taken = due.min((room + 0.5) as usize);
-        state.spread_until = Some(now + ahead + Duration::from_secs_f64(taken as f64 / rate));
+        let (rate, room) = state.room(share, now);
+        let taken = due.min(room);
+        state.spread_until = Some(now + state.ahead(now) + Duration::from_secs_f64(taken as f64 / rate));
         taken
+    }
+
+    /// Whether a retry that is due may run now.
+    pub(crate) fn has_room(&self, now: Instant) -> bool {
+        let share = self.share();
+        share.is_none_or(|share| self.state.lock().room(share, now).1 > 0)
     }
 
     /// How long one more retry waits for its turn, which it has with that: for what cannot be asked for again when it
@@ -99,6 +102,14 @@ impl State {
     fn rate(&mut self, share: f64, now: Instant) -> f64 {
         let [runs] = self.runs.sum(now, WINDOW);
         FLOOR + share * f64::from(runs) / WINDOW.as_secs_f64()
+    }
+
+    /// That rate, and how many there may be now.
+    fn room(&mut self, share: f64, now: Instant) -> (f64, usize) {
+        let rate = self.rate(share, now);
+        let room = WINDOW.saturating_sub(self.ahead(now)).as_secs_f64() * rate;
+        // Half of one, so that a sum of fractions that falls short of a whole by a rounding error is one.
+        (rate, (room + 0.5) as usize)
     }
 
     fn ahead(&self, now: Instant) -> Duration {

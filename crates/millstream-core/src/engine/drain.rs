@@ -4,8 +4,10 @@ use std::fmt;
 
 use super::counters::Counts;
 use super::hub::Hub;
+use super::sentinels::Sentinel;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
+use crate::ticket::Ticket;
 
 /// The last part of a drain, kept for release and flush.
 const RESERVE: Duration = Duration::from_secs(2);
@@ -126,5 +128,15 @@ impl Beginning {
             left: hub.places.messages() as u64,
             took: self.at.elapsed(),
         }
+    }
+}
+
+/// A drain is over: what has run since this look, with nobody to cancel it, was forgotten.
+pub(super) fn find_uncut(hub: &Hub, then: &[Ticket]) {
+    let mut uncut = hub.seats.uncancelled();
+    uncut.retain(|ticket| then.contains(ticket));
+    if !uncut.is_empty() {
+        hub.sentinels
+            .fire(Sentinel::UncutRun, uncut.len(), &format_args!("{uncut:?}"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::probes::Probe;
 use crate::message::{Message, time_of};
 use crate::settlement::{Settle, Settlement};
 use crate::ticket::Ticket;
@@ -20,23 +21,16 @@ pub(crate) struct Envelope {
     pub(crate) turn: u16,
     /// The hash of what it is ordered by; zero where it is unordered.
     pub(crate) order: u64,
-    /// It runs alone, as a suspect or as a breaker's probe: no batch shall keep it waiting.
-    pub(crate) alone: Option<Alone>,
+    /// It tries whether a breaker may close, on its way into a batch: none shall keep it waiting.
+    pub(crate) probe: Option<Box<Probe>>,
+    /// The source gives nothing else until it is settled: no batch shall keep it waiting.
+    pub(crate) alone: bool,
     /// The round of probes in which its run failed: it may be this message that fails, and not what handling it needs.
     pub(crate) doubted: u32,
     /// The user's code has settled it already: what comes of it changes nothing at the source.
     pub(crate) settled: bool,
     /// Another with its id was in flight when it came: it runs only if that one goes away unsettled.
     pub(crate) is_twin: bool,
-}
-
-/// Why a message runs alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alone {
-    /// It was delivered often without an outcome.
-    Suspect,
-    /// It tries whether the breaker may close.
-    Probe,
 }
 
 impl Envelope {
@@ -47,7 +41,8 @@ impl Envelope {
             lane: LaneId::NONE,
             turn: 0,
             order: 0,
-            alone: None,
+            probe: None,
+            alone: false,
             doubted: 0,
             settled: false,
             is_twin: false,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use super::elsewhere::Why;
-use super::envelope::{Alone, Envelope, LaneId};
+use super::envelope::{Envelope, LaneId};
 use super::hub::Hub;
 use super::outbox::Letter;
 use super::ready::Left;
@@ -71,12 +71,6 @@ pub(crate) enum Next {
 impl Hub {
     /// What comes next for a message whose run in this stage did not succeed; its failures are counted.
     pub(crate) fn next(&self, envelope: &mut Envelope, fault: Fault) -> Next {
-        // A probe has had its run: from here on the message runs when the breaker lets it.
-        let probed = envelope.alone == Some(Alone::Probe);
-        envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
-        if probed && !fault.feeds_breaker() {
-            self.probe_over();
-        }
         let not_permitted = fault.kind() == Failed::NotPermitted;
         if fault.feeds_breaker() && !self.breakers.is_closed() {
             envelope.doubted = self.breakers.round();
@@ -150,6 +144,35 @@ impl Hub {
         wait.max(turn)
     }
 
+    /// Acts on what comes next for a failed message. Gives how it leaves the worker; nothing if it is gone.
+    pub(crate) fn leave(&self, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<Left> {
+        match next {
+            _ if envelope.settled => {
+                self.give_up(
+                    envelope,
+                    stage,
+                    Reason::Rejected,
+                    "failed after it was settled".to_owned(),
+                );
+                None
+            }
+            Next::Park(due) => Some(Left::Parked(due, envelope)),
+            Next::Behind => Some(Left::Behind(envelope)),
+            Next::Return(after) => {
+                let lane = envelope.lane;
+                if lane != LaneId::NONE {
+                    self.returning.add_followed(envelope.ticket, envelope.order);
+                }
+                self.return_later(envelope, after);
+                Some(Left::Withdrawn(lane))
+            }
+            Next::GiveUp(reason, error) => {
+                self.give_up(envelope, stage, reason, error);
+                None
+            }
+        }
+    }
+
     /// How old the message is: since it was published, where the source says that, or else since it was received first.
     fn age(&self, envelope: &Envelope) -> Duration {
         let message = &envelope.message;
@@ -180,9 +203,6 @@ impl Hub {
     /// No further attempt: the message goes where the policy says.
     pub(crate) fn give_up(&self, envelope: Envelope, stage: &Arc<str>, reason: Reason, error: String) {
         self.counters.reasons.add(reason as usize, 1);
-        if envelope.alone == Some(Alone::Probe) {
-            self.probe_over();
-        }
         let message = &envelope.message;
         let now = SystemTime::now();
         let rejection = Arc::new(Rejection {

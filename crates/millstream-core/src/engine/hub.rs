@@ -13,17 +13,18 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::adaptive::Adaptive;
+use super::balance::Balance;
 use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
 use super::budget::Budget;
 use super::counters::Counters;
 use super::elsewhere::Elsewhere;
-use super::envelope::Alone;
 use super::gate::Gate;
 use super::losses::Losses;
 use super::outbox::Outbox;
 use super::places::Places;
+use super::probes::Permit;
 use super::rare::Rare;
 use super::ready::Ready;
 use super::returning::Returning;
@@ -76,6 +77,7 @@ pub(crate) struct Hub {
     pub(crate) shared_rate: Option<SharedRate>,
     pub(crate) batcher_full: Notify,
     pub(crate) counters: Counters,
+    pub(crate) balance: Balance,
     pub(crate) processor: Stage,
     pub(crate) seats: Seats,
     pub(crate) adaptive: Adaptive,
@@ -146,6 +148,7 @@ impl Hub {
             shared_rate: spec.shared_rate.clone().map(SharedRate::new),
             batcher_full: Notify::new(),
             counters: Counters::default(),
+            balance: Balance::default(),
             processor: Stage::new(PROCESSOR),
             seats: Seats::default(),
             resized: Notify::new(),
@@ -312,30 +315,39 @@ impl Hub {
 
     // === breakers
 
-    /// How many of so many messages may be taken to run now. `doubtful` says whether the first of them is in this round of probes.
-    pub(crate) fn may_take(&self, number: usize, doubtful: &mut dyn FnMut(u32) -> bool) -> usize {
-        match self.breakers.is_closed() {
-            true => number,
-            false => usize::from(self.breakers.try_probe(rt::now(), doubtful)),
+    /// How many of so many messages may be taken to run now, and with what. `doubtful` says whether the first of them is in
+    /// this round of probes.
+    pub(crate) fn may_take(
+        &self,
+        number: usize,
+        doubtful: &mut dyn FnMut(u32) -> bool,
+        permit: &mut Permit,
+    ) -> usize {
+        // Before it is known that all are closed: one that opens meanwhile is in another era.
+        permit.era = self.breakers.era();
+        if self.breakers.is_closed() {
+            return number;
+        }
+        permit.probe = self.breakers.try_probe(rt::now(), doubtful);
+        permit.era = self.breakers.era();
+        usize::from(permit.probe.is_some())
+    }
+
+    /// Counts runs that began with this permit for the pipeline's breaker.
+    pub(crate) fn record(&self, permit: &Permit, runs: Runs) {
+        if self.breakers.any() && runs.succeeded + runs.failed > 0 {
+            self.breakers.record(permit, runs);
         }
     }
 
-    /// Whether what was just taken runs as a probe.
-    pub(crate) fn probing(&self) -> Option<Alone> {
-        (!self.breakers.is_closed()).then_some(Alone::Probe)
-    }
-
-    /// Counts runs for the pipeline's breaker.
-    pub(crate) fn record(&self, runs: Runs) {
-        if self.breakers.any() && runs.succeeded + runs.failed > 0 && self.breakers.record(runs) {
-            self.wake_all();
+    /// How many messages wait, unrun for now, because not all breakers are closed.
+    pub(super) fn held_by_breakers(&self) -> usize {
+        if self.breakers.is_closed() {
+            return 0;
         }
-    }
-
-    /// What probed has ended in a way that no breaker counts: another message may.
-    pub(super) fn probe_over(&self) {
-        self.breakers.probe_over();
-        self.wake_all();
+        let load = self.ready.load();
+        let batched: usize = self.batchers().iter().map(|batcher| batcher.held()).sum();
+        load.ready + load.waiting + load.parked + load.aside + batched
     }
 
     /// Something may run now that could not before.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::envelope::{Alone, Envelope};
+use super::envelope::Envelope;
 use super::hub::Hub;
 use super::ready::Following;
 use super::sentinels::Sentinel;
@@ -129,7 +129,8 @@ impl Intake {
         };
         hub.places
             .until(|places| {
-                if alone {
+                // A suspect that fails while a breaker holds it back has no outcome until others have succeeded.
+                if alone && !one {
                     places.messages() == 0
                 } else {
                     places.credit().is_some()
@@ -172,7 +173,7 @@ impl Intake {
                 return self.admit_suspect().await;
             }
         }
-        self.suspicious &= self.chunk.is_empty();
+        self.suspicious &= self.chunk.is_empty() || hub.held_by_breakers() > 0;
         self.await_turns().await;
         self.admit_chunk().await;
     }
@@ -300,9 +301,8 @@ impl Intake {
         let mut suspect = None;
         let mut others = Vec::new();
         self.chunk.bytes = 0;
-        for mut envelope in self.chunk.envelopes.drain(..) {
+        for envelope in self.chunk.envelopes.drain(..) {
             if suspect.is_none() && envelope.is_suspect() {
-                envelope.alone = Some(Alone::Suspect);
                 suspect = Some(envelope);
             } else {
                 others.push(envelope);
@@ -323,12 +323,13 @@ impl Intake {
         hub.passed(&suspect);
         // Where the end of intake finds it.
         self.held_back.push(suspect);
-        // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands.
+        // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands. What a
+        // breaker holds may wait for this very one to succeed.
         let mut gate = hub.gate.watch();
         tokio::select! {
             biased;
             _ = gate.wait_for(|gate| gate.draining) => return hub.release(self.held_back.drain(..)),
-            () = hub.places.until(|places| places.messages() <= 1) => {}
+            () = hub.places.until(|places| places.messages() <= 1 + hub.held_by_breakers()) => {}
         }
         hub.counters.suspects.add(1);
         let mut following = Following(&hub.returning, Vec::new());
@@ -394,6 +395,7 @@ impl Drop for Intake {
                     .iter_mut()
                     .map(|envelope| &mut envelope.ticket),
             );
+            self.hub.counters.received.add(self.chunk.len());
             self.hub.release(
                 self.chunk
                     .drain()

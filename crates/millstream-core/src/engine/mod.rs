@@ -11,6 +11,7 @@
 mod adaptive;
 #[cfg(test)]
 mod adaptive_simulation;
+mod balance;
 mod batch_worker;
 mod batcher;
 mod bisect;
@@ -23,6 +24,7 @@ mod drain;
 mod elsewhere;
 mod envelope;
 mod fate;
+mod fullness;
 mod gate;
 mod gradient;
 mod guard;
@@ -34,8 +36,11 @@ mod lanes;
 mod link;
 mod losses;
 mod outbox;
+#[cfg(test)]
+mod permit_tests;
 mod pipeline;
 mod places;
+mod probes;
 mod rare;
 mod rate;
 mod ready;

@@ -12,7 +12,7 @@ use super::drain::{Beginning, DrainReport, Order};
 use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};
 use super::restarts::Restarts;
-use super::{outbox, text_of, timers, watchdog};
+use super::{balance, drain, outbox, text_of, timers, watchdog};
 use crate::connector::{BoxFuture, Opened};
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
@@ -287,6 +287,7 @@ impl Supervisor {
                 }
                 () = rt::sleep_until(order.cut), if !cut => {}
                 () = rt::sleep_until(order.deadline - (order.deadline - order.cut) / 4), if cut => {
+                    let uncut = hub.seats.uncancelled();
                     // What its sink has not taken by now goes back to the source.
                     self.tasks.kill(|child| matches!(child, Child::DeadLetters | Child::Retries)).await;
                     hub.release(hub.dead_letters.take_all());
@@ -294,7 +295,7 @@ impl Supervisor {
                     tokio::select! {
                         biased;
                         () = hub.places.until(|places| places.messages() == 0) => {}
-                        () = rt::sleep_until(order.deadline) => {}
+                        () = rt::sleep_until(order.deadline) => drain::find_uncut(&hub, &uncut),
                     }
                     break;
                 }
@@ -303,6 +304,9 @@ impl Supervisor {
         hub.ready.close();
         if hub.places.messages() > 0 && !watchdog::holds(&hub) {
             watchdog::leak(&hub, hub.places.messages());
+        }
+        if hub.places.messages() == 0 && hub.gate.state().ended {
+            balance::tell(&hub, balance::look(&hub));
         }
         (beginning.report(&hub), order.deadline)
     }

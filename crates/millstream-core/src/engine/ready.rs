@@ -250,7 +250,7 @@ impl Ready {
         taken: &mut VecDeque<Envelope>,
         most: impl Fn() -> usize,
         spare: impl Fn() -> usize,
-        allowed: impl Fn(usize, &mut dyn FnMut(u32) -> bool) -> usize,
+        mut allowed: impl FnMut(usize, &mut dyn FnMut(u32) -> bool) -> usize,
     ) -> bool {
         loop {
             let mut notified = std::pin::pin!(self.takers.notified());

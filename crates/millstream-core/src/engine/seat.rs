@@ -37,6 +37,12 @@ impl Seats {
         self.0.read().iter().filter_map(|seat| seat.running()).collect()
     }
 
+    /// What runs now, takes a while, and was not cancelled.
+    pub(crate) fn uncancelled(&self) -> Vec<Ticket> {
+        let seats = self.0.read();
+        seats.iter().filter_map(|seat| seat.uncancelled()).collect()
+    }
+
     /// Cancels what runs now of these. Says how many.
     pub(crate) fn cancel(&self, which: impl Fn(&Ticket) -> bool) -> usize {
         self.0.read().iter().filter(|seat| seat.cancel(&which)).count()
@@ -84,6 +90,12 @@ impl Seat {
     /// What runs here and takes a while.
     pub(crate) fn running(&self) -> Option<Occupant> {
         self.0.lock().running
+    }
+
+    fn uncancelled(&self) -> Option<Ticket> {
+        let state = self.0.lock();
+        let running = state.running.filter(|_| !state.cancellation.is_cancelled());
+        running.map(|running| running.ticket)
     }
 
     /// Cancels what runs here, if it is one of these.

@@ -14,6 +14,8 @@ use super::rare::Rare;
 /// A check that one promise is kept. Its count stays at zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sentinel {
+    /// P1: more messages were acknowledged than were done, recorded elsewhere, or settled by the user's code.
+    UnearnedAck,
     /// P2: settlements were answered for of which there was no delivery in flight.
     DoubleSettlement,
     /// P2, P4: places were held, and nothing in the engine held a message for them.
@@ -22,28 +24,51 @@ pub enum Sentinel {
     KeyInversion,
     /// P4: a source handed over more messages than were asked of it.
     Overfetch,
+    /// P6: a drain's time was up, and a handler ran that nobody had cancelled.
+    UncutRun,
     /// P7: a commit would have passed a message that was not settled. It was not made.
     CommitGap,
+    /// P8: the counts do not say what has become of every message.
+    Unaccounted,
 }
 
 impl Sentinel {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
+        Self::UnearnedAck,
         Self::DoubleSettlement,
         Self::LeakedPlace,
         Self::KeyInversion,
         Self::Overfetch,
+        Self::UncutRun,
         Self::CommitGap,
+        Self::Unaccounted,
     ];
 
     /// The word that metrics carry.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::UnearnedAck => "unearned_ack",
             Self::DoubleSettlement => "double_settlement",
             Self::LeakedPlace => "leaked_place",
             Self::KeyInversion => "key_inversion",
             Self::Overfetch => "overfetch",
+            Self::UncutRun => "uncut_run",
             Self::CommitGap => "commit_gap",
+            Self::Unaccounted => "unaccounted",
+        }
+    }
+
+    /// The first of the promises that it guards, as `ARCHITECTURE.md` numbers them.
+    pub const fn promise(self) -> &'static str {
+        match self {
+            Self::UnearnedAck => "P1",
+            Self::DoubleSettlement | Self::LeakedPlace => "P2",
+            Self::KeyInversion => "P3",
+            Self::Overfetch => "P4",
+            Self::UncutRun => "P6",
+            Self::CommitGap => "P7",
+            Self::Unaccounted => "P8",
         }
     }
 }
@@ -51,11 +76,14 @@ impl Sentinel {
 impl fmt::Display for Sentinel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::UnearnedAck => "a message was acknowledged before its work was done",
             Self::DoubleSettlement => "a delivery was settled twice",
             Self::LeakedPlace => "a place was never given back",
             Self::KeyInversion => "a key's messages ran out of order",
             Self::Overfetch => "the source gave more than was asked of it",
+            Self::UncutRun => "a drain did not cancel what ran",
             Self::CommitGap => "a commit would have passed an unsettled message",
+            Self::Unaccounted => "the counts do not add up to the messages received",
         })
     }
 }
@@ -115,7 +143,7 @@ mod tests {
             sentinels.fire(sentinel, index + 1, &"known");
         }
         let counts: Vec<_> = sentinels.counts().into_iter().map(|(_, times)| times).collect();
-        assert_eq!(counts, [1, 2, 3, 4, 5]);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8]);
         let cause = sentinels.cause().unwrap();
         assert!(
             Sentinel::ALL

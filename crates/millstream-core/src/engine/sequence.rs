@@ -18,7 +18,7 @@ use super::hub::Hub;
 use super::lanes::key_of;
 use super::rare::Rare;
 use crate::message::{Message, OriginId};
-use crate::rt::{self, Instant};
+use crate::rt::{self, Duration, Instant};
 use crate::settlement::Reason;
 use crate::spec::{OnGap, SequenceSpec};
 use crate::ticket::Ticket;
@@ -28,6 +28,7 @@ const HALF_OF_KEYS: usize = 50_000;
 
 /// The numbers of each key, and what is held for one that is missing.
 pub(crate) struct Sequence {
+    /// What it was made with; `held` and `wait` as they are now are in the state.
     spec: SequenceSpec,
     state: Mutex<State>,
     told: Rare,
@@ -43,6 +44,9 @@ struct State {
     /// When which gap is waited for no longer, soonest first; one that has changed meanwhile stands here for nothing.
     until: VecDeque<(Instant, Bytes)>,
     held: usize,
+    /// How many may be held, and how long each gap is waited for.
+    most: usize,
+    wait: Duration,
     /// Counts what is held, so that equal numbers keep their order.
     arrivals: u64,
     /// No longer held, and not passed on yet.
@@ -135,11 +139,24 @@ impl State {
 
 impl Sequence {
     pub(crate) fn new(spec: SequenceSpec) -> Self {
+        let state = State {
+            most: spec.held.get(),
+            wait: spec.wait,
+            ..State::default()
+        };
         Self {
             spec,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             told: Rare::default(),
         }
+    }
+
+    /// From now on as many are held, and gaps that are found are waited for as long, as this says. What is held already
+    /// keeps its time.
+    pub(crate) fn set(&self, spec: &SequenceSpec) {
+        let mut state = self.state.lock();
+        state.most = spec.held.get();
+        state.wait = spec.wait;
     }
 
     /// How many messages wait for one that is missing.
@@ -186,7 +203,7 @@ impl Sequence {
             gap.position.last = gap.position.last.max(number);
             let mut freed = std::mem::take(&mut state.freed);
             if state.advance(&key, &mut freed) {
-                state.wait_anew(&key, rt::after(self.spec.wait));
+                state.wait_anew(&key, rt::after(state.wait));
             }
             state.freed = freed;
             return;
@@ -263,11 +280,11 @@ impl Sequence {
                 gap.position.last = number;
                 passed.go.push(envelope);
                 if state.advance(&key, &mut passed.go) {
-                    state.wait_anew(&key, rt::after(self.spec.wait));
+                    state.wait_anew(&key, rt::after(state.wait));
                 }
                 return;
             }
-            if state.held < self.spec.held.get() {
+            if state.held < state.most {
                 return self.hold(state, &key, number, envelope, passed);
             }
             self.end_gap(state, &key, passed);
@@ -290,9 +307,9 @@ impl Sequence {
             passed.repeats += 1;
         } else if number > expected && position.scope == scope {
             let waits = self.spec.on_gap != OnGap::Report && !position.broken;
-            if waits && state.held < self.spec.held.get() {
+            if waits && state.held < state.most {
                 state.young.remove(&key);
-                let until = rt::after(self.spec.wait);
+                let until = rt::after(state.wait);
                 let held = BTreeMap::new();
                 state.gaps.insert(
                     key.clone(),
@@ -358,7 +375,7 @@ impl Sequence {
             return state.keep(key.clone(), position);
         }
         if state.advance(key, &mut passed.go) {
-            state.wait_anew(key, rt::after(self.spec.wait));
+            state.wait_anew(key, rt::after(state.wait));
         }
     }
 

@@ -3,6 +3,9 @@
 //! The spec in the hub stays what the pipeline was started with: of it, source, sinks, flow, ordering and dead letter
 //! hold until it is started again. Everything here is read where it is needed, numbers of the hot path as atomics, so
 //! that a change holds from then on. Limits, retries, rate, breakers, batchers and the number of workers keep their own.
+//!
+//! There are two books: what the pipeline is started with, and what holds in this run. A change that somebody makes while
+//! it runs is in the second alone; one of the spec goes into both, key by key, and leaves all other keys as they are.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,8 +19,8 @@ use crate::spec::{PipelineSpec, ProcessorSpec, SupervisorSpec};
 /// The settings that may change while the pipeline runs, as they are now.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// As it is set: how many workers there are may follow latency and errors.
-    processor: Mutex<ProcessorSpec>,
+    /// All of them, as they hold now. How many workers there are may follow latency and errors.
+    live: Mutex<PipelineSpec>,
     max_demand: AtomicUsize,
     per_key: AtomicUsize,
     /// Nanoseconds.
@@ -28,7 +31,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(spec: &PipelineSpec) -> Self {
         let settings = Self {
-            processor: Mutex::new(spec.processor),
+            live: Mutex::new(spec.clone()),
             max_demand: AtomicUsize::new(0),
             per_key: AtomicUsize::new(0),
             timeout: AtomicU64::new(0),
@@ -67,9 +70,14 @@ impl Settings {
 }
 
 impl Hub {
+    /// The settings that hold now.
+    pub(crate) fn live(&self) -> PipelineSpec {
+        self.settings.live.lock().clone()
+    }
+
     /// From now on these settings hold: those that may change. Nothing that is in flight is lost over it.
-    pub(crate) fn apply(&self, spec: &PipelineSpec) {
-        self.settings.set(spec);
+    pub(crate) fn apply(&self, spec: PipelineSpec) {
+        self.settings.set(&spec);
         self.places.set(spec.limits);
         *self.retry.write() = spec.retry;
         self.budget.set(spec.retry.budget);
@@ -83,15 +91,18 @@ impl Hub {
             batcher.set(self, settings, spec.limits);
         }
         self.breakers.set(spec.breaker, &spec.dependencies);
+        if let (Some(sequence), Some(spec)) = (&self.sequence, &spec.sequence) {
+            sequence.set(spec);
+        }
         self.wake_all();
-        self.set_workers(spec.processor);
+        let processor = spec.processor;
+        let before = std::mem::replace(&mut *self.settings.live.lock(), spec).processor;
+        self.set_workers(before, processor);
         // A message may wait for room in its lane.
         self.ready.lane_room.notify_one();
     }
 
-    /// One that was resized otherwise stays so while its setting is the same.
-    fn set_workers(&self, spec: ProcessorSpec) {
-        let before = std::mem::replace(&mut *self.settings.processor.lock(), spec);
+    fn set_workers(&self, before: ProcessorSpec, spec: ProcessorSpec) {
         let most = spec.concurrency.get();
         match spec.adapts_from {
             _ if (before.concurrency, before.adapts_from) == (spec.concurrency, spec.adapts_from) => {}
@@ -122,12 +133,21 @@ impl fmt::Display for Change {
     }
 }
 
-/// Takes over into `kept` what may change while a pipeline runs, and says what of it is different.
-pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Change> {
+/// Takes over into `kept` what may change while a pipeline runs, and says what of it is different. That goes into `live`
+/// too; what is the same stays there as it is.
+pub(crate) fn take_over(
+    kept: &mut PipelineSpec,
+    live: &mut PipelineSpec,
+    from: &PipelineSpec,
+) -> Vec<Change> {
     let mut changes = Changes(Vec::new());
     macro_rules! take {
         ($($($part:ident).+),* $(,)?) => {
-            $(changes.take(stringify!($($part).+), &mut kept.$($part).+, &from.$($part).+);)*
+            $(changes.take(
+                stringify!($($part).+),
+                [&mut kept.$($part).+, &mut live.$($part).+],
+                &from.$($part).+,
+            );)*
         };
     }
     take!(
@@ -159,6 +179,10 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
         supervisor.jitter,
         supervisor.stall_after,
     );
+    if let (Some(kept), Some(live), Some(from)) = (&mut kept.sequence, &mut live.sequence, &from.sequence) {
+        changes.take("sequence.held", [&mut kept.held, &mut live.held], &from.held);
+        changes.take("sequence.wait", [&mut kept.wait, &mut live.wait], &from.wait);
+    }
     let PipelineSpec { flow, batchers, .. } = kept;
     // One that the flow does not have is for whoever checks the spec to find.
     let unknown = |name: &String| !flow.steps().iter().any(|step| step.name == *name);
@@ -168,13 +192,17 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
     for step in flow.steps() {
         let from = from.batchers.get(&step.name).cloned().unwrap_or_default();
         let kept = batchers.entry(step.name.clone()).or_default();
-        let key = |key: &str| format!("batchers.{}.{key}", step.name);
-        changes.take(&key("size"), &mut kept.size, &from.size);
-        changes.take(&key("bytes"), &mut kept.bytes, &from.bytes);
-        changes.take(&key("max_age"), &mut kept.max_age, &from.max_age);
-        changes.take(&key("timeout"), &mut kept.timeout, &from.timeout);
-        changes.take(&key("concurrency"), &mut kept.concurrency, &from.concurrency);
-        changes.take(&key("bisect"), &mut kept.bisect, &from.bisect);
+        let live = live.batchers.entry(step.name.clone()).or_default();
+        macro_rules! take {
+            ($($part:ident),*) => {
+                $(changes.take(
+                    &format!("batchers.{}.{}", step.name, stringify!($part)),
+                    [&mut kept.$part, &mut live.$part],
+                    &from.$part,
+                );)*
+            };
+        }
+        take!(size, bytes, max_age, timeout, concurrency, bisect);
     }
     changes.0
 }
@@ -182,7 +210,7 @@ pub(crate) fn take_over(kept: &mut PipelineSpec, from: &PipelineSpec) -> Vec<Cha
 struct Changes(Vec<Change>);
 
 impl Changes {
-    fn take<T: Clone + PartialEq + fmt::Debug>(&mut self, key: &str, kept: &mut T, from: &T) {
+    fn take<T: Clone + PartialEq + fmt::Debug>(&mut self, key: &str, [kept, live]: [&mut T; 2], from: &T) {
         if kept != from {
             self.0.push(Change {
                 key: key.to_owned(),
@@ -190,6 +218,7 @@ impl Changes {
                 to: format!("{from:?}"),
             });
             kept.clone_from(from);
+            live.clone_from(from);
         }
     }
 }

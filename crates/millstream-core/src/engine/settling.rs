@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::hub::Hub;
 use super::retry::patience;
-use crate::connector::DynAcknowledger;
+use super::twins::Twins;
+use crate::connector::{BoxFuture, DynAcknowledger};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Settle, Settlement};
 use crate::ticket::Ticket;
@@ -55,6 +56,9 @@ struct Owed<'a> {
     settling: &'a Settling,
     /// In the call under way.
     given: Vec<Settle>,
+    /// Successes that the store of ids has not been told of, and those of which it is being told.
+    unentered: Vec<Settle>,
+    entering: Vec<Settle>,
     /// Kept back by it in earlier calls.
     kept: FxHashMap<Ticket, Settlement>,
     /// Failed, and waiting for another try.
@@ -70,7 +74,9 @@ impl Drop for Owed<'_> {
             .drain()
             .map(|(ticket, settlement)| Settle { ticket, settlement });
         let again = self.again.drain(..).map(|(_, _, settle)| settle);
-        self.settling.add(self.given.drain(..).chain(kept).chain(again));
+        let entering = self.entering.drain(..).chain(self.unentered.drain(..));
+        self.settling
+            .add(self.given.drain(..).chain(entering).chain(kept).chain(again));
         self.settling.owed.store(0, Ordering::Release);
     }
 }
@@ -98,9 +104,33 @@ impl Owed<'_> {
         next
     }
 
+    /// Keeps back what the store of ids has to know first, and begins to tell it, unless a call is under way.
+    fn enter<'b>(&mut self, hub: &'b Hub, twins: &'b Twins, call: &mut Option<BoxFuture<'b, bool>>) {
+        twins.sort_out(&mut self.given, &mut self.unentered);
+        if call.is_none() && !self.unentered.is_empty() {
+            std::mem::swap(&mut self.entering, &mut self.unentered);
+            let ids = twins.ids(&self.entering);
+            *call = Some(Box::pin(async move { twins.enter(hub, &ids).await }));
+        }
+        twins.told(hub, &self.given);
+    }
+
+    /// The call has ended: the source may hear of these, or the store is asked again later.
+    fn entered(&mut self, hub: &Hub, twins: &Twins, told: bool) {
+        if told {
+            twins.told(hub, &self.entering);
+            self.given.append(&mut self.entering);
+        } else {
+            let due = twins.again_at();
+            let later = self.entering.drain(..);
+            self.again.extend(later.map(|settle| (due, 0, settle)));
+        }
+    }
+
     /// Says how many there are.
     fn tell(&self) {
-        let owed = self.given.len() + self.kept.len() + self.again.len();
+        let entering = self.entering.len() + self.unentered.len();
+        let owed = self.given.len() + entering + self.kept.len() + self.again.len();
         self.settling.owed.store(owed, Ordering::Release);
     }
 
@@ -143,35 +173,38 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
     let mut owed = Owed {
         settling: &hub.settling,
         given: Vec::new(),
+        unentered: Vec::new(),
+        entering: Vec::new(),
         kept: FxHashMap::default(),
         again: VecDeque::new(),
         failures: FxHashMap::default(),
     };
     let mut outcomes = Vec::new();
+    let mut entering: Option<BoxFuture<'_, bool>> = None;
     loop {
         let next_try = owed.collect();
+        if let Some(twins) = &hub.twins {
+            owed.enter(&hub, twins, &mut entering);
+        }
+        owed.tell();
         if owed.given.is_empty() {
             let keeps_back = !owed.kept.is_empty();
             let linger = keeps_back.then(|| rt::now() + LINGER);
             let wake = [next_try, linger].into_iter().flatten().min();
-            tokio::select! {
+            let entered = tokio::select! {
                 biased;
                 () = hub.settling.added.notified() => continue,
-                () = hub.flush_now.notified() => {}
-                () = until(wake) => {}
-            }
-            if keeps_back {
+                () = hub.flush_now.notified() => None,
+                told = answer(&mut entering) => Some(told),
+                () = until(wake) => None,
+            };
+            if let (Some(told), Some(twins)) = (entered, &hub.twins) {
+                entering = None;
+                owed.entered(&hub, twins, told);
+            } else if keeps_back {
                 acknowledger.flush(&mut outcomes).await;
                 owed.answer(&hub, &mut outcomes);
             }
-            continue;
-        }
-        owed.tell();
-        if let Some(twins) = &hub.twins {
-            let later = twins.enter(&hub, &mut owed.given).await;
-            let due = twins.again_at();
-            owed.again
-                .extend(later.into_iter().map(|settle| (due, 0, settle)));
             if owed.given.is_empty() {
                 continue;
             }
@@ -179,6 +212,14 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
         acknowledger.settle(&owed.given, &mut outcomes).await;
         owed.returned(outcomes.len());
         owed.answer(&hub, &mut outcomes);
+    }
+}
+
+/// What the call says that is under way; nothing ever where there is none.
+async fn answer(call: &mut Option<BoxFuture<'_, bool>>) -> bool {
+    match call {
+        Some(call) => call.await,
+        None => std::future::pending().await,
     }
 }
 

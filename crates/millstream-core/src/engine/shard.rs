@@ -8,7 +8,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::batcher::Mark;
 use super::bisect::Split;
-use super::envelope::{Alone, Envelope};
+use super::envelope::Envelope;
+use super::probes::Probe;
 use crate::batch::ClosedBy;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::Instant;
@@ -99,7 +100,15 @@ impl<T> Closed<T> {
     /// Whether a message in it probes.
     fn has_probe(&self) -> bool {
         let mut envelopes = self.envelopes.iter();
-        envelopes.any(|envelope| envelope.alone == Some(Alone::Probe))
+        envelopes.any(|envelope| envelope.probe.is_some())
+    }
+
+    /// With a probe, which goes with one of its messages.
+    fn probing(mut self, probe: Box<Probe>) -> Self {
+        if let Some(first) = self.envelopes.first_mut() {
+            first.probe = Some(probe);
+        }
+        self
     }
 
     pub(crate) fn orders(&self) -> Vec<u64> {
@@ -223,7 +232,7 @@ impl<T> Shard<T> {
         now: Instant,
         draining: bool,
         round: u32,
-        try_probe: impl Fn(bool) -> bool,
+        try_probe: impl Fn(bool) -> Option<Box<Probe>>,
     ) -> Turn<T> {
         self.close_aged(now, draining);
         for mut batch in std::mem::take(&mut self.closed) {
@@ -239,18 +248,18 @@ impl<T> Shard<T> {
             }
         }
         if !self.closed.is_empty()
-            && try_probe(false)
+            && let Some(probe) = try_probe(false)
             && let Some(batch) = self.closed.pop_front()
         {
-            return Turn::Run(batch);
+            return Turn::Run(batch.probing(probe));
         }
         let due = self.parked.iter().enumerate();
         let due = due.filter(|(_, parked)| parked.due <= now);
         let due = due.map(|(index, parked)| ((parked.batch.is_doubtful(round), parked.due), index));
         if let Some(((doubtful, _), index)) = due.min()
-            && try_probe(doubtful)
+            && let Some(probe) = try_probe(doubtful)
         {
-            return Turn::Run(self.resume(index));
+            return Turn::Run(self.resume(index).probing(probe));
         }
         self.wait(now)
     }

@@ -11,6 +11,9 @@ use super::retry::patience;
 use crate::connector::BoxFuture;
 use crate::rt::{self, Duration, Instant};
 
+/// How long a store may take to answer while the pipeline drains.
+const DRAINING_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What is known of one store.
 #[derive(Debug)]
 pub(crate) struct Calls {
@@ -45,8 +48,8 @@ impl Calls {
         let answer = tokio::select! {
             biased;
             answer = call() => answer.map_err(|error| error.to_string()),
-            () = rt::sleep(self.patience) => {
-                Err(format!("its store did not answer within {:?}", self.patience))
+            patience = self.lose_patience(hub) => {
+                Err(format!("its store did not answer within {patience:?}"))
             }
         };
         match answer {
@@ -63,6 +66,22 @@ impl Calls {
                 None
             }
         }
+    }
+
+    /// Ends once a call takes too long, and says how long that was. A drain has less time than anybody else.
+    async fn lose_patience(&self, hub: &Hub) -> Duration {
+        let mut gate = hub.gate.watch();
+        let drains = tokio::select! {
+            biased;
+            drains = gate.wait_for(|gate| gate.draining) => drains.is_ok(),
+            () = rt::sleep(self.patience) => false,
+        };
+        if !drains {
+            return self.patience;
+        }
+        let patience = self.patience.min(DRAINING_PATIENCE);
+        rt::sleep(patience).await;
+        patience
     }
 
     /// It works, or is needed no more.

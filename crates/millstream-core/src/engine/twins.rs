@@ -4,8 +4,8 @@
 //! Intake registers what it reads by id, and asks the store of ids about what is new to it ([`Twins::admit`]). What
 //! is in flight under an id is its *first*; later ones are its *twins*. A twin is admitted as any other message, so
 //! that it has its turn in its lane; a worker that takes it puts it aside unless its first has ended ([`Twins::turn`]).
-//! Settlements pass by on their way to the acknowledger ([`Twins::enter`]): the store has the ids of what is done
-//! before the source hears of it.
+//! Settlements pass by on their way to the acknowledger: the store has the ids of what is done before the source hears of
+//! it ([`Twins::enter`]), and nothing else waits for the store.
 
 use std::sync::Arc;
 
@@ -291,38 +291,39 @@ impl Twins {
         }
     }
 
-    /// Enters what is done before its source hears of it. Gives back what shall be settled later, since the store is
-    /// away and messages wait for it.
-    pub(crate) async fn enter(&self, hub: &Hub, given: &mut Vec<Settle>) -> Vec<Settle> {
-        let ids: Vec<Bytes> = {
-            let mut state = self.state.lock();
-            given
-                .iter()
-                .filter(|settle| state.is_success(settle))
-                .map(|settle| settle.ticket)
-                .collect::<Vec<_>>()
-                .iter()
-                .filter_map(|ticket| state.ids.get(ticket).cloned())
-                .collect()
-        };
-        let mut later = Vec::new();
-        if !ids.is_empty() {
-            let call = || self.spec.store.enter(&ids, self.spec.window);
-            match self.calls.ask(hub, &hub.counters.store_failures, call).await {
-                Some(forgotten) => hub.counters.forgotten_ids.add(forgotten),
-                None if self.spec.on_store_failure == OnStoreFailure::Run => {
-                    hub.counters.unchecked.add(ids.len());
-                }
-                None => {
-                    let mut state = self.state.lock();
-                    later.extend(given.extract_if(.., |settle| state.is_success(settle)));
-                }
+    /// Moves what says that a first is done to `successes`: the store has it before its source hears of it.
+    pub(crate) fn sort_out(&self, given: &mut Vec<Settle>, successes: &mut Vec<Settle>) {
+        let mut state = self.state.lock();
+        successes.extend(given.extract_if(.., |settle| state.is_success(settle)));
+    }
+
+    /// The ids of these.
+    pub(crate) fn ids(&self, settles: &[Settle]) -> Vec<Bytes> {
+        let state = self.state.lock();
+        let ids = settles.iter().filter_map(|settle| state.ids.get(&settle.ticket));
+        ids.cloned().collect()
+    }
+
+    /// Enters the ids of what is done. Says whether its source may hear of it: not where the store is away and messages
+    /// wait for it.
+    pub(crate) async fn enter(&self, hub: &Hub, ids: &[Bytes]) -> bool {
+        let call = || self.spec.store.enter(ids, self.spec.window);
+        match self.calls.ask(hub, &hub.counters.store_failures, call).await {
+            Some(forgotten) => hub.counters.forgotten_ids.add(forgotten),
+            None if self.spec.on_store_failure == OnStoreFailure::Run => {
+                hub.counters.unchecked.add(ids.len());
             }
+            None => return false,
         }
+        true
+    }
+
+    /// The source is about to hear of these: what comes of them is known, and what waited for that need wait no longer.
+    pub(crate) fn told(&self, hub: &Hub, given: &[Settle]) {
         let mut waiting = false;
         {
             let mut state = self.state.lock();
-            for settle in given.iter() {
+            for settle in given {
                 let fate = match &settle.settlement {
                     Settlement::Ack => Some(Fate::Done),
                     Settlement::Reject(rejection) => Some(Fate::GivenUp(Arc::clone(rejection))),
@@ -334,7 +335,6 @@ impl Twins {
         if waiting {
             self.bring_back(hub);
         }
-        later
     }
 }
 

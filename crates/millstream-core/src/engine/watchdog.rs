@@ -2,13 +2,14 @@
 //!
 //! It costs what moves nothing: a few times within `stall_after` it reads the counters, and only if none has changed
 //! does it look at the stages. What waits by design is no stall: what is parked until later, a batch that is not old
-//! enough, runs while the breaker is not closed, settlements while the source is away, what a sink does not take while
-//! that is reported as such. A handler is given its timeout.
+//! enough, retries that are due and beyond the budget, runs while the breaker is not closed, settlements while the source is
+//! away, what a sink does not take while that is reported as such. A handler is given its timeout.
 
 use std::sync::Arc;
 
 use tracing::{error, info};
 
+use super::balance::{self, Gap};
 use super::counters::Counts;
 use super::hub::{Hub, SOURCE};
 use super::sentinels::Sentinel;
@@ -35,6 +36,8 @@ struct Watchdog {
     busy: Vec<(Arc<str>, Instant)>,
     /// Places that nothing has held at the last look, and those that were reported.
     leaked: (usize, usize),
+    /// By how much the counts disagreed at the last look.
+    gap: Gap,
 }
 
 impl Watchdog {
@@ -43,6 +46,7 @@ impl Watchdog {
             moved: moves(&hub.counts()),
             busy: Vec::new(),
             leaked: (0, 0),
+            gap: Gap::default(),
         }
     }
 
@@ -51,9 +55,12 @@ impl Watchdog {
         if std::mem::replace(&mut self.moved, moved) != moved {
             self.busy.clear();
             self.leaked = (0, 0);
+            self.gap = Gap::default();
             return over(hub);
         }
         self.look_for_leaks(hub);
+        let gap = balance::look(hub);
+        balance::tell(hub, gap.in_both(std::mem::replace(&mut self.gap, gap)));
         let now = rt::now();
         let stages = busy(hub, now);
         self.busy
@@ -142,7 +149,7 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     };
     let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
-    let overdue = hub.ready.next_due().is_some_and(|due| due < now);
+    let overdue = hub.ready.next_due().is_some_and(|due| due < now) && hub.budget.has_room(now);
     let blocked = load.waiting > 0 && load.parked + load.aside == 0;
     if may_run && (load.ready + load.running > 0 || overdue || blocked) {
         let mut firsts: Vec<_> = running(hub).collect();

@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::adaptive::Taken;
 use super::batcher::{Entrance, Entries, Mark};
 use super::breaker::Runs;
-use super::envelope::{Alone, Envelope, LaneId};
-use super::fate::{Fault, Next};
+use super::envelope::{Envelope, LaneId};
+use super::fate::Fault;
 use super::guard::{caught, text_of};
 use super::hub::{FAIR_TAKE, Hub};
+use super::probes::Permit;
 use super::ready::Left;
 use super::seat::Seat;
 use super::stage::Failures;
@@ -65,6 +66,7 @@ impl<P: Processor> Worker<P> {
             settled: AtomicBool::new(false),
             hub: &hub,
             stage: &stage,
+            era: 0,
             envelope: None,
         };
         while hub
@@ -74,7 +76,7 @@ impl<P: Processor> Worker<P> {
                 &mut round.rest,
                 || hub.fair_take(),
                 || hub.spare(),
-                |number, doubtful| hub.may_take(number, doubtful),
+                |number, doubtful| hub.may_take(number, doubtful, &mut round.permit),
             )
             .await
         {
@@ -83,15 +85,15 @@ impl<P: Processor> Worker<P> {
             }
             let started = rt::now();
             let busy = hub.adaptive.begin();
-            let probing = hub.probing();
+            running.era = round.permit.era;
             loop {
                 // A breaker that opens meanwhile sends back what has not run.
-                if probing.is_none() && !hub.breakers.is_closed() {
+                if round.permit.probe.is_none() && !hub.breakers.is_closed() {
                     break;
                 }
                 running.envelope = round.rest.pop_front();
                 running.settled.store(false, Ordering::Relaxed);
-                let Some(envelope) = &mut running.envelope else {
+                let Some(envelope) = &running.envelope else {
                     break;
                 };
                 if hub.is_lost(&envelope.ticket) {
@@ -103,7 +105,6 @@ impl<P: Processor> Worker<P> {
                     round.end(&mut running.envelope, Ran::Cancelled, Route::default(), &stage);
                     continue;
                 }
-                envelope.alone = probing.or(envelope.alone);
                 let decoded = running
                     .message()
                     .map(|message| catch_unwind(AssertUnwindSafe(|| P::Input::decode(message))));
@@ -143,6 +144,7 @@ impl<P: Processor> Worker<P> {
             round.ran(started.elapsed());
             drop(busy);
             round.hand_over();
+            round.permit.probe = None;
             tokio::task::consume_budget().await;
         }
     }
@@ -233,6 +235,8 @@ struct Running<'a> {
     settled: AtomicBool,
     hub: &'a Hub,
     stage: &'a Arc<str>,
+    /// In which the take began.
+    era: u64,
     envelope: Option<Envelope>,
 }
 
@@ -250,13 +254,18 @@ impl Drop for Running<'_> {
         envelope.settled |= self.settled.load(Ordering::Relaxed);
         see(Seen::Ended(envelope.ticket, Ended::Failed));
         self.hub.processor.failed(Failed::Died, 1);
-        self.hub.record(Runs {
+        let permit = Permit {
+            era: self.era,
+            probe: None,
+        };
+        let failed = Runs {
             failed: 1,
             ..Runs::default()
-        });
+        };
+        self.hub.record(&permit, failed);
         let next = self.hub.next(&mut envelope, Fault::Died);
         let lane = envelope.lane;
-        let left = leave(self.hub, self.stage, envelope, next);
+        let left = self.hub.leave(self.stage, envelope, next);
         let gone = left.is_none();
         let lane = Some(lane).filter(|lane| gone && *lane != LaneId::NONE);
         self.hub
@@ -270,39 +279,12 @@ fn show(running: &Option<Envelope>, ended: Ended) {
     }
 }
 
-/// Acts on what comes next for a failed message. Gives how it leaves the worker; nothing if it is gone.
-fn leave(hub: &Hub, stage: &Arc<str>, envelope: Envelope, next: Next) -> Option<Left> {
-    match next {
-        _ if envelope.settled => {
-            hub.give_up(
-                envelope,
-                stage,
-                Reason::Rejected,
-                "failed after it was settled".to_owned(),
-            );
-            None
-        }
-        Next::Park(due) => Some(Left::Parked(due, envelope)),
-        Next::Behind => Some(Left::Behind(envelope)),
-        Next::Return(after) => {
-            let lane = envelope.lane;
-            if lane != LaneId::NONE {
-                hub.returning.add_followed(envelope.ticket, envelope.order);
-            }
-            hub.return_later(envelope, after);
-            Some(Left::Withdrawn(lane))
-        }
-        Next::GiveUp(reason, error) => {
-            hub.give_up(envelope, stage, reason, error);
-            None
-        }
-    }
-}
-
 /// What a worker has taken, and what has come of it so far.
 struct Round<'a, T> {
     hub: &'a Hub,
     entrances: &'a [Box<dyn Entrance<T>>],
+    /// What it was taken with.
+    permit: Permit,
     /// Taken and not yet run.
     rest: VecDeque<Envelope>,
     /// For each entrance, what goes in.
@@ -331,6 +313,7 @@ impl<'a, T> Round<'a, T> {
         Self {
             hub,
             entrances,
+            permit: Permit::default(),
             rest: VecDeque::new(),
             outputs: entrances.iter().map(|_| Entries::new()).collect(),
             settles: Vec::new(),
@@ -416,7 +399,7 @@ impl<'a, T> Round<'a, T> {
                 let lane = envelope.lane;
                 match running
                     .take()
-                    .and_then(|envelope| leave(self.hub, stage, envelope, next))
+                    .and_then(|envelope| self.hub.leave(stage, envelope, next))
                 {
                     Some(left) => self.left.push(left),
                     None => self.free(lane),
@@ -482,7 +465,9 @@ impl<'a, T> Round<'a, T> {
                 }
             }
             Some((_, outputs)) => {
-                let flush = route.flush || envelope.alone.is_some();
+                envelope.probe = self.permit.probe.take();
+                let flush =
+                    route.flush || envelope.probe.is_some() || envelope.is_suspect() || envelope.alone;
                 if mutant(Mutant::AckBeforeBatch) {
                     self.settles.extend(envelope.settle(Settlement::Ack));
                     envelope.settled = true;
@@ -564,6 +549,10 @@ impl<'a, T> Round<'a, T> {
     /// Hands over what has ended so far and returns what has not run.
     fn hand_over(&mut self) {
         let hub = self.hub;
+        // Counted before it is settled: whoever finds nothing in flight finds the counts complete.
+        hub.processor.succeeded.add(std::mem::take(&mut self.processed));
+        hub.processor.failed_all(&mut self.failures);
+        hub.balance.ended.add(self.ended.succeeded);
         // Into the batchers before the lanes go on: messages of a key enter batches in order.
         for (entrance, outputs) in self.entrances.iter().zip(&mut self.outputs) {
             if !outputs.is_empty() {
@@ -577,10 +566,7 @@ impl<'a, T> Round<'a, T> {
             hub.drop_lost(&self.dropped);
             self.dropped.clear();
         }
-        let rest = self.rest.drain(..).rev().map(|mut envelope| {
-            envelope.alone = envelope.alone.filter(|alone| *alone != Alone::Probe);
-            Left::Back(envelope)
-        });
+        let rest = self.rest.drain(..).rev().map(Left::Back);
         let gone = std::mem::take(&mut self.gone);
         if gone > 0 || !self.left.is_empty() || rest.len() > 0 {
             let aside = self.left.iter().any(|left| matches!(left, Left::Aside(_)));
@@ -590,9 +576,7 @@ impl<'a, T> Round<'a, T> {
                 twins.bring_back(hub);
             }
         }
-        hub.processor.succeeded.add(std::mem::take(&mut self.processed));
-        hub.processor.failed_all(&mut self.failures);
-        hub.record(std::mem::take(&mut self.ended));
+        hub.record(&self.permit, std::mem::take(&mut self.ended));
     }
 }
 

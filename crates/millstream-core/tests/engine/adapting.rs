@@ -123,10 +123,10 @@ async fn bounds_are_set_while_it_runs_and_a_fixed_number_stays() {
     let (rig, needs) = start(50, |_| {});
     rig.publish(&["a"; 60_000]);
     until(|| rig.pipeline().status().concurrency >= 30).await;
-    rig.pipeline().adapt(non_zero(2), non_zero(8));
+    rig.adapt(2, 8);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!((2..=8).contains(&rig.pipeline().status().concurrency));
-    rig.pipeline().resize(non_zero(5));
+    rig.resize(5);
     tokio::time::sleep(Duration::from_secs(2)).await;
     needs.most.store(0, SeqCst);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -134,7 +134,7 @@ async fn bounds_are_set_while_it_runs_and_a_fixed_number_stays() {
         (needs.most.load(SeqCst), rig.pipeline().status().concurrency),
         (5, 5)
     );
-    rig.pipeline().adapt(non_zero(10), non_zero(100));
+    rig.adapt(10, 100);
     until(|| rig.pipeline().status().concurrency >= 30).await;
 }
 

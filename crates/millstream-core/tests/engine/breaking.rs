@@ -74,8 +74,44 @@ async fn an_outage_of_an_hour_opens_the_breaker_and_dead_letters_nothing() {
     );
 }
 
+/// Not one, for as long as it is open, and no attempt is counted; soon after it is over all is as it was.
 #[tokio::test(start_paused = true)]
-async fn a_half_open_breaker_fetches_one_message_where_it_has_none_to_probe_with() {
+async fn while_the_breaker_is_open_the_source_fetches_nothing() {
+    let processor = Dependent::default();
+    let (down, most_attempts) = (Arc::clone(&processor.down), Arc::clone(&processor.most_attempts));
+    let rig = Rig::start(Flow::process(processor), |spec| {
+        spec.limits.in_flight = crate::support::non_zero(50);
+        spec.breaker = Some(BreakerSpec {
+            open_for: Duration::from_secs(3_600),
+            ..BreakerSpec::default()
+        });
+    });
+    down.store(true, SeqCst);
+    rig.publish(&["a"; 200]);
+    until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+    let leased = rig.queue.leased();
+    let counts = rig.pipeline().status().counts;
+    tokio::time::sleep(Duration::from_secs(3_595)).await;
+    let now = rig.pipeline().status();
+    assert_eq!(now.breaker, Some(BreakerState::Open));
+    assert_eq!(now.counts.received, counts.received);
+    assert_eq!(
+        (now.counts.retried, now.counts.failed),
+        (counts.retried, counts.failed)
+    );
+    assert_eq!(rig.queue.leased(), leased, "the store agrees");
+    down.store(false, SeqCst);
+    let began = tokio::time::Instant::now();
+    rig.settled().await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(rig.queue.dead().is_empty());
+    assert!(most_attempts.load(SeqCst) <= 2);
+}
+
+/// Apalis' breaker, while it was open, had nobody woken once it was not. Here nothing waits but at the source, so only the
+/// breaker's own time can wake anybody, and then only intake has anything to try it with.
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_wakes_its_pipeline_by_itself_and_has_one_message_fetched() {
     let processor = Dependent::default();
     let down = Arc::clone(&processor.down);
     let rig = Rig::start(Flow::process(processor), |spec| {

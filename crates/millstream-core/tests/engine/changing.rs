@@ -65,7 +65,7 @@ async fn concurrency_adapts_from_then_on_and_is_fixed_again() {
     assert!((2..=6).contains(&rig.pipeline().status().concurrency));
     change(&rig, |spec| spec.processor.concurrency = non_zero(9));
     assert_eq!(rig.pipeline().status().concurrency, 9);
-    rig.pipeline().resize(non_zero(4));
+    rig.resize(4);
     change(&rig, |spec| {
         spec.processor.concurrency = non_zero(9);
         spec.limits.in_flight = non_zero(50);

@@ -379,8 +379,7 @@ async fn a_breaker_that_is_taken_away_holds_nothing_back_any_more() {
     until(|| state(&rig) == BreakerState::Open).await;
     caller.database.down.store(false, SeqCst);
     let began = tokio::time::Instant::now();
-    rig.pipeline()
-        .set_breakers(None, &std::collections::BTreeMap::new());
+    rig.pipeline().change(|spec| spec.dependencies.clear()).unwrap();
     rig.settled().await;
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     assert!(rig.pipeline().measures().breakers.is_empty());

@@ -148,14 +148,47 @@ async fn a_limit_that_is_set_while_it_runs_holds_at_once() {
     });
     rig.queue.publish_all((0..500).map(|_| of("a", "m")));
     until(|| done.count("a") == 2).await;
-    rig.pipeline().set_rate_limit(Some(RateLimit {
+    let set = |limit: Option<RateLimit>| rig.pipeline().change(|spec| spec.rate_limit = limit).unwrap();
+    set(Some(RateLimit {
         key: None,
         ..limit(100, 1)
     }));
     tokio::time::sleep(SECOND).await;
     assert!((90..=110).contains(&done.count("a")), "{}", done.count("a"));
     let began = tokio::time::Instant::now();
-    rig.pipeline().set_rate_limit(None);
+    set(None);
     rig.settled().await;
     assert!(began.elapsed() < SECOND);
+}
+
+/// P8, and foxtive-worker's limit, which failed what was over it: it waits, whatever a first attempt's failure would mean.
+#[tokio::test(start_paused = true)]
+async fn what_is_over_a_limit_waits_and_is_no_failure() {
+    for key in [None, Some("tenant".to_owned())] {
+        for queue in [
+            MemoryQueue::new(),
+            MemoryQueue::with_capabilities(Capabilities::default()),
+        ] {
+            let done = ByTenant::default();
+            let rig = Rig::on(queue, Flow::process(done.clone()), |spec| {
+                spec.rate_limit = Some(RateLimit {
+                    key: key.clone(),
+                    ..limit(10, 1)
+                });
+                spec.retry.attempts = NonZeroU32::MIN;
+                spec.dead_letter = millstream_core::DeadLetter::Discard;
+            });
+            let began = tokio::time::Instant::now();
+            rig.queue.publish_all((0..50).map(|_| of("a", "m")));
+            rig.settled().await;
+            assert!(began.elapsed() > 4 * SECOND, "{:?}", began.elapsed());
+            let counts = rig.pipeline().status().counts;
+            assert_eq!(
+                (counts.failed, counts.rejected, counts.discarded),
+                (0, 0, 0),
+                "{key:?}"
+            );
+            assert_eq!(done.count("a"), 50);
+        }
+    }
 }

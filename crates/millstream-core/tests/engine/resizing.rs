@@ -22,7 +22,7 @@ async fn more_workers_take_up_work_at_once() {
     until(|| processor.running.load(SeqCst) == 1).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(processor.most_running.load(SeqCst), 1);
-    rig.pipeline().resize(non_zero(5));
+    rig.resize(5);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(processor.running.load(SeqCst), 5);
     assert_eq!(rig.pipeline().status().concurrency, 5);
@@ -34,7 +34,7 @@ async fn p2_too_many_workers_end_with_their_message_and_break_nothing_off() {
     let (rig, processor) = start(8);
     rig.publish(&["sleep=1000"; 40]);
     until(|| processor.running.load(SeqCst) == 8).await;
-    rig.pipeline().resize(non_zero(2));
+    rig.resize(2);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     processor.most_running.store(0, SeqCst);
     rig.settled().await;
@@ -52,7 +52,7 @@ async fn idle_workers_that_are_too_many_leave_what_comes_to_the_others() {
     let (rig, processor) = start(8);
     tokio::time::sleep(Duration::from_secs(1)).await;
     for workers in [1, 3, 1, 8, 2, 1] {
-        rig.pipeline().resize(non_zero(workers));
+        rig.resize(workers);
         rig.publish(&["sleep=1"; 9]);
         rig.settled().await;
     }
@@ -67,11 +67,11 @@ async fn a_seat_that_is_wanted_again_before_its_worker_has_left_is_filled() {
     let (rig, processor) = start(4);
     rig.publish(&["sleep=1000"; 4]);
     until(|| processor.running.load(SeqCst) == 4).await;
-    rig.pipeline().resize(non_zero(1));
-    rig.pipeline().resize(non_zero(6));
-    rig.pipeline().resize(non_zero(1));
+    rig.resize(1);
+    rig.resize(6);
+    rig.resize(1);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    rig.pipeline().resize(non_zero(6));
+    rig.resize(6);
     rig.publish(&["sleep=1000"; 12]);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(processor.running.load(SeqCst), 6);
@@ -84,7 +84,7 @@ async fn p2_resized_all_the_time_every_message_is_processed_once() {
     rig.publish(&["sleep=3", "a", "sleep=7", "b"].repeat(500));
     let mut sizes = [1, 7, 2, 30, 1, 4, 16].into_iter().cycle();
     while !rig.queue.is_empty() {
-        rig.pipeline().resize(non_zero(sizes.next().unwrap()));
+        rig.resize(sizes.next().unwrap());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(processor.log.ended().len(), 2_000);
@@ -100,9 +100,9 @@ async fn p6_a_pipeline_that_is_resized_while_it_drains_drains_and_ends() {
     let pipeline = rig.pipeline();
     let (report, ()) = tokio::join!(pipeline.drain(Duration::from_secs(5)), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        rig.pipeline().resize(non_zero(12));
+        rig.resize(12);
     });
     assert_eq!((report.done, report.left), (12, 0), "{report}");
-    rig.pipeline().resize(non_zero(3));
+    rig.resize(3);
     assert_eq!(rig.pipeline().status().concurrency, 0);
 }

@@ -182,10 +182,11 @@ async fn a_policy_that_is_set_while_it_runs_judges_what_fails_from_then_on() {
     flaky.down.store(true, SeqCst);
     rig.publish(&["a"]);
     until(|| flaky.runs.load(SeqCst) >= 10).await;
-    rig.pipeline().set_retry(RetrySpec {
+    let redeliver = RetrySpec {
         strategy: RetryStrategy::Redeliver,
         ..RetrySpec::default()
-    });
+    };
+    rig.pipeline().change(|spec| spec.retry = redeliver).unwrap();
     rig.settled().await;
     let runs = flaky.runs.load(SeqCst);
     assert!((10..=12).contains(&runs), "{runs} runs");

@@ -362,7 +362,9 @@ async fn a_limit_that_is_set_holds_at_once_for_what_waits_under_the_one_before()
         tokio::time::sleep(10 * SECOND).await;
         assert_eq!(all.len(), 1);
         let from = Instant::now();
-        rig.pipeline().set_rate_limit(Some(of_kind(100, 10)));
+        rig.pipeline()
+            .change(|spec| spec.rate_limit = Some(of_kind(100, 10)))
+            .unwrap();
         tokio::time::sleep(2 * SECOND).await;
         let used = kept(&all.of("a")[1..], from, 100.0, 10.0);
         assert!(used > 0.9, "{used} with shared: {shared}, keyed: {keyed}");
@@ -371,7 +373,7 @@ async fn a_limit_that_is_set_holds_at_once_for_what_waits_under_the_one_before()
         tokio::time::sleep(SECOND).await;
         assert_eq!(rig.pipeline().status().condition != Condition::Running, shared);
         let from = Instant::now();
-        rig.pipeline().set_rate_limit(None);
+        rig.pipeline().change(|spec| spec.rate_limit = None).unwrap();
         rig.settled().await;
         assert!(from.elapsed() < SECOND, "{:?}", from.elapsed());
         let condition = rig.pipeline().status().condition;

@@ -258,6 +258,24 @@ impl Rig {
         self.host.pipeline("test").unwrap()
     }
 
+    /// Has so many messages processed at a time.
+    pub(crate) fn resize(&self, concurrency: usize) {
+        let set = |spec: &mut PipelineSpec| {
+            spec.processor.concurrency = non_zero(concurrency);
+            spec.processor.adapts_from = None;
+        };
+        self.pipeline().change(set).unwrap();
+    }
+
+    /// Has as many messages processed at a time as latency and errors allow, between these two.
+    pub(crate) fn adapt(&self, min: usize, max: usize) {
+        let set = |spec: &mut PipelineSpec| {
+            spec.processor.concurrency = non_zero(max);
+            spec.processor.adapts_from = Some(non_zero(min));
+        };
+        self.pipeline().change(set).unwrap();
+    }
+
     pub(crate) fn publish(&self, payloads: &[&str]) {
         self.queue
             .publish_all(payloads.iter().map(|payload| Message::new((*payload).to_owned())));

@@ -174,6 +174,27 @@ async fn what_waits_for_an_open_breaker_is_no_stall() {
     assert!(rig.pipeline().status().in_flight > 0);
 }
 
+/// A failed batch has had all turns for minutes, and what the processor retries has none for as long.
+#[tokio::test(start_paused = true)]
+async fn what_is_due_and_beyond_the_retry_budget_is_no_stall() {
+    let batches = ScriptedBatches::default();
+    let seen = Arc::clone(&batches.seen);
+    let rig = Rig::start(scripted().1.batch("db", batches), |spec| {
+        spec.retry.budget = Some(0.1);
+        let batcher = BatcherSpec {
+            size: crate::support::non_zero(4_000),
+            bytes: crate::support::non_zero(16 << 20),
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("db".to_owned(), batcher);
+    });
+    rig.publish(&["batch-fail"; 4_000]);
+    until(|| seen.lock().len() == 1).await;
+    rig.publish(&["fail"]);
+    waits(&rig, || rig.pipeline().status().parked == 1).await;
+    assert!(rig.pipeline().status().counts.over_budget > 0);
+}
+
 /// A queue that gives more than it is asked for, once.
 struct Generous(MemoryQueue, Arc<AtomicUsize>);
 

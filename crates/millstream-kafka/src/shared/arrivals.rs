@@ -1,12 +1,11 @@
 //! What was read: whether it may be handed out, and which partitions are not fetched from because of it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use millstream_core::{Message, OriginId, Scope, Ticket};
 use tracing::warn;
 
-use super::{Assignment, GENERATION, Place, Return, Shared, State, withdraw};
+use super::{Assignment, Buffer, GENERATION, Place, Return, Shared, State};
 use crate::copies::Assigned;
 use crate::ends::{Ends, Note};
 use crate::gate::Gate;
@@ -23,8 +22,7 @@ pub(crate) struct Taken {
 
 /// What may be handed out.
 struct Ahead<'a> {
-    buffer: &'a mut VecDeque<(Ticket, Message)>,
-    buffered: &'a mut usize,
+    buffer: &'a mut Buffer,
     suspect: &'a mut Option<(OriginId, u32, u64)>,
     halts_changed: &'a mut bool,
     lost: &'a mut Vec<Scope>,
@@ -44,31 +42,29 @@ impl Ahead<'_> {
             (message.origin, message.position) = home;
         }
         message.deliveries = assignment.gate.ends.deliveries(offset);
-        let mut arrival = assignment.offsets.arrive(offset, || message.clone());
-        if arrival == Arrival::Backwards {
+        if assignment.offsets.goes_back(offset) {
             warn!(
                 partition = assignment.place.name(),
                 offset, "the log was cut or made anew: what was read of it is forgotten from here on"
             );
             self.lost.push(Scope::Origin(origin, assignment.generation));
-            withdraw(self.buffer, self.buffered, origin);
+            self.buffer.withdraw(origin);
             if self.suspect.is_some_and(|(from, ..)| from == origin) {
                 *self.suspect = None;
             }
             *self.halts_changed |= assignment.gate.halted().is_some();
             assignment.cut(offset);
             message.deliveries = 1;
-            arrival = assignment.offsets.arrive(offset, || message.clone());
         }
-        if arrival != Arrival::New {
+        let size = message.size();
+        if assignment.offsets.arrive(offset, || message) != Arrival::New {
             return;
         }
         if assignment.gate.is_open() {
-            *self.buffered += message.size();
             self.buffer
-                .push_back((Ticket::new(assignment.generation, origin, offset), message));
+                .push_back(Ticket::new(assignment.generation, origin, offset), size);
         } else {
-            assignment.gate.hold(offset, back.due, message.size());
+            assignment.gate.hold(offset, back.due, size);
         }
     }
 }
@@ -113,7 +109,6 @@ impl Shared {
         let mut state = self.state.lock();
         let State {
             buffer,
-            buffered,
             assignments,
             suspect,
             halts_changed,
@@ -121,7 +116,6 @@ impl Shared {
         } = &mut *state;
         let mut ahead = Ahead {
             buffer,
-            buffered,
             suspect,
             halts_changed,
             lost: &mut taken.lost,

@@ -1,4 +1,4 @@
-use millstream_core::{Outcome, Settle, Settlement};
+use millstream_core::{Outcome, Settle, Settlement, Ticket};
 
 use super::*;
 use crate::copies::Assigned;
@@ -12,12 +12,15 @@ fn shared() -> Shared {
     })
 }
 
-fn assign(shared: &Shared, committed: u64) -> u32 {
-    let place = Place {
+fn orders() -> Place {
+    Place {
         topic: "orders".into(),
         partition: 0,
-    };
-    shared.assign(OriginId::default(), place, Some((committed, "")), None, false);
+    }
+}
+
+fn assign(shared: &Shared, committed: u64) -> u32 {
+    shared.assign(OriginId::default(), orders(), Some((committed, "")), None, false);
     shared.assigned(OriginId::default()).unwrap()
 }
 
@@ -43,7 +46,17 @@ fn read(shared: &Shared) -> Vec<(Ticket, Message)> {
 }
 
 fn buffered(shared: &Shared) -> Vec<(Ticket, Message)> {
-    shared.state.lock().buffer.drain(..).collect()
+    let mut state = shared.state.lock();
+    let State {
+        buffer, assignments, ..
+    } = &mut *state;
+    let tickets = std::iter::from_fn(|| buffer.pop_front());
+    tickets
+        .filter_map(|ticket| {
+            let message = assignments[&ticket.origin].offsets.out(ticket.sequence)?;
+            Some((ticket, message.clone()))
+        })
+        .collect()
 }
 
 fn acked(ticket: Ticket) -> Settle {
@@ -53,7 +66,8 @@ fn acked(ticket: Ticket) -> Settle {
     }
 }
 
-/// P1 P7: it would pass for what follows the committed offset, and let a commit go past what lies between.
+/// P1 P7, and Parallel Consumer's 875 and 909: it would pass for what follows the committed offset, and let a commit go past
+/// what lies between.
 #[test]
 fn what_was_read_before_its_partition_was_assigned_again_is_not_handed_out() {
     let shared = shared();
@@ -85,6 +99,77 @@ fn what_is_released_while_its_partition_is_revoked_is_not_handed_out_again() {
     );
     shared.unassign(&[OriginId::default()]);
     assert!(read(&shared).is_empty());
+}
+
+/// P7, and Vector's 24543: what failed is not settled, so it holds the mark, whatever is done behind it.
+#[test]
+fn what_is_done_behind_a_failed_message_does_not_have_it_committed() {
+    let back = Settlement::Retry {
+        after: Duration::from_secs(3_600),
+        failures: 1,
+    };
+    for (failed, drains) in [(back.clone(), false), (back, true), (Settlement::Release, true)] {
+        let shared = shared();
+        let assigned = assign(&shared, 80);
+        shared.take(run(assigned, 80..83));
+        let messages = read(&shared);
+        if drains {
+            shared.drain();
+        }
+        let failed = Settle {
+            ticket: messages[0].0,
+            settlement: failed,
+        };
+        shared.settle(&[failed, acked(messages[1].0), acked(messages[2].0)], |_, _| {});
+        let commits = shared.uncommitted();
+        let [commit] = &commits[..] else {
+            panic!("{commits:?}");
+        };
+        assert_eq!(commit.offset, 80, "drains: {drains}");
+        assert_eq!(
+            metadata::decode(80, &commit.metadata).1,
+            std::slice::from_ref(&(81..83))
+        );
+    }
+}
+
+/// P7, and Parallel Consumer's 893: the offset that the group has is that of the next message, and not of one that was
+/// done; nor is what was done beyond it all there is.
+#[test]
+fn the_first_commit_of_an_assignment_does_not_pass_what_is_yet_to_come() {
+    let shared = shared();
+    let (origin, place) = (OriginId::default(), orders());
+    let text = metadata::encode(80, &Note::default(), std::slice::from_ref(&(85..90)));
+    shared.assign(origin, place, Some((80, &text)), None, false);
+    let marks = || -> Vec<_> { shared.uncommitted().iter().map(|commit| commit.offset).collect() };
+    assert!(marks().into_iter().all(|mark| mark == 80));
+    shared.take(run(shared.assigned(origin).unwrap(), 80..82));
+    let messages = read(&shared);
+    assert_eq!(offsets(&messages), [80, 81]);
+    shared.settle(&[acked(messages[0].0)], |_, _| {});
+    assert_eq!(marks(), [81]);
+}
+
+/// P1 P2, and Parallel Consumer's 875 and 909, otel-arrow's 3682: what is known of an offset is known of one assignment.
+/// Otherwise the message would pass for one that is in flight, and nobody would run it until the process is started again.
+#[test]
+fn what_was_in_flight_before_a_rebalance_is_handed_out_again_after_it() {
+    let shared = shared();
+    let assigned = assign(&shared, 80);
+    shared.take(run(assigned, 80..83));
+    let before = read(&shared);
+    shared.unassign(&[OriginId::default()]);
+    let assigned = assign(&shared, 80);
+    shared.take(run(assigned, 80..83));
+    // What still runs says nothing of what was handed out since.
+    shared.settle(&[acked(before[0].0)], |_, outcome| {
+        assert_eq!(outcome, Outcome::Stale);
+    });
+    let after = read(&shared);
+    assert_eq!(offsets(&after), [80, 81, 82]);
+    let all: Vec<_> = after.iter().map(|(ticket, _)| acked(*ticket)).collect();
+    shared.settle(&all, |_, outcome| assert_eq!(outcome, Outcome::Sent));
+    assert_eq!(shared.uncommitted()[0].offset, 83);
 }
 
 /// P5 P3: the place waits with all that was read ahead of it, others go on, and it goes on in order.
@@ -121,7 +206,8 @@ async fn what_is_given_back_with_a_wait_holds_back_its_place_alone() {
     assert_eq!(positions, [1, 2, 3, 4]);
 }
 
-/// P6: a drain asks for a commit, and a revocation waits for what the drain has under way; neither comes first.
+/// P6, and Parallel Consumer's 857, Broadway Kafka's 92 and 121: a drain asks for a commit, and a revocation waits for what the
+/// drain has under way; neither comes first.
 #[test]
 fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
     let shared = shared();
@@ -300,11 +386,7 @@ fn a_partition_whose_log_is_cut_stands_still_only_at_what_is_left() {
 #[test]
 fn what_was_settled_in_an_older_log_is_not_taken_for_what_is_in_the_new_one() {
     let shared = shared();
-    let origin = OriginId::default();
-    let place = Place {
-        topic: "orders".into(),
-        partition: 0,
-    };
+    let (origin, place) = (OriginId::default(), orders());
     let note = Note {
         ends: 2,
         until: Some(1_100),
@@ -354,11 +436,7 @@ fn a_source_whose_transactions_end_is_no_unclean_end_to_the_next_in_its_process(
     shared.leave(&[OriginId::default()]);
     let deliveries = || {
         let next = transactional().after(Arc::clone(&left));
-        let place = Place {
-            topic: "orders".into(),
-            partition: 0,
-        };
-        next.assign(OriginId::default(), place, Some((offset, &text)), None, false);
+        next.assign(OriginId::default(), orders(), Some((offset, &text)), None, false);
         next.take(run(next.assigned(OriginId::default()).unwrap(), 80..81));
         read(&next)[0].1.deliveries
     };

@@ -17,7 +17,7 @@ pub(crate) enum Standing {
     Stale,
 }
 
-fn standing(assignment: Option<&mut Assignment>, ticket: &Ticket) -> Standing {
+fn standing(assignment: Option<&Assignment>, ticket: &Ticket) -> Standing {
     match assignment {
         Some(assignment) if assignment.generation == ticket.generation => {
             match assignment.offsets.out(ticket.sequence) {
@@ -40,7 +40,7 @@ impl Assignment {
 impl Shared {
     /// What there is of this delivery.
     pub(crate) fn standing(&self, ticket: &Ticket) -> Standing {
-        standing(self.state.lock().assignments.get_mut(&ticket.origin), ticket)
+        standing(self.state.lock().assignments.get(&ticket.origin), ticket)
     }
 
     /// All that has come to be settled and was not sent to be committed, once these deliveries are settled too. It counts
@@ -53,7 +53,7 @@ impl Shared {
             return None;
         }
         for ticket in inputs {
-            if standing(state.assignments.get_mut(&ticket.origin), ticket) != Standing::Open {
+            if standing(state.assignments.get(&ticket.origin), ticket) != Standing::Open {
                 return None;
             }
             written.entry(ticket.origin).or_default().insert(ticket.sequence);

@@ -21,7 +21,6 @@ impl Shared {
         let before = state.buffer.len();
         let State {
             buffer,
-            buffered,
             assignments,
             suspicious,
             phase,
@@ -36,9 +35,9 @@ impl Shared {
                 assignment.gate.ends.settled_before(mark);
             }
             while let Some(offset) = assignment.gate.let_through(now) {
-                if let Some(message) = assignment.offsets.out(offset).cloned() {
-                    *buffered += message.size();
-                    buffer.push_back((Ticket::new(assignment.generation, *origin, offset), message));
+                if let Some(message) = assignment.offsets.out(offset) {
+                    let ticket = Ticket::new(assignment.generation, *origin, offset);
+                    buffer.push_back(ticket, message.size());
                 }
             }
             if assignment.gate.turn(now) {

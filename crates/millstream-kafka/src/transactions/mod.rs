@@ -74,7 +74,7 @@ impl Transactions {
 
     /// Sets a property of the one producer, for all sinks.
     pub(crate) fn set(&self, name: &str, value: &str) -> Result<(), InvalidProperty> {
-        check_sink(name)?;
+        check_sink(name, value)?;
         let mut properties = self.properties.lock();
         let set = properties
             .entry(name.to_owned())

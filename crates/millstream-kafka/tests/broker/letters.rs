@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::{Condition, DeadLetter, Failure, Message, PipelineSpec, Rejection};
+use millstream_core::{
+    Condition, DeadLetter, Failure, Message, PipelineSpec, Rejection, SinkConnector as _, Visit,
+};
 use millstream_kafka::KafkaSink;
 use parking_lot::Mutex;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::{Done, Member, OwnKafka, Topic, keyed, until};
 
@@ -227,4 +231,67 @@ async fn a_halt_goes_with_its_partition() {
     tokio::time::timeout(Duration::from_secs(30), second.drain())
         .await
         .unwrap();
+}
+
+/// How much has been committed at these brokers, for whatever groups.
+async fn commits(brokers: &str) -> i64 {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    let sum = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let topic = "__consumer_offsets";
+        let wait = Duration::from_secs(30);
+        let metadata = consumer.fetch_metadata(Some(topic), wait).unwrap();
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions
+            .map(|partition| consumer.fetch_watermarks(topic, partition.id(), wait).unwrap().1)
+            .sum()
+    });
+    sum.await.unwrap()
+}
+
+/// Brokers forget what a group without members has committed, so long after they heard of it last: whoever looks at the
+/// letters tells them again what was replayed, and changes nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_replayed_is_committed_anew_by_each_visit() {
+    let kafka = OwnKafka::start().await;
+    let topic = Topic::with(&kafka.brokers(), "anew.dead", 2, &[]).await;
+    topic.publish(&keyed(0..6, 6)).await;
+    let letters = KafkaSink::new(&topic.brokers, &topic.name).letters().unwrap();
+    let mut visit = letters.open(Visit::Replay).await.unwrap();
+    let mut replayed = Vec::new();
+    while replayed.len() < 6 {
+        let some = visit.next(9).await.unwrap();
+        assert!(!some.is_empty());
+        replayed.extend(some.iter().map(|letter| (letter.handle, letter.id.clone())));
+    }
+    // In between as well, so that there is something to note.
+    let handles: Vec<_> = replayed.iter().step_by(2).map(|(handle, _)| *handle).collect();
+    assert_eq!(visit.remove(&handles).await.unwrap(), 3);
+    visit.close().await.unwrap();
+    let mut left: Vec<_> = replayed
+        .into_iter()
+        .skip(1)
+        .step_by(2)
+        .map(|(_, id)| id)
+        .collect();
+    left.sort();
+    for visits in [Visit::Look, Visit::Purge, Visit::Replay, Visit::Look] {
+        let before = commits(&topic.brokers).await;
+        let mut visit = letters.open(visits).await.unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let some = visit.next(9).await.unwrap();
+            if some.is_empty() {
+                break;
+            }
+            seen.extend(some.into_iter().map(|letter| letter.id));
+        }
+        seen.sort();
+        assert_eq!(seen, left, "{visits:?}");
+        assert!(commits(&topic.brokers).await > before, "{visits:?}");
+        if visits != Visit::Purge {
+            visit.close().await.unwrap();
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod damaged;
 mod ends;
 mod gaps;
 mod group;
@@ -10,7 +11,10 @@ mod lag;
 mod letters;
 mod once_later;
 mod outage;
+mod rebalances;
 mod retries;
+#[cfg(all(feature = "ssl", feature = "zstd"))]
+mod secured;
 mod slow;
 mod stuck;
 mod support;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::support::{Done, Member, OwnKafka, Topic, keyed, until};
 
-fn policy(backoff: u64, attempts: u32) -> RetrySpec {
+pub(crate) fn policy(backoff: u64, attempts: u32) -> RetrySpec {
     RetrySpec {
         attempts: attempts.try_into().unwrap(),
         backoff: Duration::from_millis(backoff),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -64,6 +65,16 @@ impl OwnKafka {
 
     pub(crate) async fn start_again(&self) {
         self.has(|kafka| kafka.start_again().unwrap()).await;
+    }
+
+    /// Has it stop in good order; meanwhile does this to its one node's folder.
+    pub(crate) async fn while_stopped(&self, done: impl Fn(&Path) + Send + 'static) {
+        self.has(move |kafka| {
+            kafka.stop().unwrap();
+            kafka.folders().for_each(done);
+            kafka.start_again().unwrap();
+        })
+        .await;
     }
 
     async fn has(&self, done: impl FnOnce(&mut Kafka) + Send + 'static) {

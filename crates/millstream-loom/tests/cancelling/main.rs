@@ -21,6 +21,7 @@ mod mutants {
     #[derive(Clone, Copy)]
     pub(crate) enum Mutant {
         CutForgetsRunning,
+        LossUncounted,
         StaleHonoured,
     }
 

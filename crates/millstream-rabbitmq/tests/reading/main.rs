@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod demand;
+mod letters;
 mod losses;
 mod pipelines;
 mod settlements;

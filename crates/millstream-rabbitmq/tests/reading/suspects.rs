@@ -1,14 +1,19 @@
 //! Messages that were delivered often, on quorum queues.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_brokers::{RabbitMq, Series};
-use millstream_core::{Settlement, rt};
+use millstream_core::{
+    Batch, BatchHandler, BatcherSpec, Context, DeadLetter, Failure, Flow, Host, PipelineSpec, Processor,
+    Settlement, rt,
+};
+use millstream_rabbitmq::RabbitConnector;
 use millstream_rabbitmq::lapin::message::Delivery;
 use millstream_rabbitmq::lapin::options::{BasicGetOptions, BasicNackOptions};
 use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
 
-use crate::tools::{Client, PLENTY, Reading, numbers, settings, start, tickets};
+use crate::tools::{Client, PLENTY, Reading, counts, numbers, settings, start, tickets, until};
 
 async fn quorum(broker: &RabbitMq, queue: &str, messages: usize) -> Client {
     let client = Client::of(broker).await;
@@ -121,4 +126,80 @@ async fn many_suspects_raise_nobodys_count_more_than_once() {
     }
     seen.sort_unstable();
     assert_eq!(seen, (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_back_for_the_last_suspect_comes_as_everything_does() {
+    let broker = start(Series::V4);
+    let queue = "last-suspect";
+    let client = quorum(&broker, queue, 1).await;
+    deliver_in_vain(&client, queue, 4).await;
+    client.publish(queue, 1..50).await;
+    let mut reading = Reading::open(settings(&broker, queue)).await;
+    let suspect = reading.read(PLENTY).await;
+    assert_eq!(numbers(&suspect), [0]);
+    reading.settle_now(&tickets(&suspect), &Settlement::Ack).await;
+    // One at a time, the second would wait for the settlement of the first.
+    assert_eq!(reading.take(49).await.len(), 49);
+}
+
+/// Hands everything on.
+struct Pass;
+
+impl Processor for Pass {
+    type Input = String;
+    type Output = ();
+
+    async fn process(&self, _: String, _: &mut Context<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl BatchHandler for Pass {
+    type Input = ();
+
+    async fn handle(&self, _: &mut Batch<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_one_at_a_time_between_suspects_does_not_wait_for_its_batch_to_fill() {
+    let broker = start(Series::V3);
+    let queue = "between-suspects";
+    let client = quorum(&broker, queue, 5).await;
+    let requeue = BasicNackOptions {
+        requeue: true,
+        multiple: false,
+    };
+    let mut got = Vec::new();
+    for _ in 0..5 {
+        got.push(first(&client, queue).await);
+    }
+    // The first and the last are suspects, and what is between them was given back once.
+    for _ in 0..4 {
+        for suspect in [0, 4] {
+            got[suspect].nack(requeue).await.unwrap();
+            got[suspect] = first(&client, queue).await;
+        }
+    }
+    for delivery in got {
+        delivery.nack(requeue).await.unwrap();
+    }
+    let connector = Arc::new(RabbitConnector::new(settings(&broker, queue)));
+    let flow = Flow::process(Pass).batch("keep", Pass);
+    let mut spec = PipelineSpec::new("between", connector, flow);
+    spec.dead_letter = DeadLetter::Discard;
+    let batcher = BatcherSpec {
+        max_age: Duration::from_hours(1),
+        ..BatcherSpec::default()
+    };
+    spec.batchers.insert("keep".to_owned(), batcher);
+    let host = Host::start([spec]).unwrap();
+    until("all are done", || {
+        let (ready, underway, _) = counts(&broker, queue);
+        ready + underway == 0
+    })
+    .await;
+    host.drain(Duration::from_secs(10)).await;
 }

@@ -7,6 +7,7 @@ use millstream_core::rt::Instant;
 use millstream_core::{Message, OriginId, Outcome, Settlement, Ticket};
 
 use super::plan::{Kind, Plan};
+use super::script::group;
 use super::world::{Event, State, Written};
 
 #[derive(Debug)]
@@ -149,11 +150,8 @@ impl State {
                 broker.delayed.insert((due, number));
             }
         } else {
-            let key = post
-                .message
-                .key
-                .as_ref()
-                .map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum());
+            let key =
+                group(&post.message).map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum());
             post.partition = key % broker.partitions.len();
             if let Some(partition) = broker.partitions.get_mut(post.partition) {
                 // As compaction and transaction markers leave gaps.

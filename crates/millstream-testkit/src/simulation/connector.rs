@@ -97,6 +97,11 @@ impl Source for Reader {
                 if std::mem::take(&mut state.broker.trouble.read_fails) {
                     state.met("failed read");
                     state.broker.trouble.read_failed = true;
+                    // What it has given by then is nobody's but the engine's.
+                    if state.rng.bool() {
+                        state.met("failed read with messages");
+                        state.hand_out(credit.messages.min(3), credit.bytes, chunk);
+                    }
                     return Err(SourceError("told to fail".to_owned()));
                 }
                 let most = state.rng.usize(1..=credit.messages.min(100));

@@ -3,13 +3,15 @@
 //! A delivery is one handing out of one message. It waits, runs, perhaps enters a batcher and runs there, and is settled;
 //! how far it is decides what may happen to it next.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millstream_core::simulation::{Ended, Seen};
 use millstream_core::{BreakerState, Message, Ticket};
+use rustc_hash::FxHashMap;
 
-use super::plan::{Letters, Order, ms};
+use super::plan::{Letters, Order, Rate, ms};
+use super::script::group;
 use super::world::{Event, State, World};
 
 /// How long the engine may take over what it does at once, while time stands still but for it.
@@ -19,7 +21,7 @@ const AT_ONCE: Duration = ms(100);
 pub(super) struct Model {
     process: u32,
     deliveries: Vec<Delivery>,
-    tickets: HashMap<(u32, u64), usize>,
+    tickets: FxHashMap<(u32, u64), usize>,
     /// Handed out in this process, and neither answered for nor lost.
     out: BTreeSet<usize>,
     /// Those that the processor is not done with, of each key.
@@ -232,10 +234,9 @@ impl State {
     pub(super) fn handed_out(&mut self, post: usize, partition: usize, ticket: Ticket, message: &Message) {
         let key = match self.plan.ordering {
             Order::None => None,
-            Order::Key => message
-                .key
-                .as_ref()
-                .map(|key| key.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte))),
+            Order::Key | Order::Header => {
+                group(message).map(|key| key.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte)))
+            }
             Order::Partition => Some(partition as u64),
         };
         let (now, deadly) = (self.now(), message.deliveries > self.plan.max_deliveries);
@@ -387,11 +388,9 @@ impl State {
 
     /// What comes of a run that failed, as the policy has it: no attempt counts while the breaker is not closed.
     fn failed(&mut self, delivery: usize) -> Stage {
-        let breaker = self
-            .pipeline
-            .as_ref()
-            .and_then(|pipeline| pipeline.status().breaker);
-        let counts = breaker.is_none_or(|breaker| breaker == BreakerState::Closed);
+        let counts = self
+            .breaker()
+            .is_none_or(|breaker| breaker == BreakerState::Closed);
         let (attempts, backoff, now) = (self.plan.attempts, self.plan.backoff, self.now());
         let Some(found) = self.model.deliveries.get_mut(delivery) else {
             return Stage::GivenUp;
@@ -410,6 +409,14 @@ impl State {
             };
         }
         Stage::Parked(now + backoff * 2u32.pow(found.failures - 1))
+    }
+
+    /// Where its breaker stands, if it has one.
+    fn breaker(&self) -> Option<BreakerState> {
+        self.pipeline
+            .as_ref()
+            .filter(|_| self.plan.breaker)
+            .and_then(|pipeline| pipeline.status().breaker)
     }
 
     fn batch_began(&mut self, batcher: usize, deliveries: &[usize]) {
@@ -513,20 +520,19 @@ impl State {
                 format!("{held} bytes are in flight, {bytes} more are asked for, and {limit} may be"),
             );
         }
-        let open = self
-            .pipeline
-            .as_ref()
-            .and_then(|pipeline| pipeline.status().breaker)
-            == Some(BreakerState::Open);
-        if open {
+        if self.breaker() == Some(BreakerState::Open) {
             self.violate("P5", "the source is read though the breaker is open");
         }
     }
 
-    /// P5: what may run does, while a worker is free. Called every now and then.
-    pub(super) fn check_progress(&mut self, serving: bool) {
+    /// P5: what may run does, while a worker is free. Called every now and then; so many workers may be `gone`, if the
+    /// pipeline serves at all.
+    pub(super) fn check_progress(&mut self, gone: Option<usize>) {
         let (now, model, plan) = (self.now(), &self.model, &self.plan);
-        let free = model.running < plan.concurrency && serving && !model.suspects && !plan.breaker;
+        // Fewer may run where their number adapts, and what is over the limit of its key waits in the engine.
+        let freely = plan.adapts_from.is_none() && plan.rate != Rate::Keys && !plan.breaker;
+        let seated = gone.map_or(0, |gone| plan.concurrency.saturating_sub(gone));
+        let free = model.running < seated && !model.suspects && freely;
         let long = model.lanes.values().any(|lane| lane.len() >= plan.per_key);
         let may_run = |delivery: &&usize| {
             let Some(found) = model.deliveries.get(**delivery) else {

@@ -12,6 +12,8 @@ pub(super) struct Plan {
     pub(super) broker: Kind,
     pub(super) ordering: Order,
     pub(super) concurrency: usize,
+    /// Where there is one, concurrency adapts from this on.
+    pub(super) adapts_from: Option<usize>,
     pub(super) max_demand: usize,
     pub(super) timeout: Duration,
     pub(super) in_flight: usize,
@@ -24,7 +26,7 @@ pub(super) struct Plan {
     pub(super) strategy: RetryStrategy,
     pub(super) max_deliveries: u32,
     pub(super) breaker: bool,
-    pub(super) rate: bool,
+    pub(super) rate: Rate,
     pub(super) letters: Letters,
     pub(super) messages: usize,
     pub(super) keys: u32,
@@ -57,7 +59,17 @@ pub(super) enum Kind {
 pub(super) enum Order {
     None,
     Key,
+    Header,
     Partition,
+}
+
+/// What is limited in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rate {
+    Nothing,
+    Pipeline,
+    /// Each value of a header.
+    Keys,
 }
 
 /// Where messages end that are given up.
@@ -167,7 +179,19 @@ impl Kind {
 impl Plan {
     pub(super) fn of(seed: u64) -> Self {
         let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let ordering = one_of([Order::None, Order::Key, Order::Key, Order::Partition], rng);
+        let ordering = one_of(
+            [
+                Order::None,
+                Order::None,
+                Order::Key,
+                Order::Key,
+                Order::Key,
+                Order::Header,
+                Order::Partition,
+                Order::Partition,
+            ],
+            rng,
+        );
         let log = ordering == Order::Partition || rng.u8(..3) == 0;
         let broker = if log {
             Kind::Log {
@@ -178,7 +202,8 @@ impl Plan {
             Kind::Queue {
                 delay: rng.bool(),
                 counts: rng.bool(),
-                orders_keys: ordered && rng.bool(),
+                // A store knows a message's key, and nothing of its headers.
+                orders_keys: ordering == Order::Key && rng.bool(),
                 reorders: !ordered && rng.bool(),
                 single: !ordered && rng.bool(),
             }
@@ -214,10 +239,12 @@ impl Plan {
             slow: one_in(2, 400),
             batches: one_in(2, 300),
         };
+        let concurrency = rng.usize(1..9);
         Self {
             broker,
             ordering,
-            concurrency: rng.usize(1..9),
+            concurrency,
+            adapts_from: (rng.u8(..5) == 0).then(|| rng.usize(1..=concurrency)),
             max_demand: one_of([1, rng.usize(1..10), 100], rng),
             timeout: ms(rng.u64(50..1_000)),
             in_flight,
@@ -234,7 +261,11 @@ impl Plan {
             },
             max_deliveries: 12,
             breaker: rng.u8(..3) == 0,
-            rate: rng.u8(..6) == 0,
+            rate: match rng.u8(..6) {
+                0 => Rate::Pipeline,
+                1 => Rate::Keys,
+                _ => Rate::Nothing,
+            },
             letters,
             messages: rng.usize(200..260),
             keys: rng.u32(20..40),
@@ -243,6 +274,19 @@ impl Plan {
             spice,
             steps: steps(rng, broker),
         }
+    }
+}
+
+impl Plan {
+    /// What of it not every run has.
+    pub(super) fn features(&self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.ordering == Order::Header, "order by header"),
+            (self.adapts_from.is_some(), "adaptive concurrency"),
+            (self.rate == Rate::Keys, "rate of each key"),
+        ]
+        .into_iter()
+        .filter_map(|(has, feature)| has.then_some(feature))
     }
 }
 
@@ -298,7 +342,7 @@ fn steps(rng: &mut Rng, broker: Kind) -> Vec<(Duration, Step)> {
 }
 
 /// One of these, which has to be at least one.
-fn one_of<T: Copy, const N: usize>(options: [T; N], rng: &mut Rng) -> T {
+pub(super) fn one_of<T: Copy, const N: usize>(options: [T; N], rng: &mut Rng) -> T {
     const { assert!(N > 0, "one of none") };
     let index = rng.usize(..N);
     *options.get(index).unwrap_or(&options[0])

@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use millstream_core::rt::{self, Instant};
 use millstream_core::simulation::enter;
 use millstream_core::{
@@ -16,7 +17,8 @@ use tokio::runtime::Builder;
 
 use super::connector::Door;
 use super::letters::Mailbox;
-use super::plan::{Letters, Order, Plan, Step, ms};
+use super::plan::{Letters, Order, Plan, Rate, Step, ms};
+use super::script::{TENANT, group};
 use super::world::{Event, Violation, World, Written};
 
 /// Everything has to come to rest within this time once faults have stopped.
@@ -138,6 +140,7 @@ async fn process_of(
         state.plan.per_key = limits.per_key.get();
         state.plan.concurrency = spec.processor.concurrency.get();
         state.plan.attempts = spec.retry.attempts.get();
+        state.plan.breaker = spec.breaker.is_some() || !spec.dependencies.is_empty();
     }
     let host = match Host::start([spec]) {
         Ok(host) => host,
@@ -166,12 +169,16 @@ async fn watch(world: &World) -> bool {
     loop {
         rt::sleep(LOOK).await;
         let pipeline = world.lock().pipeline.clone();
-        let status = pipeline.map(|pipeline| pipeline.status().condition);
-        let serving = matches!(
-            status,
-            Some(millstream_core::Condition::Running | millstream_core::Condition::Paused)
-        );
-        world.lock().check_progress(serving);
+        let status = pipeline.map(|pipeline| pipeline.status());
+        let serving = status.filter(|status| {
+            matches!(
+                status.condition,
+                millstream_core::Condition::Running | millstream_core::Condition::Paused
+            )
+        });
+        // What has died may still wait for its restart, longer each time.
+        let gone = serving.map(|status| usize::try_from(status.counts.restarts).unwrap_or(usize::MAX));
+        world.lock().check_progress(gone);
         world.look();
     }
 }
@@ -199,6 +206,7 @@ fn spec(world: &World, process: u32, plan: &Plan, flow: SharedFlow) -> PipelineS
     spec.ordering = match plan.ordering {
         Order::None => Ordering::None,
         Order::Key => Ordering::Key,
+        Order::Header => Ordering::By(Arc::new(|message| group(message).map(Bytes::copy_from_slice))),
         Order::Partition => Ordering::Partition,
     };
     spec.limits = Limits {
@@ -211,7 +219,7 @@ fn spec(world: &World, process: u32, plan: &Plan, flow: SharedFlow) -> PipelineS
         concurrency: number(plan.concurrency),
         max_demand: number(plan.max_demand),
         timeout: plan.timeout,
-        adapts_from: None,
+        adapts_from: plan.adapts_from.map(number),
     };
     for (index, step) in steps.iter().enumerate() {
         let Some(batches) = plan.batchers.get(index % plan.batchers.len().max(1)) else {
@@ -252,13 +260,18 @@ fn spec(world: &World, process: u32, plan: &Plan, flow: SharedFlow) -> PipelineS
         probes: number32(2),
         ..BreakerSpec::default()
     });
-    spec.rate_limit = plan.rate.then(|| RateLimit {
-        messages: number32(400),
+    let rate = |messages, burst, key: Option<&str>| RateLimit {
+        messages: number32(messages),
         per: Duration::from_secs(1),
-        burst: number32(50),
-        key: None,
+        burst: number32(burst),
+        key: key.map(str::to_owned),
         weights: BTreeMap::new(),
-    });
+    };
+    spec.rate_limit = match plan.rate {
+        Rate::Nothing => None,
+        Rate::Pipeline => Some(rate(400, 50, None)),
+        Rate::Keys => Some(rate(100, 20, Some(TENANT))),
+    };
     spec.supervisor = SupervisorSpec {
         max_restarts: 10_000,
         ..SupervisorSpec::default()
@@ -545,6 +558,12 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     for (name, counted, seen) in pairs {
         if counted != seen {
             state.violate("P8", format!("`{name}` is {counted}, and {seen} were seen"));
+        }
+    }
+    // The engine's own checks of its promises.
+    for (sentinel, times) in pipeline.measures().sentinels {
+        if times > 0 {
+            state.violate(sentinel.promise(), format!("{sentinel}, {times} times"));
         }
     }
     drop(state);

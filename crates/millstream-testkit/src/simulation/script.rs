@@ -2,14 +2,14 @@
 
 use std::error::Error;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use fastrand::Rng;
 use millstream_core::rt;
 use millstream_core::{
     Batch, BatchHandler, Context, Decode, Failure, Flow, Message, Processor, Settlement, SharedFlow,
 };
 
-use super::plan::{Order, Plan, ms};
+use super::plan::{Order, Plan, Rate, ms, one_of};
 use super::world::{World, Written};
 
 /// What becomes of a message in the processor.
@@ -31,24 +31,30 @@ pub(super) enum Deed {
     Own,
 }
 
+/// The header by which messages are ordered where it is not by their key.
+const GROUP: &str = "group";
+/// The header of which each value has a rate of its own.
+pub(super) const TENANT: &str = "tenant";
+
+/// What a message is ordered by, if it is in order.
+pub(super) fn group(message: &Message) -> Option<&[u8]> {
+    let header = message.headers.get(GROUP).map(str::as_bytes);
+    header.or(message.key.as_deref())
+}
+
 /// The messages of a run: written as the plan's spice has it.
 pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
     (0..plan.messages)
         .map(|number| {
             let deed = deed(plan, rng, number);
-            let mut payload = BytesMut::new();
+            let mut payload = Vec::with_capacity(44);
+            let mut fill = 1;
             if deed != Deed::Undecodable {
-                payload.put_u32(u32::try_from(number).unwrap_or(u32::MAX));
+                payload.extend(u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes());
+                fill = rng.usize(..40);
             }
-            payload.put_bytes(
-                b' ',
-                if deed == Deed::Undecodable {
-                    1
-                } else {
-                    rng.usize(..40)
-                },
-            );
-            let mut message = Message::new(payload.freeze());
+            payload.resize(payload.len() + fill, b' ');
+            let mut message = Message::new(payload);
             // A few have no key, and no order.
             if rng.u8(..20) > 0 {
                 // Some keys are hot.
@@ -57,7 +63,15 @@ pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
                 } else {
                     rng.u32(..plan.keys)
                 };
-                message = message.with_key(key.to_be_bytes().to_vec());
+                message = match plan.ordering {
+                    Order::Header => message.with_header(GROUP, &key.to_string()),
+                    Order::None | Order::Key | Order::Partition => {
+                        message.with_key(key.to_be_bytes().to_vec())
+                    }
+                };
+            }
+            if plan.rate == Rate::Keys {
+                message = message.with_header(TENANT, one_of(["a", "b", "c"], rng));
             }
             Written {
                 message,
@@ -235,8 +249,11 @@ impl Script {
     fn choose(&self, number: usize, bare: bool, cx: &mut Context<'_>) {
         let key = match self.ordering {
             Order::Partition => 0,
-            Order::Key | Order::None => cx
-                .key()
+            Order::Key | Order::Header | Order::None => cx
+                .headers()
+                .get(GROUP)
+                .map(str::as_bytes)
+                .or(cx.key().map(AsRef::as_ref))
                 .map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum()),
         };
         match self.batchers {

@@ -1,7 +1,8 @@
 //! What one simulated run consists of: [`World`], which outlives the processes in it.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use millstream_core::rt::{self, Instant};
 use millstream_core::simulation::Ended;
 use millstream_core::{EngineHandle, Message, Pipeline};
 use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHasher;
 use tokio::sync::Notify;
 
 use super::broker::Broker;
@@ -47,6 +49,8 @@ pub(super) struct State {
     pub(super) engine: Option<EngineHandle>,
     /// When the clock of this process began, by the world's and by its own.
     clock: (Duration, Option<Instant>),
+    /// The time, once somebody who holds this has asked: none passes until he lets go.
+    now: Cell<Option<Duration>>,
     /// The process shall die.
     pub(super) dies: bool,
     /// Faults have stopped.
@@ -95,7 +99,7 @@ impl World {
         let state = State {
             rng: Rng::with_seed(seed ^ 0x5eed),
             events: Vec::new(),
-            met: BTreeSet::new(),
+            met: plan.features().collect(),
             violation: None,
             broker: Broker::new(&plan),
             model: Model::default(),
@@ -103,6 +107,7 @@ impl World {
             pipeline: None,
             engine: None,
             clock: (Duration::ZERO, None),
+            now: Cell::new(None),
             dies: false,
             calm: false,
             left_behind: None,
@@ -116,7 +121,9 @@ impl World {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock()
+        let state = self.0.state.lock();
+        state.now.set(None);
+        state
     }
 
     /// The same while this process lives.
@@ -182,8 +189,13 @@ impl State {
 
     /// Time since the run began.
     pub(super) fn now(&self) -> Duration {
+        if let Some(now) = self.now.get() {
+            return now;
+        }
         let (offset, started) = self.clock;
-        offset + started.map_or(Duration::ZERO, |started| started.elapsed())
+        let now = offset + started.map_or(Duration::ZERO, |started| started.elapsed());
+        self.now.set(Some(now));
+        now
     }
 
     /// A moment of the world on the clock of this process.
@@ -218,7 +230,7 @@ impl State {
 
     /// Two runs with the same number went the same way.
     pub(super) fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         self.events.hash(&mut hasher);
         hasher.finish()
     }

@@ -4,8 +4,9 @@ use millstream_testkit::simulation::Simulation;
 
 use crate::scale::Scale;
 
-/// The kinds of faults, each of which has to strike in a twentieth of all runs at least.
-const FAULTS: [&str; 26] = [
+/// The kinds of faults, and what not every pipeline has, each of which has to strike in a twentieth of all runs at least.
+const FAULTS: [&str; 30] = [
+    "adaptive concurrency",
     "batch taken apart",
     "broker not there",
     "crash",
@@ -15,6 +16,7 @@ const FAULTS: [&str; 26] = [
     "failed batch",
     "failed item",
     "failed read",
+    "failed read with messages",
     "failed settlement",
     "failure",
     "hang",
@@ -22,9 +24,11 @@ const FAULTS: [&str; 26] = [
     "kill",
     "letter not taken",
     "lost partition",
+    "order by header",
     "panic",
     "panic in a batch",
     "pause",
+    "rate of each key",
     "reject",
     "rejected item",
     "revoked partition",

@@ -10,6 +10,7 @@ pub struct KafkaBuilder {
     pub(super) nodes: usize,
     pub(super) settings: Vec<(String, String)>,
     pub(super) formatted: bool,
+    pub(super) secured: bool,
 }
 
 impl KafkaBuilder {
@@ -18,6 +19,7 @@ impl KafkaBuilder {
             nodes: 1,
             settings: Vec::new(),
             formatted: false,
+            secured: false,
         }
     }
 
@@ -38,6 +40,13 @@ impl KafkaBuilder {
     /// brought up to this one.
     pub const fn formatted(mut self) -> Self {
         self.formatted = true;
+        self
+    }
+
+    /// Whether it listens at [`Kafka::secured`] too, with TLS and a certificate of an authority of its own, for
+    /// [`Kafka::USER`] alone; not, unless this says so.
+    pub const fn secured(mut self, secured: bool) -> Self {
+        self.secured = secured;
         self
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::builder::KafkaBuilder;
 use super::installation::Installation;
 use super::node::Node;
-use crate::{ControlError, StartError};
+use crate::{ControlError, StartError, tls};
 
 /// A Kafka of its own, of one node or several. Dropped, it is killed and its data removed.
 #[derive(Debug)]
@@ -15,6 +15,11 @@ pub struct Kafka {
 }
 
 impl Kafka {
+    /// Who may log in where it is [`secured`](Self::secured), by SASL's PLAIN.
+    pub const USER: &str = "millstream";
+    /// The password of [`USER`](Self::USER).
+    pub const PASSWORD: &str = "a secret of the tests";
+
     /// What a Kafka is to be like.
     pub const fn builder() -> KafkaBuilder {
         KafkaBuilder::new()
@@ -23,7 +28,7 @@ impl Kafka {
     pub(super) fn start(builder: &KafkaBuilder) -> Result<Self, StartError> {
         let installation = Installation::find()?;
         let nodes = (1..=builder.nodes)
-            .map(Node::new)
+            .map(|id| Node::new(id, builder.secured))
             .collect::<Result<Vec<_>, _>>()?;
         let voters = nodes.iter().map(Node::voter).collect::<Vec<_>>().join(",");
         for node in &nodes {
@@ -101,6 +106,22 @@ impl Kafka {
     #[must_use]
     pub fn brokers(&self) -> String {
         self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// As [`brokers`](Self::brokers), where clients have to speak TLS and to log in.
+    ///
+    /// # Panics
+    /// If it was not started with [`KafkaBuilder::secured`].
+    #[must_use]
+    pub fn secured(&self) -> String {
+        let address = |node: &Node| node.secured_address().expect("started with secured(true)");
+        self.nodes.iter().map(address).collect::<Vec<_>>().join(",")
+    }
+
+    /// The file with the certificate of the authority that gave the first node its own, as PEM.
+    #[must_use]
+    pub fn authority(&self) -> Option<PathBuf> {
+        self.nodes.first().map(|node| node.file(tls::CA))
     }
 
     /// The folder of each node.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::cluster::Kafka;
 use super::installation::Installation;
 use crate::error::tail;
 use crate::group::{self, Group};
 use crate::ports::Port;
-use crate::{ControlError, StartError};
+use crate::{ControlError, StartError, tls};
 
 /// Any will do: nothing else hears of it.
 const CLUSTER: &str = "millstream-tests000000";
@@ -33,10 +34,11 @@ pub(crate) struct Node {
     id: usize,
     broker: Port,
     controller: Port,
+    secured: Option<Port>,
 }
 
 impl Node {
-    pub(crate) fn new(id: usize) -> Result<Self, StartError> {
+    pub(crate) fn new(id: usize, secured: bool) -> Result<Self, StartError> {
         let data = tempfile::Builder::new()
             .prefix("millstream-kafka-")
             .tempdir()
@@ -48,11 +50,17 @@ impl Node {
             id,
             broker: port()?,
             controller: port()?,
+            secured: secured.then(port).transpose()?,
         })
     }
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.broker.number())
+    }
+
+    pub(crate) fn secured_address(&self) -> Option<String> {
+        let port = self.secured.as_ref()?;
+        Some(format!("127.0.0.1:{}", port.number()))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -64,7 +72,7 @@ impl Node {
         format!("{}@127.0.0.1:{}", self.id, self.controller.number())
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.data.path().join(name)
     }
 
@@ -128,10 +136,10 @@ impl Node {
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
-             listeners=PLAINTEXT://{broker},CONTROLLER://{controller}\n\
-             advertised.listeners=PLAINTEXT://{broker}\n\
+             listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{secured}\n\
+             advertised.listeners=PLAINTEXT://{broker}{secured}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
              log.dirs={data}\n\
              offsets.topic.replication.factor={copies}\n\
              offsets.topic.num.partitions=4\n\
@@ -149,11 +157,39 @@ impl Node {
              log.cleaner.dedupe.buffer.size=4194304\n",
             id = self.id,
             data = self.file("data").display(),
+            secured = self
+                .secured_address()
+                .map(|address| format!(",SASL_SSL://{address}"))
+                .unwrap_or_default(),
         );
+        if self.secured.is_some() {
+            self.secure(&mut text)?;
+        }
         for (key, value) in settings {
             writeln!(text, "{key}={value}").ok();
         }
         fs::write(self.file("server.properties"), text)
+    }
+
+    /// The listener for those who speak TLS and log in.
+    fn secure(&self, text: &mut String) -> io::Result<()> {
+        tls::write(self.folder())?;
+        let read = |name| fs::read_to_string(self.file(name));
+        fs::write(
+            self.file("server.pem"),
+            read(tls::KEY)? + &read(tls::CERTIFICATE)?,
+        )?;
+        let (user, password) = (Kafka::USER, Kafka::PASSWORD);
+        writeln!(
+            text,
+            "ssl.keystore.type=PEM\n\
+             ssl.keystore.location={keys}\n\
+             sasl.enabled.mechanisms=PLAIN\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+             required user_{user}=\"{password}\";",
+            keys = self.file("server.pem").display(),
+        )
+        .map_err(io::Error::other)
     }
 
     /// Starts its process; it is not ready yet. One that runs is left running.

@@ -1,15 +1,17 @@
 //! Dead letters in a file of envelopes: [`FileLetters`].
 //!
-//! A line is removed by writing the file anew without it. Others may append meanwhile: the file is first renamed to
-//! `PATH.removing`, which those that append notice ([`Appender`]), and what is kept of it is appended to the new one.
-//! Should that end half way, the next visit that removes does it again: letters may then be there twice, and none is lost.
+//! A line is removed by writing spaces over it, which readers pass over. At the end of the visit the file is written anew
+//! without these. Others may append meanwhile: the file is first renamed to `PATH.removing`, which those that append notice
+//! ([`Appender`]), and what is kept of it is appended to the new one. Should a visit end before that, blank lines stay
+//! until one that removes letters is over. Should it end within, the next visit that removes does it again: letters may
+//! then be there twice, and none is lost.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use millstream_core::{BoxFuture, Letter, LetterBox, LetterError, Letters, OpenError, Visit};
+use millstream_core::{Aside, BoxFuture, Letter, LetterBox, LetterError, Letters, OpenError, Visit};
 use tracing::warn;
 
 use super::append::Appender;
@@ -33,30 +35,41 @@ impl FileLetters {
 
     fn begin(&self, visit: Visit) -> Result<Open, OpenError> {
         let removing = beside(&self.path, ".removing");
-        let mut folder = None;
+        let mut held = None;
         if visit != Visit::Look {
-            let held = hold(&self.path)?;
-            finish(&self.path, &removing, &held)
+            let folder = hold(&self.path)?;
+            finish(&self.path, &removing, &folder)
                 .map_err(|error| OpenError::Unavailable(format!("{}: {error}", removing.display())))?;
-            folder = Some(held);
+            held = Some(Held {
+                folder,
+                file: None,
+                given: HashMap::new(),
+                removed: false,
+            });
         }
         let mut parts = VecDeque::new();
         for path in [removing, self.path.clone()] {
-            let file = match File::open(&path) {
+            let opened = match visit {
+                Visit::Look => File::open(&path),
+                Visit::Replay | Visit::Purge => File::options().read(true).write(true).open(&path),
+            };
+            let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(unreadable(&path, &error)),
             };
             let end = file.metadata().map_err(|error| unreadable(&path, &error))?.len();
+            if let Some(held) = &mut held {
+                held.file = Some(file.try_clone().map_err(|error| unreadable(&path, &error))?);
+            }
             let lines = Lines::from(path, file, Position::default(), false)
                 .map_err(|error| OpenError::Refused(error.to_string()))?;
             parts.push_back((lines, end));
         }
         Ok(Open {
             path: self.path.clone(),
-            folder,
+            held,
             parts,
-            given: HashMap::new(),
             number: 0,
             passed_over: false,
         })
@@ -94,29 +107,20 @@ fn hold(path: &Path) -> Result<File, OpenError> {
 /// Ends what was begun by a process that did not come to its end.
 fn finish(path: &Path, removing: &Path, folder: &File) -> io::Result<()> {
     if removing.try_exists()? {
-        rewrite(path, removing, folder, &mut BTreeMap::new())?;
+        rewrite(path, removing, folder)?;
     }
     Ok(())
 }
 
-/// Appends all lines of the renamed file but these to the new one, and removes the renamed one.
-fn rewrite(
-    path: &Path,
-    removing: &Path,
-    folder: &File,
-    remove: &mut BTreeMap<String, usize>,
-) -> io::Result<()> {
+/// Appends all lines of the renamed file that are not blank to the new one, and removes the renamed one.
+fn rewrite(path: &Path, removing: &Path, folder: &File) -> io::Result<()> {
     let file = File::open(removing)?;
     let mut lines =
         Lines::from(removing.to_owned(), file, Position::default(), false).map_err(io::Error::other)?;
     let mut appender = Appender::open(path)?;
     let mut kept = Vec::new();
     while let Some(line) = lines.next().map_err(io::Error::other)? {
-        if !remove.is_empty()
-            && let Some(letter) = letter(&line)
-            && let Some(left) = remove.get_mut(&letter.id).filter(|left| **left > 0)
-        {
-            *left -= 1;
+        if is_blank(&line) {
             continue;
         }
         kept.extend_from_slice(&line.bytes);
@@ -130,6 +134,10 @@ fn rewrite(
     // The new file's name is on the disk before the old one goes.
     folder.sync_all()?;
     fs::remove_file(removing)
+}
+
+fn is_blank(line: &Line) -> bool {
+    line.bytes.iter().all(u8::is_ascii_whitespace)
 }
 
 /// The letter in a line; none where it is no envelope.
@@ -152,7 +160,7 @@ impl LetterBox for FileLetters {
         Box::pin(async move {
             let opened = tokio::task::spawn_blocking(move || letters.begin(visit)).await;
             let opened = opened.map_err(|error| OpenError::Unavailable(error.to_string()))??;
-            Ok(Box::new(Session(Some(opened))) as Box<dyn Letters>)
+            Ok(Box::new(Session(Aside::new(opened))) as Box<dyn Letters>)
         })
     }
 }
@@ -160,14 +168,24 @@ impl LetterBox for FileLetters {
 /// A visit.
 struct Open {
     path: PathBuf,
-    /// The folder, held while lines may be removed.
-    folder: Option<File>,
+    /// Where lines may be removed.
+    held: Option<Held>,
     /// What is still to be read, each up to where it ended when the visit began.
     parts: VecDeque<(Lines, u64)>,
-    /// What was given and not removed, by its handle.
-    given: HashMap<u64, String>,
     number: u64,
     passed_over: bool,
+}
+
+/// What lines are removed with.
+struct Held {
+    /// The folder, which is locked.
+    folder: File,
+    /// The file, where there is one.
+    file: Option<File>,
+    /// Where the lines that were given and not removed begin, and how long they are, by their handles.
+    given: HashMap<u64, (u64, usize)>,
+    /// There are blank lines in the file.
+    removed: bool,
 }
 
 impl Open {
@@ -182,7 +200,7 @@ impl Open {
                 continue;
             };
             let Some(mut letter) = letter(&line) else {
-                if !line.bytes.iter().all(u8::is_ascii_whitespace) && !self.passed_over {
+                if !is_blank(&line) && !self.passed_over {
                     self.passed_over = true;
                     warn!(file = %self.path.display(), line = line.number, "lines that are no envelopes are passed over");
                 }
@@ -190,69 +208,88 @@ impl Open {
             };
             self.number += 1;
             letter.handle = self.number;
-            if self.folder.is_some() {
-                self.given.insert(letter.handle, letter.id.clone());
+            if let Some(held) = &mut self.held {
+                held.given
+                    .insert(letter.handle, (line.place.start, line.bytes.len()));
             }
             letters.push(letter);
         }
         Ok(letters)
     }
 
-    fn remove(&mut self, handles: &[u64]) -> io::Result<()> {
-        let mut remove = BTreeMap::new();
-        for handle in handles {
-            if let Some(id) = self.given.remove(handle) {
-                *remove.entry(id).or_insert(0) += 1;
-            }
+    fn remove(&mut self, handles: &[u64]) -> io::Result<u64> {
+        match &mut self.held {
+            Some(held) => held.blank(handles),
+            None => Ok(0),
         }
-        let Some(folder) = self.folder.as_ref().filter(|_| !remove.is_empty()) else {
+    }
+
+    /// Writes the file anew, if lines of it were removed.
+    fn end(&mut self) -> io::Result<()> {
+        let Some(held) = self.held.take().filter(|held| held.removed) else {
             return Ok(());
         };
         let removing = beside(&self.path, ".removing");
         fs::rename(&self.path, &removing)?;
-        rewrite(&self.path, &removing, folder, &mut remove)
+        rewrite(&self.path, &removing, &held.folder)
     }
 }
 
-/// A visit, which is away while it works.
-struct Session(Option<Open>);
-
-impl Session {
-    async fn work<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Open) -> Result<T, LetterError> + Send + 'static,
-    ) -> Result<T, LetterError> {
-        let Some(mut open) = self.0.take() else {
-            return Err(LetterError("a call before this one has failed".to_owned()));
+impl Held {
+    /// Writes spaces over these lines, their ends excepted.
+    fn blank(&mut self, handles: &[u64]) -> io::Result<u64> {
+        let mut places: Vec<_> = handles
+            .iter()
+            .filter_map(|handle| self.given.remove(handle))
+            .collect();
+        places.sort_unstable();
+        let Some(file) = self.file.as_mut().filter(|_| !places.is_empty()) else {
+            return Ok(0);
         };
-        let done = tokio::task::spawn_blocking(move || work(&mut open).map(|done| (done, open))).await;
-        let (done, open) = done.map_err(|error| LetterError(error.to_string()))??;
-        self.0 = Some(open);
-        Ok(done)
+        self.removed = true;
+        for (start, length) in &places {
+            file.seek(SeekFrom::Start(*start))?;
+            file.write_all(&vec![b' '; *length])?;
+        }
+        file.sync_data()?;
+        Ok(places.len() as u64)
     }
+}
+
+/// A visit, whose calls block.
+struct Session(Aside<Open>);
+
+fn failed(path: &Path, error: &io::Error) -> LetterError {
+    LetterError(format!("cannot remove lines of {}: {error}", path.display()))
 }
 
 impl Letters for Session {
     fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Vec<Letter>, LetterError>> {
-        Box::pin(self.work(move |open| open.read(most)))
+        Box::pin(self.0.work(move |open| open.read(most)))
     }
 
-    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<(), LetterError>> {
+    fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<u64, LetterError>> {
         let handles = handles.to_vec();
-        Box::pin(self.work(move |open| {
-            let path = open.path.display().to_string();
-            open.remove(&handles)
-                .map_err(|error| LetterError(format!("cannot remove lines of {path}: {error}")))
+        Box::pin(self.0.work(move |open| {
+            let removed = open.remove(&handles);
+            removed.map_err(|error| failed(&open.path, &error))
         }))
     }
 
-    fn close(self: Box<Self>) -> BoxFuture<'static, Result<u64, LetterError>> {
-        Box::pin(async { Ok(0) })
+    fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<u64, LetterError>> {
+        Box::pin(async move {
+            let ended = self.0.work(|open| {
+                let ended = open.end();
+                ended.map_err(|error| failed(&open.path, &error))
+            });
+            ended.await.map(|()| 0)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lines::same;
     use super::*;
 
     fn envelope(payload: &str) -> String {
@@ -279,13 +316,61 @@ mod tests {
         assert_eq!(payloads(&letters), ["a", "b"]);
         // By one that has the file open from before.
         appender.append(envelope("c").as_bytes()).unwrap();
-        visit.remove(&[1, 2]).unwrap();
+        assert_eq!(visit.remove(&[1, 2]).unwrap(), 2);
+        assert_eq!(visit.remove(&[1, 2]).unwrap(), 0);
+        // What came after the visit began is not of it.
+        assert_eq!(payloads(&visit.read(9).unwrap()), ["b"]);
+        visit.end().unwrap();
         appender.append(envelope("d").as_bytes()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, [envelope("b"), envelope("c"), envelope("d")].concat());
-        // What came after the visit began is not of it.
-        assert_eq!(payloads(&visit.read(9).unwrap()), ["b"]);
         assert!(!beside(&path, ".removing").exists());
+    }
+
+    /// A visit that is killed leaves what it has removed blank, and the file is written anew once: by the next visit that
+    /// removes.
+    #[test]
+    fn what_is_removed_is_gone_at_once_and_the_file_is_written_anew_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dead");
+        let last = envelope("d");
+        let all = [
+            envelope("a"),
+            "no envelope\n".to_owned(),
+            envelope("b"),
+            envelope("c"),
+            last.trim_end().to_owned(),
+        ];
+        fs::write(&path, all.concat()).unwrap();
+        let before = File::open(&path).unwrap().metadata().unwrap();
+        let letters = FileLetters::new(path.clone());
+        let mut killed = letters.begin(Visit::Replay).unwrap();
+        for handle in [1, 2, 4] {
+            while killed.number < handle {
+                killed.read(1).unwrap();
+            }
+            assert_eq!(killed.remove(&[handle]).unwrap(), 1);
+        }
+        drop(killed);
+        let after = File::open(&path).unwrap().metadata().unwrap();
+        assert!(same(&before, &after), "it was written anew");
+        assert_eq!(
+            payloads(&letters.begin(Visit::Look).unwrap().read(9).unwrap()),
+            ["c"]
+        );
+
+        Appender::open(&path)
+            .unwrap()
+            .append(envelope("e").as_bytes())
+            .unwrap();
+        let mut next = letters.begin(Visit::Purge).unwrap();
+        assert_eq!(payloads(&next.read(9).unwrap()), ["c", "e"]);
+        assert_eq!(next.remove(&[1]).unwrap(), 1);
+        next.end().unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            ["no envelope\n".to_owned(), envelope("e")].concat()
+        );
     }
 
     #[test]

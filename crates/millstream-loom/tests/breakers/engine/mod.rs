@@ -4,6 +4,8 @@
 pub(crate) mod breakers;
 #[path = "../../../../millstream-core/src/engine/gate.rs"]
 pub(crate) mod gate;
+#[path = "../../../../millstream-core/src/engine/probes.rs"]
+pub(crate) mod probes;
 
 /// A breaker that turns with each run.
 pub(crate) mod breaker {
@@ -55,16 +57,16 @@ pub(crate) mod breaker {
             false
         }
 
-        pub(crate) fn record(&self, runs: Runs, _: Instant) -> Option<Turn> {
+        pub(crate) fn era(&self) -> u64 {
+            0
+        }
+
+        pub(crate) fn record(&self, _: u64, runs: Runs, _: Instant) -> Option<Turn> {
             self.0.store(runs.failed == 0, Ordering::Release);
             Some(match runs.failed {
                 0 => Turn::Closed,
                 _ => Turn::Opened(OpenedBy::Failures),
             })
-        }
-
-        pub(crate) fn record_permitted(&self, _: u64, runs: Runs, now: Instant) -> Option<Turn> {
-            self.record(runs, now)
         }
 
         pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, bool) {
