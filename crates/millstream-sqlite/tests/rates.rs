@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use millstream_core::rt::Instant;
@@ -75,12 +75,15 @@ async fn one_pipeline_has_one_limit_for_each_key_however_many_ask() {
 #[test]
 fn p4_four_at_once_take_what_the_limit_allows_and_no_more() {
     const RATE: u32 = 2_000;
-    const BURST: u32 = 2_000;
+    // Ten seconds' worth: a machine that is slow for a while leaves it unused, and loses nothing.
+    const BURST: u32 = 20_000;
+    const NUMBER: u32 = 80;
     let directory = tempfile::tempdir().unwrap();
     let path = Arc::new(directory.path().join("limits.db"));
+    let open = Arc::new(Barrier::new(5));
     let threads: Vec<_> = (0..4)
         .map(|_| {
-            let path = Arc::clone(&path);
+            let (path, open) = (Arc::clone(&path), Arc::clone(&open));
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -88,11 +91,13 @@ fn p4_four_at_once_take_what_the_limit_allows_and_no_more() {
                     .unwrap();
                 runtime.block_on(async {
                     let rates = SqliteRates::new(&*path, "orders");
+                    rates.take(&[ask("other", RATE, BURST, 1)]).await.unwrap();
+                    open.wait();
                     let mut had = 0;
-                    for _ in 0..100 {
-                        let turns = rates.take(&[ask("a", RATE, BURST, 20)]).await.unwrap()[0];
-                        had += 20;
-                        tokio::time::sleep(last(turns, RATE, 20)).await;
+                    for _ in 0..85 {
+                        let turns = rates.take(&[ask("a", RATE, BURST, NUMBER)]).await.unwrap()[0];
+                        had += NUMBER;
+                        tokio::time::sleep(last(turns, RATE, NUMBER)).await;
                     }
                     had
                 })
@@ -100,6 +105,7 @@ fn p4_four_at_once_take_what_the_limit_allows_and_no_more() {
         })
         .collect();
     let before = now();
+    open.wait();
     let had: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
     let after = now();
     // Each had its turns when they had come, so all of them lie between the two readings of the clock.

@@ -112,15 +112,23 @@ fn ids_that_the_source_cannot_give_are_told_of() {
     );
 }
 
-/// Four messages an hour: the second run finds that the first has had them.
 #[test]
 fn two_runs_keep_one_limit_by_its_store() {
     let scratch = Scratch::new();
     let limit =
-        r#"rate_limit = { messages = 4, per = "1h", store = { type = "sqlite", path = "limits.db" } }"#;
+        r#"rate_limit = { messages = 5, per = "1h", store = { type = "sqlite", path = "limits.db" } }"#;
     scratch.write("m.toml", &file(limit));
-    publish(&scratch, "id=7", "one\ntwo\nthree\n");
-    assert_eq!(run(&scratch).len(), 3);
-    publish(&scratch, "id=7", "four\nfive\nsix\n");
-    assert_eq!(run(&scratch), ["four"]);
+    publish(&scratch, "id=7", "one\ntwo\n");
+    assert_eq!(run(&scratch), ["one", "two"]);
+    publish(&scratch, "id=7", "three\nfour\n");
+    assert_eq!(run(&scratch), ["three", "four"]);
+    let database = millstream_sqlite::rusqlite::Connection::open(scratch.path("limits.db")).unwrap();
+    let taken: f64 = database
+        .query_row(
+            "SELECT taken FROM millstream_rates WHERE pipeline = 'orders'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert!((3.5..=4.0).contains(&taken), "{taken} of the burst of five");
 }
