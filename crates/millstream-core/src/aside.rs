@@ -16,6 +16,8 @@ pub struct Aside<V> {
 enum At<V> {
     Here(V),
     Away(oneshot::Receiver<V>),
+    /// Its work has panicked.
+    Gone,
 }
 
 impl<V: Send + 'static> Aside<V> {
@@ -35,13 +37,10 @@ impl<V: Send + 'static> Aside<V> {
         &mut self,
         work: impl FnOnce(&mut V) -> Result<T, LetterError> + Send + 'static,
     ) -> Result<T, LetterError> {
+        self.come_back().await?;
         let (back, coming) = oneshot::channel();
-        let mut visit = match std::mem::replace(&mut self.at, At::Away(coming)) {
-            At::Here(visit) => visit,
-            At::Away(mut coming) => match (&mut coming).await {
-                Ok(visit) => visit,
-                Err(_) => return Err(lost()),
-            },
+        let At::Here(mut visit) = std::mem::replace(&mut self.at, At::Away(coming)) else {
+            return Err(lost());
         };
         let (tell, told) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
@@ -57,19 +56,23 @@ impl<V: Send + 'static> Aside<V> {
 
     async fn come_back(&mut self) -> Result<(), LetterError> {
         if let At::Away(coming) = &mut self.at {
-            self.at = At::Here(coming.await.map_err(|_| lost())?);
+            self.at = coming.await.map_or(At::Gone, At::Here);
         }
-        Ok(())
+        match self.at {
+            At::Gone => Err(lost()),
+            At::Here(_) | At::Away(_) => Ok(()),
+        }
     }
 
     /// The visit, once the work that has begun is done.
     ///
     /// # Errors
     /// If that work has panicked.
-    pub async fn into_inner(self) -> Result<V, LetterError> {
+    pub async fn into_inner(mut self) -> Result<V, LetterError> {
+        self.come_back().await?;
         match self.at {
             At::Here(visit) => Ok(visit),
-            At::Away(coming) => coming.await.map_err(|_| lost()),
+            At::Away(_) | At::Gone => Err(lost()),
         }
     }
 }
@@ -102,6 +105,11 @@ mod tests {
             Ok(())
         });
         tokio::time::timeout(Duration::from_millis(1), work)
+            .await
+            .expect_err("it waits");
+        // One more that waits for it, and is broken off too.
+        let second = visit.work(|_| Ok(()));
+        tokio::time::timeout(Duration::from_millis(1), second)
             .await
             .expect_err("it waits");
         go.send(()).unwrap();

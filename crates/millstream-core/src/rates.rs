@@ -138,7 +138,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes turns at this time, in microseconds. A clock that goes back stands still until then.
+    /// Takes turns at this time, in microseconds. Where a clock goes back, time counts from there on.
     pub fn take(&mut self, ask: &Ask, now: u64) -> Turns {
         let each = micros(ask.pace.each);
         let burst = f64::from(ask.pace.burst.get());

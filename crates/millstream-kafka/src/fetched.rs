@@ -19,11 +19,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use millstream_core::Headers;
+use rdkafka::Offset;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
+use rustc_hash::FxHashMap;
 
 use crate::shared::{Place, Shared};
 
@@ -80,10 +82,25 @@ unsafe extern "C" fn wake(_: *mut sys::rd_kafka_t, shared: *mut c_void) {
 }
 
 /// Takes what was fetched of the partitions that lead to its queue.
+///
+/// When a partition is paused, librdkafka will fetch on behind the highest offset that it ever gave, whatever has come
+/// since: an error counts as a message there, and a log that was cut makes it no lower (`rd_kafka_q_serve_rkmessages`).
+/// What lies between would be left out. So after an error, and where a partition went back, it is told where that stands.
 pub(crate) struct Fetched<C: ConsumerContext + 'static> {
     // Before its consumer.
     queue: Arc<Queue>,
-    _consumer: Arc<BaseConsumer<C>>,
+    consumer: Arc<BaseConsumer<C>>,
+    /// The offset after the last that came, by where librdkafka keeps the topic, and partition. What is left here of an
+    /// earlier assignment has a partition told once more what it knows.
+    next: FxHashMap<(usize, i32), i64>,
+}
+
+/// What came that is no message.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) error: KafkaError,
+    /// Nobody knows where its partition would be read on.
+    pub(crate) is_lost: bool,
 }
 
 impl<C: ConsumerContext> Fetched<C> {
@@ -97,7 +114,8 @@ impl<C: ConsumerContext> Fetched<C> {
         unsafe { sys::rd_kafka_queue_cb_event_enable(queue.queue.as_ptr(), Some(wake), shared) };
         Some(Self {
             queue,
-            _consumer: consumer,
+            consumer,
+            next: FxHashMap::default(),
         })
     }
 
@@ -107,7 +125,7 @@ impl<C: ConsumerContext> Fetched<C> {
     }
 
     /// Takes so many messages of those that have come, [`BATCH`] at most, without waiting.
-    pub(crate) fn take(&self, most: usize, mut each: impl FnMut(Result<Given<'_>, KafkaError>)) {
+    pub(crate) fn take(&mut self, most: usize, mut each: impl FnMut(Result<Given<'_>, Trouble>)) {
         let mut batch = [ptr::null_mut(); BATCH];
         // SAFETY: there is room for so many.
         let taken = unsafe {
@@ -115,26 +133,55 @@ impl<C: ConsumerContext> Fetched<C> {
             sys::rd_kafka_consume_batch_queue(self.queue.queue.as_ptr(), 0, batch.as_mut_ptr(), most)
         };
         let taken = usize::try_from(taken).unwrap_or_default();
+        let mut astray = Vec::new();
+        let mut run: Option<((usize, i32), i64)> = None;
         for message in batch.into_iter().take(taken).filter_map(NonNull::new) {
             let taken = Taken(message);
-            each(taken.look());
+            // SAFETY: it was taken, and is not destroyed before `taken` is.
+            let given = unsafe { Given::new(message.as_ptr()) };
+            let from = (given.topic_at(), given.partition());
+            let next = match run {
+                Some((last, next)) if last == from => Some(next),
+                _ => {
+                    self.next.extend(run);
+                    self.next.get(&from).copied()
+                }
+            };
+            let offset = given.message().offset;
+            let went_back = next.is_some_and(|next| offset < next);
+            match given.error() {
+                None => {
+                    run = Some((from, offset + 1));
+                    each(Ok(given));
+                }
+                Some(error) => {
+                    // It says what is fetched next; all that was fetched before has come.
+                    let is_lost = offset < 0;
+                    run = (!is_lost).then_some((from, offset)).or(run);
+                    each(Err(Trouble { error, is_lost }));
+                }
+            }
+            let is_error = given.error().is_some();
+            if (went_back || is_error) && from.0 != 0 && offset >= 0 {
+                astray.push((from, given.place()));
+            }
+            drop(taken);
+        }
+        self.next.extend(run);
+        for (from, place) in astray {
+            let Some(next) = self.next.get(&from) else {
+                continue;
+            };
+            let (next, at_once) = (Offset::Offset(*next), Duration::ZERO);
+            if let Err(error) = self.consumer.seek(&place.topic, place.partition, next, at_once) {
+                each(Err(Trouble { error, is_lost: true }));
+            }
         }
     }
 }
 
 /// A message that is to be destroyed.
 struct Taken(NonNull<sys::rd_kafka_message_t>);
-
-impl Taken {
-    fn look(&self) -> Result<Given<'_>, KafkaError> {
-        // SAFETY: it was taken, and is not destroyed before `self` is.
-        let given = unsafe { Given::new(self.0.as_ptr()) };
-        match given.message().err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(given),
-            error => Err(KafkaError::MessageConsumption(error.into())),
-        }
-    }
-}
 
 impl Drop for Taken {
     fn drop(&mut self) {
@@ -170,6 +217,13 @@ impl<'a> Given<'a> {
     fn message(&self) -> &'a sys::rd_kafka_message_t {
         // SAFETY: as `new` was promised. Its fields do not change once it was taken.
         unsafe { &*self.message }
+    }
+
+    fn error(&self) -> Option<KafkaError> {
+        match self.message().err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => None,
+            error => Some(KafkaError::MessageConsumption(error.into())),
+        }
     }
 
     /// Where librdkafka keeps its topic, which it does for as long as the partition is assigned.
@@ -251,3 +305,6 @@ unsafe fn bytes<'a>(at: *const c_void, size: usize) -> Option<&'a [u8]> {
     // SAFETY: as promised.
     (!at.is_null()).then(|| unsafe { slice::from_raw_parts(at.cast(), size) })
 }
+
+#[cfg(test)]
+mod tests;

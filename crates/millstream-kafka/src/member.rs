@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
 use crate::copies::Copies;
-use crate::fetched::{BATCH, Fetched, Given, Queue};
+use crate::fetched::{BATCH, Fetched, Given, Queue, Trouble};
 use crate::retry::welcome;
 use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
@@ -505,21 +505,24 @@ impl Member {
         } = self;
         let callbacks: &Callbacks = consumer.context();
         let mut failed = None;
-        let mut receive = |message: Result<Given<'_>, KafkaError>| match message {
+        let mut receive = |message: Result<Given<'_>, Trouble>| match message {
             _ if failed.is_some() => {}
             Ok(message) => {
                 if let Some(from) = whence.of(callbacks, &message) {
                     copies.add(from, &message);
                 }
             }
-            Err(error) if is_final(&error) => failed = Some(error),
-            Err(error) => complain(&error),
+            Err(trouble) if trouble.is_lost || is_final(&trouble.error) => failed = Some(trouble.error),
+            Err(trouble) => complain(&trouble.error),
         };
         for _ in 0..most {
             match consumer.poll(Duration::ZERO) {
                 None => break,
-                // A message comes here if its partition could not be led to the queue.
-                Some(message) => receive(message.as_ref().map(Given::from).map_err(KafkaError::clone)),
+                // Messages come to the queue that partitions lead to.
+                Some(message) => receive(message.as_ref().map(Given::from).map_err(|error| Trouble {
+                    error: error.clone(),
+                    is_lost: false,
+                })),
             }
         }
         fetched.take(most, receive);

@@ -7,8 +7,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError};
 use thiserror::Error;
 
-/// How long a connection, or an answer, may take. The engine asks again later.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a connection, or an answer, may take; both are less than what the engine waits for them. It asks again later.
+const PATIENCE: Duration = Duration::from_millis(450);
 
 /// Connects when it is asked first, and again after each failure.
 pub(crate) struct Server {
@@ -52,8 +52,19 @@ impl Server {
                 self.connection.lock().insert(new).clone()
             }
         };
-        // Whatever is wrong with it: the next call has another one.
-        let answer = pipeline.query_async(&mut connection).await;
-        answer.inspect_err(|_| *self.connection.lock() = None)
+        // Whatever is wrong with it, and if nobody waits for the answer any longer: the next call has another one.
+        let unproven = Unproven(&self.connection);
+        let answer = pipeline.query_async(&mut connection).await?;
+        std::mem::forget(unproven);
+        Ok(answer)
+    }
+}
+
+/// A connection that owes an answer. Dropped, it is used no more.
+struct Unproven<'a>(&'a Mutex<Option<MultiplexedConnection>>);
+
+impl Drop for Unproven<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
     }
 }

@@ -161,7 +161,7 @@ impl Worker {
     fn take(&mut self, asks: &[Ask]) -> Result<Vec<Turns>, Error> {
         let pipeline = Arc::clone(&self.pipeline);
         let (database, connection) = self.open()?;
-        database
+        let taken = database
             .write(connection, |connection| {
                 // No other process takes a turn before this one is done.
                 let now = now();
@@ -170,7 +170,12 @@ impl Worker {
                     .map(|ask| take(connection, &pipeline, ask, now))
                     .collect()
             })
-            .map_err(|error: rusqlite::Error| database.error(error))
+            .map_err(|error: rusqlite::Error| database.error(error));
+        // The next call makes what may be missing.
+        if taken.is_err() {
+            self.open = None;
+        }
+        taken
     }
 }
 

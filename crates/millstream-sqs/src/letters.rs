@@ -221,16 +221,26 @@ impl Letters for Open {
         Box::pin(async move {
             let mut removed = 0;
             for some in handles.chunks(BATCH) {
-                let receipts: Vec<_> = some
+                let given = some
                     .iter()
-                    .filter_map(|handle| self.hidden.remove(handle))
-                    .collect();
+                    .filter_map(|handle| Some((*handle, Arc::clone(self.hidden.get(handle)?))));
+                let (handles, receipts): (Vec<_>, Vec<_>) = given.unzip();
                 if receipts.is_empty() {
                     continue;
                 }
-                for deleted in self.queue.delete(&receipts).await {
-                    deleted.map_err(said)?;
-                    removed += 1;
+                // What is not deleted is shown again at the end.
+                let mut failed = None;
+                for (handle, deleted) in handles.iter().zip(self.queue.delete(&receipts).await) {
+                    match deleted {
+                        Ok(_) => {
+                            self.hidden.remove(handle);
+                            removed += 1;
+                        }
+                        Err(trouble) => failed = failed.or(Some(said(trouble))),
+                    }
+                }
+                if let Some(failed) = failed {
+                    return Err(failed);
                 }
             }
             Ok(removed)

@@ -311,7 +311,7 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.begin_drain();
         }
-        self.settling.begin_drain();
+        self.settling.look_again();
     }
 
     // === breakers

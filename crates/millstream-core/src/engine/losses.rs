@@ -91,6 +91,7 @@ impl Hub {
         }
         let number = dropped.len();
         self.drop_lost(&dropped);
+        self.settling.look_again();
         number
     }
 

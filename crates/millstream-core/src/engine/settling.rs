@@ -50,19 +50,21 @@ impl Settling {
         self.added.notify_one();
     }
 
-    /// Nothing waits any more.
-    pub(crate) fn begin_drain(&self) {
+    /// What waits has no more to wait for: the pipeline drains, or deliveries were lost.
+    pub(crate) fn look_again(&self) {
         self.added.notify_one();
     }
 
-    /// Puts in what is due, in a drain all there is; says when more is.
-    fn collect_later(&self, given: &mut Vec<Settle>, drains: bool) -> Option<Instant> {
+    /// Puts in what is due, what is lost, and in a drain all there is; says when more is due.
+    fn collect_later(&self, hub: &Hub, given: &mut Vec<Settle>) -> Option<Instant> {
         let mut later = self.later.lock();
         if later.is_empty() {
             return None;
         }
-        let now = rt::now();
-        let due = later.extract_if(.., |(then, _)| drains || *then <= now);
+        let (now, drains) = (rt::now(), hub.is_draining());
+        let due = later.extract_if(.., |(then, settle)| {
+            drains || *then <= now || hub.is_lost(&settle.ticket)
+        });
         given.extend(due.map(|(_, settle)| settle));
         later.iter().map(|(then, _)| *then).min()
     }
@@ -111,9 +113,9 @@ impl Drop for Owed<'_> {
 
 impl Owed<'_> {
     /// Moves what is queued, and what is due for another try, into `given`; says when more is due.
-    fn collect(&mut self, drains: bool) -> Option<Instant> {
+    fn collect(&mut self, hub: &Hub) -> Option<Instant> {
         std::mem::swap(&mut self.given, &mut self.settling.queue.lock());
-        let mut next = self.settling.collect_later(&mut self.given, drains);
+        let mut next = self.settling.collect_later(hub, &mut self.given);
         if self.again.is_empty() {
             return next;
         }
@@ -210,7 +212,7 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
     let mut outcomes = Vec::new();
     let mut entering: Option<BoxFuture<'_, bool>> = None;
     loop {
-        let next_try = owed.collect(hub.is_draining());
+        let next_try = owed.collect(&hub);
         if let Some(twins) = &hub.twins {
             owed.enter(&hub, twins, &mut entering);
         }

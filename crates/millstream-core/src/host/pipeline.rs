@@ -166,11 +166,11 @@ impl Pipeline {
     /// # Errors
     /// [`StartError::Running`] while it has not.
     pub fn start(&self) -> Result<(), StartError> {
-        let prepared = self.prepare()?;
         let mut state = self.0.state.lock();
         if state.end.borrow().is_none() {
             return Err(StartError::Running(self.name().to_owned()));
         }
+        let prepared = self.prepare()?;
         self.launch(&mut state, prepared);
         Ok(())
     }

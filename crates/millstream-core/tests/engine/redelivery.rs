@@ -357,3 +357,24 @@ async fn p6_a_retry_that_is_settled_early_goes_back_in_a_drain() {
     assert_eq!((report.released, report.left), (1, 0), "{report}");
     assert!(report.took < Duration::from_secs(1), "{report}");
 }
+
+/// P4: a delivery that is lost meanwhile does not hold its place until then.
+#[tokio::test(start_paused = true)]
+async fn p4_a_retry_that_is_settled_early_and_lost_gives_up_its_place() {
+    let began = Arc::default();
+    let early = Early {
+        wait: Duration::from_secs(3_600),
+        began: Arc::clone(&began),
+    };
+    let rig = Rig::on(undelayed(), Flow::process(early), |spec| {
+        spec.ordering = Ordering::Key;
+    });
+    rig.publish_keyed(&[("k", "a")]);
+    until(|| began.lock().len() == 1).await;
+    let lost = tokio::time::Instant::now();
+    rig.queue.break_connection();
+    rig.settled().await;
+    assert!(lost.elapsed() < Duration::from_secs(60), "{:?}", lost.elapsed());
+    assert_eq!(began.lock().len(), 2, "it came again");
+    rig.assert_sound();
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_brokers::{RabbitMq, Series};
@@ -202,12 +203,19 @@ async fn a_visit_that_is_cut_off_loses_no_letter() {
                 visit.close().await.map_err(|error| error.to_string())?;
             }
         };
-        let cut = Arc::clone(&broker);
-        let cut = tokio::task::spawn_blocking(move || cut.close_all_connections("test").unwrap());
+        // Between two visits there is nothing to cut.
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let (cut, ends) = (Arc::clone(&broker), Arc::clone(&is_cut));
+        let cut = tokio::task::spawn_blocking(move || {
+            while !ends.load(Ordering::Relaxed) {
+                cut.close_all_connections("test").unwrap();
+            }
+        });
         let ended: Result<(), String> = tokio::time::timeout(Duration::from_secs(60), going)
             .await
             .expect("it is cut off");
         assert!(ended.is_err());
+        is_cut.store(true, Ordering::Relaxed);
         cut.await.unwrap();
     }
     // The queue takes back what was held in its own time.
