@@ -19,7 +19,6 @@ use crate::check::{self, POLL_INTERVAL};
 use crate::commits::Commits;
 use crate::committer::Committer;
 use crate::copies::Copies;
-use crate::fetched::Fetched;
 use crate::member::{self, Callbacks, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis, reach};
 use crate::retry::RetrySink;
@@ -31,7 +30,6 @@ use crate::transactions::producer::Producer;
 use crate::transactions::sink::TransactionalSink;
 use crate::transactions::work::Work;
 use crate::transactions::writer::{Running, Writer};
-use crate::whence::Whence;
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
@@ -290,18 +288,14 @@ impl Connector for KafkaConnector {
         };
         let commits =
             commits.map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
-        let fetched = Fetched::new(Arc::clone(&consumer), Arc::clone(&shared))
-            .ok_or_else(|| OpenError::Unavailable("there is no memory for a queue".to_owned()))?;
-        consumer.context().queue.set(fetched.queue()).ok();
         let member = Member {
             consumer,
-            fetched,
             commits,
             topics: self.topics.clone(),
             commit_interval: self.commit_interval,
             flow: Flow::Open,
             copies: Copies::default(),
-            whence: Whence::default(),
+            last: None,
             committed_at: rt::now(),
             looked_at: rt::now(),
         };

@@ -47,7 +47,6 @@ mod committer;
 mod connector;
 mod copies;
 mod ends;
-mod fetched;
 mod gate;
 mod letters;
 mod member;
@@ -61,7 +60,6 @@ mod sink;
 mod statistics;
 mod tiers;
 mod transactions;
-mod whence;
 
 pub use connector::{KafkaAcknowledger, KafkaConnector, KafkaSource, OffsetReset};
 pub use properties::{InvalidProperty, connects};

@@ -4,8 +4,8 @@
 //! demand. While the engine takes messages, that is done by not polling for moments; after [`PATIENCE`] the
 //! partitions are paused, which costs what was fetched of them, and polling goes on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +15,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -23,14 +24,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
-use crate::copies::Copies;
-use crate::fetched::{BATCH, Fetched, Given, Queue, Trouble};
+use crate::copies::{Assigned, Copies};
 use crate::retry::welcome;
 use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
 use crate::transactions::work::Work;
-use crate::whence::Whence;
 
 /// For how long the thread does not poll while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -43,6 +42,9 @@ const IDLE: Duration = Duration::from_millis(20);
 const ANSWER: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The most messages that are read before they are handed over.
+const BATCH: usize = 500;
+
 /// What librdkafka calls, all of it on the thread, within polls.
 pub(crate) struct Callbacks {
     pub(crate) shared: Arc<Shared>,
@@ -54,8 +56,6 @@ pub(crate) struct Callbacks {
     pub(crate) tiers: Tiers,
     /// Where commits are transactions.
     work: Option<Arc<Work>>,
-    /// Where what is fetched comes, once there is a consumer.
-    pub(crate) queue: OnceLock<Weak<Queue>>,
     /// Partitions were assigned since the thread last looked.
     assigned: AtomicBool,
     degraded: AtomicBool,
@@ -81,14 +81,13 @@ impl Callbacks {
             under_way: Arc::default(),
             tiers,
             work,
-            queue: OnceLock::new(),
             assigned: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             turned_away: Mutex::default(),
         }
     }
 
-    pub(crate) fn origin(&self, place: &Place) -> OriginId {
+    fn origin(&self, place: &Place) -> OriginId {
         self.engine.origin(&place.name())
     }
 
@@ -98,7 +97,6 @@ impl Callbacks {
         let committed = self.committed(consumer, partitions, by);
         // For all of them together: without it, it is only assumed that the log goes on.
         let look_by = by.min(rt::now() + ANSWER);
-        let queue = self.queue.get().and_then(Weak::upgrade);
         for place in places(partitions) {
             let found = committed.find_partition(&place.topic, place.partition);
             let committed = found
@@ -120,9 +118,6 @@ impl Callbacks {
                     .ok()?;
                 u64::try_from(end).ok()
             });
-            if let Some(queue) = &queue {
-                queue.lead(consumer, &place);
-            }
             let delays = self.tiers.owns(&place.topic);
             self.shared
                 .assign(self.origin(&place), place, committed, end, delays);
@@ -352,7 +347,6 @@ fn list(places: &[Place]) -> TopicPartitionList {
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
-    pub(crate) fetched: Fetched<Callbacks>,
     pub(crate) commits: Committer,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
@@ -360,9 +354,27 @@ pub(crate) struct Member {
     pub(crate) flow: Flow,
     /// What was read and not handed over.
     pub(crate) copies: Copies,
-    pub(crate) whence: Whence,
+    /// Where a message came from last: most come from the same partition as the one before.
+    pub(crate) last: Option<Last>,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
+}
+
+/// A partition, and what it was assigned as when there had been so many rebalances.
+#[derive(Debug)]
+pub(crate) struct Last {
+    /// Where librdkafka keeps its topic, which it does for as long as the partition is assigned. To read its name from
+    /// there for each message costs more than to look it up.
+    topic: usize,
+    partition: i32,
+    rebalances: u64,
+    from: Assigned,
+}
+
+impl Last {
+    fn is(&self, topic: usize, partition: i32, rebalances: u64) -> bool {
+        (self.topic, self.partition, self.rebalances) == (topic, partition, rebalances)
+    }
 }
 
 /// Whether messages are fetched.
@@ -494,39 +506,58 @@ impl Member {
         Ok(read)
     }
 
-    /// Serves what has come for the member, and takes so many messages at most of those that have come; does not wait.
+    /// Polls without waiting, until there is nothing or so many messages have come.
     fn poll(&mut self, most: usize) -> Result<(), KafkaError> {
-        let Self {
-            consumer,
-            fetched,
-            whence,
-            copies,
-            ..
-        } = self;
-        let callbacks: &Callbacks = consumer.context();
-        let mut failed = None;
-        let mut receive = |message: Result<Given<'_>, Trouble>| match message {
-            _ if failed.is_some() => {}
-            Ok(message) => {
-                if let Some(from) = whence.of(callbacks, &message) {
-                    copies.add(from, &message);
-                }
-            }
-            Err(trouble) if trouble.is_lost || is_final(&trouble.error) => failed = Some(trouble.error),
-            Err(trouble) => complain(&trouble.error),
-        };
         for _ in 0..most {
-            match consumer.poll(Duration::ZERO) {
+            let message = match self.consumer.poll(Duration::ZERO) {
                 None => break,
-                // Messages come to the queue that partitions lead to.
-                Some(message) => receive(message.as_ref().map(Given::from).map_err(|error| Trouble {
-                    error: error.clone(),
-                    is_lost: false,
-                })),
-            }
+                Some(Ok(message)) => message,
+                Some(Err(error)) if is_final(&error) => return Err(error),
+                Some(Err(error)) => {
+                    self.complain(&error);
+                    continue;
+                }
+            };
+            let callbacks: &Callbacks = self.consumer.context();
+            let (topic, partition) = (message.topic_ptr().addr(), message.partition());
+            let rebalances = callbacks.shared.rebalances();
+            let from = match &self.last {
+                Some(last) if last.is(topic, partition, rebalances) => last.from,
+                _ => {
+                    let place = Place {
+                        topic: message.topic().into(),
+                        partition,
+                    };
+                    let origin = callbacks.origin(&place);
+                    let Some(assignment) = callbacks.shared.assigned(origin) else {
+                        continue;
+                    };
+                    let from = Assigned {
+                        origin,
+                        assignment,
+                        wait: callbacks.tiers.wait(&place.topic),
+                    };
+                    self.last = Some(Last {
+                        topic,
+                        partition,
+                        rebalances,
+                        from,
+                    });
+                    from
+                }
+            };
+            self.copies.add(from, &message);
         }
-        fetched.take(most, receive);
-        failed.map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    fn complain(&self, error: &KafkaError) {
+        match error.rdkafka_error_code() {
+            // Said by `Callbacks::error` too, or no complaint.
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
+            Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
+            _ => warn!(%error, "the consumer complains"),
+        }
     }
 
     /// Commits what is settled, when it is time or somebody waits for it.
@@ -542,7 +573,6 @@ impl Member {
     /// Leaves the group. The last who has the consumer closes it, so its other thread goes first.
     pub(crate) fn close(mut self) {
         self.commits.end();
-        drop(self.fetched);
         drop(self.consumer);
     }
 
@@ -566,15 +596,5 @@ pub(crate) fn plain(topics: &[String]) -> Option<&str> {
         .map(String::as_str)
         .find(|topic| !topic.starts_with('^'))
 }
-
-fn complain(error: &KafkaError) {
-    match error.rdkafka_error_code() {
-        // Said by `Callbacks::error` too, or no complaint.
-        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
-        Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
-        _ => warn!(%error, "the consumer complains"),
-    }
-}
-
 #[cfg(test)]
 mod tests;
