@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that go through both pipelines.
 const LINES: usize = 500;
 
-/// Two pipelines, so that the queue between them has a depth, a breaker, so that it has a state, and one that reads Kafka,
-/// so that there are partitions.
+/// Two pipelines, so that the queue between them has a depth, a breaker, so that it has a state, a shared limit, so that its
+/// store is asked, and one that reads Kafka, so that there are partitions.
 const TOML: &str = r#"
 [host]
 listen = "127.0.0.1:0"
@@ -45,6 +45,7 @@ source = { type = "memory", queue = "between" }
 processor = { handler = "forward" }
 batchers.file = { sink = { type = "file", path = "out" }, max_age = "5ms" }
 breaker = {}
+rate_limit = { messages = 1_000_000, store = { type = "sqlite", path = "turns" } }
 
 [pipelines.tail]
 source = { type = "kafka", brokers = "${BROKERS}", group = "watched", topics = ["watched"], properties = { "statistics.interval.ms" = "200" } }

@@ -11,6 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaConfRes;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -33,6 +34,8 @@ use crate::transactions::writer::{Running, Writer};
 
 /// How long an open waits for brokers, a settlement for its commit, and a close for the group to take note.
 const REACH: Duration = Duration::from_secs(5);
+/// How long to wait before brokers are asked anew.
+const SOON: Duration = Duration::from_millis(50);
 const COMMIT: Duration = Duration::from_secs(2);
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -357,9 +360,16 @@ fn join(member: &Member, reach: &ClientConfig) -> Result<(), OpenError> {
     }
     let callbacks = member.consumer.context();
     let tiers = &callbacks.tiers;
-    let metadata = member.consumer.fetch_metadata(None, REACH).map_err(unavailable)?;
+    let mut metadata = member.consumer.fetch_metadata(None, REACH).map_err(unavailable)?;
     let making = tiers.make(reach, &metadata, &member.topics);
     callbacks.runtime.block_on(making)?;
+    // Brokers know of a topic a moment after it was made, and a member that subscribes before that is not assigned it for
+    // minutes, until it asks anew what topics there are.
+    let by = rt::now() + REACH;
+    while !tiers.names().all(|name| has(&metadata, &name)) && rt::now() < by {
+        std::thread::sleep(SOON);
+        metadata = member.consumer.fetch_metadata(None, REACH).map_err(unavailable)?;
+    }
     // Those of this policy, and what others have left behind.
     let mut waiting: Vec<_> = tiers.names().collect();
     let left = metadata.topics().iter().map(|topic| topic.name());
@@ -368,6 +378,14 @@ fn join(member: &Member, reach: &ClientConfig) -> Result<(), OpenError> {
     waiting.dedup();
     let topics: Vec<_> = member.topics.iter().chain(&waiting).map(String::as_str).collect();
     member.consumer.subscribe(&topics).map_err(refused)
+}
+
+/// Whether there is such a topic, with leaders.
+fn has(metadata: &Metadata, name: &str) -> bool {
+    let mut found = metadata.topics().iter().filter(|topic| topic.name() == name);
+    found.any(|topic| {
+        !topic.partitions().is_empty() && topic.partitions().iter().all(|partition| partition.leader() >= 0)
+    })
 }
 
 /// The error of a client that could not be made. The value of a property may be a password.
