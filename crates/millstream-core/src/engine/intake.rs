@@ -101,7 +101,14 @@ impl Intake {
                     if read? == Read::Ended {
                         return Ok(());
                     }
+                    let ordered = hub.spec.ordering.is_ordered();
+                    if ordered {
+                        hub.returning.hold();
+                    }
                     self.admit().await;
+                    if ordered {
+                        hub.returning.let_go();
+                    }
                     hub.admitting.store(false, Relaxed);
                 }
             }
@@ -261,6 +268,7 @@ impl Intake {
             .clamp(least, most);
         for envelope in full {
             hub.returning.add(envelope.ticket);
+            hub.returning.add_followed(envelope.ticket, envelope.order);
             hub.return_later(envelope, delay);
         }
     }
@@ -378,6 +386,7 @@ impl Drop for Intake {
     /// What was read and not admitted dies with its source; the store hands it out again.
     fn drop(&mut self) {
         self.hub.admitting.store(false, Relaxed);
+        self.hub.returning.let_go();
         self.held_back.append(&mut self.untimely);
         if !self.held_back.is_empty() {
             warn!(

@@ -118,8 +118,8 @@ impl Lanes {
             return Err(Outside::Unordered(envelope));
         };
         let order = key.hash();
+        envelope.order = order;
         if follows(order) {
-            envelope.order = order;
             return Err(Outside::Follows(envelope));
         }
         let lane = self.lane(key, order);
@@ -129,7 +129,6 @@ impl Lanes {
         if slot.messages.len() >= most {
             return Err(Outside::Full(envelope));
         }
-        envelope.order = order;
         envelope.lane = lane;
         slot.turns = slot.turns.wrapping_add(1);
         envelope.turn = slot.turns;

@@ -2,7 +2,8 @@
 //!
 //! Until the source knows that a message of a key is coming back to it, it may hand out later ones of that key, for
 //! which the lane may have room by then. While intake gives back what has no room, nothing is read. While a worker's
-//! messages go back, to be redelivered in order, reading goes on, and later ones of their keys follow them back.
+//! messages go back, to be redelivered in order, reading goes on, and later ones of their keys follow them back. What was
+//! read before something of its key went back follows it too, however long it has to wait for its turn.
 
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -25,6 +26,22 @@ struct State {
     followed: FxHashMap<Ticket, u64>,
     /// How many of each key's are on their way.
     keys: FxHashMap<u64, usize>,
+    /// Intake has messages in hand that were read before what is answered for now had arrived.
+    in_hand: bool,
+    /// Keys of what was answered for since.
+    late: Vec<u64>,
+}
+
+impl State {
+    /// One less of this key's is on its way.
+    fn arrived(&mut self, order: u64) {
+        if let Some(number) = self.keys.get_mut(&order) {
+            *number -= 1;
+            if *number == 0 {
+                self.keys.remove(&order);
+            }
+        }
+    }
 }
 
 impl Returning {
@@ -54,30 +71,36 @@ impl Returning {
     /// The source has answered for these; a later connection's answers for what an earlier one delivered, too.
     pub(crate) fn answered(&self, outcomes: &[(Settle, Outcome)]) {
         let mut state = self.state.lock();
-        let State {
-            tickets,
-            followed,
-            keys,
-        } = &mut *state;
-        if tickets.is_empty() && followed.is_empty() {
+        if state.tickets.is_empty() && state.followed.is_empty() {
             return;
         }
         for (settle, outcome) in outcomes {
             if *outcome == Outcome::Failed {
                 continue;
             }
-            tickets.remove(&settle.ticket);
-            if let Some(order) = followed.remove(&settle.ticket)
-                && let Some(number) = keys.get_mut(&order)
-            {
-                *number -= 1;
-                if *number == 0 {
-                    keys.remove(&order);
-                }
+            state.tickets.remove(&settle.ticket);
+            match state.followed.remove(&settle.ticket) {
+                Some(order) if state.in_hand => state.late.push(order),
+                Some(order) => state.arrived(order),
+                None => {}
             }
         }
-        if tickets.is_empty() {
+        if state.tickets.is_empty() {
             self.arrived.notify_waiters();
+        }
+    }
+
+    /// From now on intake has messages in hand: they follow what goes back, even if that arrives before their turn.
+    pub(crate) fn hold(&self) {
+        self.state.lock().in_hand = true;
+    }
+
+    /// Intake has nothing more in hand.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.in_hand = false;
+        for order in std::mem::take(&mut state.late) {
+            state.arrived(order);
         }
     }
 
@@ -94,5 +117,31 @@ impl Returning {
             }
             arrived.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::OriginId;
+    use crate::settlement::Settlement;
+
+    /// P3: what was read before a message of its key went back must not run before that comes again.
+    #[test]
+    fn what_is_in_hand_follows_its_key_back_after_that_has_arrived() {
+        let ticket = Ticket::new(1, OriginId::default(), 1);
+        let settlement = Settlement::Release;
+        let outcomes = [(Settle { ticket, settlement }, Outcome::Sent)];
+        let returning = Returning::default();
+        returning.hold();
+        returning.add_followed(ticket, 7);
+        returning.answered(&outcomes);
+        assert!(returning.is_followed(7));
+        returning.let_go();
+        assert!(!returning.has_followed());
+        // With nothing in hand, what is read from now on comes after it.
+        returning.add_followed(ticket, 7);
+        returning.answered(&outcomes);
+        assert!(!returning.has_followed());
     }
 }

@@ -430,7 +430,7 @@ impl State {
             let (key, generation, lost) = (found.key, found.ticket.generation, found.lost);
             // A message that succeeded beside a failed one of its key comes again with it.
             let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_) | Stage::Undecided)
-                || (stage == Stage::Done && !found.answered);
+                || (stage == Stage::Done && (!found.answered || found.settled_now));
             if !may {
                 self.violate(
                     "P2",
@@ -532,7 +532,11 @@ impl State {
         // Fewer may run where their number adapts, and what is over the limit of its key waits in the engine.
         let freely = plan.adapts_from.is_none() && plan.rate != Rate::Keys && !plan.breaker;
         let seated = gone.map_or(0, |gone| plan.concurrency.saturating_sub(gone));
-        let free = model.running < seated && !model.suspects && freely;
+        // What goes back because its lane is full is on its way for as long as settlements are slow.
+        let trouble = &self.broker.trouble;
+        let slow = trouble.slow_acks.max(trouble.failing_acks);
+        let settles = slow.is_zero() || now > slow + ms(500);
+        let free = model.running < seated && !model.suspects && freely && settles;
         let long = model.lanes.values().any(|lane| lane.len() >= plan.per_key);
         let may_run = |delivery: &&usize| {
             let Some(found) = model.deliveries.get(**delivery) else {

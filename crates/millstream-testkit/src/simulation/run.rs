@@ -516,12 +516,6 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     // A link that was down when the drain began has left before.
     let (behind, unheard) = state.left_behind.unwrap_or((0, state.model.unheard()));
     let (behind, unheard) = (behind as u64, unheard as u64);
-    if behind > left {
-        state.violate(
-            "P6",
-            format!("{behind} messages are out at the broker after a drain that left {left}"),
-        );
-    }
     let now = state.now();
     // With its source, a pipeline loses what the source gave.
     let trouble = &state.broker.trouble;
@@ -529,6 +523,14 @@ async fn drain(world: &World, pipeline: &Pipeline, within: Duration) {
     let troubled = [trouble.slow_acks, trouble.failing_acks]
         .into_iter()
         .any(|until| until + within + ms(2_000) > now && !until.is_zero());
+    // What had not started went with a source that failed.
+    let gone = if source_failed { lost } else { 0 };
+    if behind > left + gone {
+        state.violate(
+            "P6",
+            format!("{behind} messages are out at the broker after a drain that left {left}"),
+        );
+    }
     if left > behind + unheard {
         state.violate(
             "P6",
