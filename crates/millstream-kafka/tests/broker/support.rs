@@ -21,7 +21,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// One Kafka for all tests that do it no harm; its guard ends it with the process.
 pub(crate) async fn brokers() -> String {
@@ -260,7 +260,7 @@ pub(crate) fn keyed(range: std::ops::Range<usize>, keys: usize) -> Vec<Outgoing>
         .collect()
 }
 
-/// Waits until it is so, however long the machine takes for it, within a minute.
+/// Waits until it is so, however long the machine takes for it, within two minutes.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
     let waits = async {
         while !so().await {
@@ -269,7 +269,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnM
     };
     assert!(
         tokio::time::timeout(SOON, waits).await.is_ok(),
-        "not so after a minute: {what}"
+        "not so after two minutes: {what}"
     );
 }
 
