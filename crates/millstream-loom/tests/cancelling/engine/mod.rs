@@ -49,6 +49,14 @@ pub(crate) mod hub {
     use super::seat::Seats;
     use crate::ticket::{Scope, Ticket};
 
+    /// Nothing waits in it here.
+    #[derive(Debug)]
+    pub(crate) struct Settling;
+
+    impl Settling {
+        pub(crate) fn look_again(&self) {}
+    }
+
     #[derive(Debug)]
     pub(crate) struct Hub {
         pub(crate) cut: AtomicBool,
@@ -59,6 +67,7 @@ pub(crate) mod hub {
         pub(crate) flush_now: Notify,
         pub(crate) counters: Counters,
         pub(crate) sequence: Option<Ready>,
+        pub(crate) settling: Settling,
         pub(crate) twins: Option<Twins>,
     }
 
@@ -73,6 +82,7 @@ pub(crate) mod hub {
                 flush_now: Notify::new(),
                 counters: Counters { lost: Lost },
                 sequence: None,
+                settling: Settling,
                 twins: None,
             }
         }
