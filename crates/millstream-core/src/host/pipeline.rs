@@ -13,7 +13,7 @@ use crate::measures::Measures;
 use crate::rt::{self, Duration};
 use crate::spec::{OnGiveUp, PipelineSpec};
 
-/// One pipeline of a [`Host`]: starts, stops, pauses, resumes and drains alone. Cheap to clone.
+/// One pipeline of a [`Host`](super::Host): starts, stops, pauses, resumes and drains alone. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pipeline(Arc<Inner>);
 
