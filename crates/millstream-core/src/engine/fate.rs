@@ -241,7 +241,9 @@ impl Hub {
             DeadLetter::Halt => {
                 // Before its lane is free: nothing that follows it may start.
                 let ticket = envelope.ticket;
-                self.withdraw(Scope::Origin(ticket.origin, ticket.generation));
+                if !mutant(Mutant::HaltOvertaken) {
+                    self.withdraw(Scope::Origin(ticket.origin, ticket.generation));
+                }
                 self.settling.add(envelope.settle(Settlement::Reject(rejection)));
             }
             DeadLetter::Sink(_) => self.dead_letters.add(envelope, Letter::Dead(rejection)),

@@ -18,6 +18,7 @@ use super::hub::Hub;
 use super::stores::Calls;
 use crate::dedup::{DeduplicateSpec, IdBy, Ids, OnStoreFailure};
 use crate::message::Message;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settle, Settlement};
 use crate::ticket::Ticket;
@@ -242,7 +243,7 @@ impl Twins {
         match &flight.fate {
             Some(Fate::Done) => Turn::Done,
             Some(Fate::GivenUp(rejection)) => Turn::GivenUp(Arc::clone(rejection)),
-            None if flight.first.is_some() => Turn::Wait,
+            None if flight.first.is_some() && !mutant(Mutant::TwinRuns) => Turn::Wait,
             None => {
                 flight.first = Some(*ticket);
                 flight.twins -= 1;
@@ -307,6 +308,9 @@ impl Twins {
     /// Enters the ids of what is done. Says whether its source may hear of it: not where the store is away and messages
     /// wait for it.
     pub(crate) async fn enter(&self, hub: &Hub, ids: &[Bytes]) -> bool {
+        if mutant(Mutant::IdForgotten) {
+            return true;
+        }
         let call = || self.spec.store.enter(ids, self.spec.window);
         match self.calls.ask(hub, &hub.counters.store_failures, call).await {
             Some(forgotten) => hub.counters.forgotten_ids.add(forgotten),
