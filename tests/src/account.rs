@@ -138,6 +138,15 @@ impl Account {
         self.ended
     }
 
+    /// Some of the messages that have not, each with its fate and its past: for who waits in vain.
+    #[must_use]
+    pub fn laggards(&self) -> Vec<String> {
+        let open = (0..).zip(&self.pasts).filter(|(_, past)| past.ends == 0);
+        open.take(20)
+            .map(|(number, past)| format!("{number}: {:?} {past:?}", Fate::of(self.seed, number)))
+            .collect()
+    }
+
     /// Dead letters that were found.
     #[must_use]
     pub fn letters(&self) -> u32 {
