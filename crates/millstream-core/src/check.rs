@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::connector::OpenError;
 use crate::engine::{longest_wait, waits_there};
+use crate::errors::OpenError;
 use crate::spec::{BatcherSpec, PipelineSpec, RetryStrategy};
 
 /// How much a [`Finding`] matters.

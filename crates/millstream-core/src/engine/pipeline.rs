@@ -13,7 +13,8 @@ use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};
 use super::restarts::Restarts;
 use super::{balance, drain, outbox, text_of, timers, watchdog};
-use crate::connector::{BoxFuture, Opened};
+use crate::connector::Opened;
+use crate::future::BoxFuture;
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
 

@@ -11,8 +11,9 @@ use super::intake::Intake;
 use super::keyed::{KeyedRate, Paces};
 use super::rate::Rate;
 use crate::connector::Capabilities;
+use crate::ordering::Ordering;
 use crate::rt::{self, Duration, Instant};
-use crate::spec::{Ordering, RateLimit};
+use crate::spec::RateLimit;
 
 impl Hub {
     /// Whether a message can be given back for a later time without losing the order of its key.
