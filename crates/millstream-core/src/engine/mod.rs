@@ -14,6 +14,8 @@ mod adaptive_simulation;
 mod balance;
 mod batch_worker;
 mod batcher;
+#[cfg(test)]
+mod batcher_model;
 mod bisect;
 mod breaker;
 mod breakers;
