@@ -83,10 +83,16 @@ pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 /// The same with what may be no text.
 pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    print_part(bytes).map(|_| ExitCode::SUCCESS)
+}
+
+/// The same with one part of many. Whether its reader wants more.
+pub(crate) fn print_part(bytes: &[u8]) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
+    match screen::beside(|| stdout.write_all(bytes).and_then(|()| stdout.flush())) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

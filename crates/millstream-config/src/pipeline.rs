@@ -81,7 +81,7 @@ pub(crate) fn pipeline(
     let can = source.as_ref().map(|(source, _)| source.capabilities());
     let deduplicate = repeats::deduplicate(report, registry, &mut parts, name, can);
     let order = ordering.is_some().then_some(&order);
-    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref());
+    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref(), can);
 
     let (ordering, _) = ordering?;
     let (source, publish_to) = source?;

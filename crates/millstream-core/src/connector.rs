@@ -51,6 +51,9 @@ pub struct Capabilities {
     /// A settlement that was sent may be undone, along with what sinks have written of the message: nothing else may take
     /// note of it as done.
     pub transacts: bool,
+    /// Each delivery is lost by itself, and is of a generation of its own: nothing says what should have come before it, so
+    /// `sequence` finds no gap.
+    pub leases_singly: bool,
 }
 
 /// A broker's reading side: opens a source and its acknowledger, again after each failure.

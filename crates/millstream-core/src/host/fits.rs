@@ -82,6 +82,12 @@ pub(super) fn fits(spec: &PipelineSpec) -> Result<(), StartError> {
                 "a sequence is of a key's messages: order by key".to_owned(),
             ));
         }
+        if spec.source.capabilities().leases_singly {
+            return Err(error(
+                "its source leases each message by itself, so a sequence would find no gap: remove it"
+                    .to_owned(),
+            ));
+        }
         if sequence.held >= spec.limits.in_flight {
             return Err(error(
                 "what a sequence holds would fill the limit in flight: hold fewer".to_owned(),
