@@ -175,6 +175,7 @@ mod tests {
         assert!(!visit.sees(2));
         assert!(Partition::new(0, 0, None).over);
         // Records before the first one there is may have been deleted since.
-        assert_eq!(Partition::new(5, 9, noted(2, vec![6..7], 6)).seen, 5);
+        let done = std::iter::once(6..7).collect();
+        assert_eq!(Partition::new(5, 9, noted(2, done, 6)).seen, 5);
     }
 }
