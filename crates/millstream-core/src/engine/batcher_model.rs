@@ -17,9 +17,10 @@ use crate::failure::Failure;
 use crate::flow::Flow;
 use crate::memory::MemoryQueue;
 use crate::message::{Message, OriginId};
+use crate::ordering::Ordering;
 use crate::processor::{Context, Processor};
 use crate::rt::{self, Duration, Instant};
-use crate::spec::{BatcherSpec, Limits, Ordering, PipelineSpec};
+use crate::spec::{BatcherSpec, Limits, PipelineSpec};
 use crate::ticket::{Scope, Ticket};
 
 const SIZE: usize = 4;

@@ -89,4 +89,5 @@ pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
 pub(crate) use sequence::Sequence;
 pub(crate) use settings::take_over;
+pub(crate) use turns::waits_there;
 pub(crate) use worker::Worker;

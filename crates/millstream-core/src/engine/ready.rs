@@ -18,8 +18,8 @@ use super::returning::Returning;
 use super::sentinels::{Sentinel, Sentinels};
 use super::stall::Named;
 use crate::mutants::{Mutant, mutant};
+use crate::ordering::Ordering;
 use crate::rt::{self, Instant};
-use crate::spec::Ordering;
 
 #[derive(Debug)]
 pub(crate) struct Ready {

@@ -10,22 +10,33 @@ use super::hub::Hub;
 use super::intake::Intake;
 use super::keyed::{KeyedRate, Paces};
 use super::rate::Rate;
+use crate::connector::Capabilities;
+use crate::ordering::Ordering;
 use crate::rt::{self, Duration, Instant};
-use crate::spec::{Ordering, RateLimit};
+use crate::spec::RateLimit;
 
 impl Hub {
     /// Whether a message can be given back for a later time without losing the order of its key.
     pub(super) fn keeps_order(&self) -> bool {
-        let can = &self.capabilities;
-        can.orders_keys && can.delay && matches!(self.spec.ordering, Ordering::Key)
+        keeps_order(&self.spec.ordering, &self.capabilities)
     }
 
     /// Whether what is over its key's limit waits at the source.
     fn waits_there(&self) -> bool {
-        match self.spec.ordering.is_ordered() {
-            true => self.keeps_order(),
-            false => self.can_put_off(),
-        }
+        waits_there(&self.spec.ordering, &self.capabilities, self.can_put_off())
+    }
+}
+
+fn keeps_order(ordering: &Ordering, can: &Capabilities) -> bool {
+    can.orders_keys && can.delay && matches!(ordering, Ordering::Key)
+}
+
+/// Whether what is over its key's limit waits at a source that can so much, and that messages can be given back to out of
+/// their order, or not.
+pub(crate) fn waits_there(ordering: &Ordering, can: &Capabilities, puts_off: bool) -> bool {
+    match ordering.is_ordered() {
+        true => keeps_order(ordering, can),
+        false => puts_off,
     }
 }
 
