@@ -88,7 +88,8 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         probe: None,
     };
     for envelope in &mut envelopes {
-        permit.probe = envelope.probe.take().or(permit.probe);
+        // One that has taken too long, of another message, is none.
+        permit.probe = permit.probe.or(envelope.probe.take());
     }
     let mut running = Running {
         batcher,
@@ -471,12 +472,21 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
+        // What would come again and was lost meanwhile, unless later ones of its key might then run before it.
+        let lost = self
+            .again
+            .take_out(|envelope| !self.ordered && hub.is_lost(&envelope.ticket));
+        self.gone.extend(lost.orders());
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
-        let again = match self.due {
+        let again = match self.due.filter(|_| !self.again.is_empty()) {
             Some(due) => Again::At(due, self.again),
             None => Again::Never,
         };
         batcher.done(hub, worker, self.gone.len(), &self.gone, again);
         hub.settling.add(self.settles);
+        if !lost.is_empty() {
+            hub.drop_lost(&lost.envelopes);
+            put_away(lost.items);
+        }
     }
 }

@@ -178,9 +178,10 @@ impl EngineCalls for Calls {
 
 async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
     let held = hub.places.messages_of(scope);
-    let dropped = hub.withdraw(scope);
+    let revoking = hub.begin_revoke(scope);
+    hub.withdraw(scope);
     for batcher in hub.batchers() {
-        batcher.flush(scope);
+        hub.drop_lost(&batcher.flush(scope));
     }
     let ended = |places: &super::places::Places| places.messages_of(scope) == 0;
     tokio::select! {
@@ -188,6 +189,7 @@ async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
         () = hub.places.until(ended) => {}
         () = rt::sleep_until(by) => {}
     }
+    let dropped = revoking.dropped();
     let cancelled = hub.places.messages_of(scope);
     if cancelled > 0 {
         hub.cancel(|ticket| scope.holds(ticket));

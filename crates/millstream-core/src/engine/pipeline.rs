@@ -7,7 +7,7 @@ use rustc_hash::FxHashSet;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::batcher::AnyBatcher;
+use super::any_batcher::AnyBatcher;
 use super::drain::{Beginning, DrainReport, Order};
 use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};

@@ -7,11 +7,13 @@
 //! Settlements pass by on their way to the acknowledger: the store has the ids of what is done before the source hears of
 //! it ([`Twins::enter`]), and nothing else waits for the store.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
 use super::envelope::Envelope;
 use super::hub::Hub;
@@ -135,8 +137,13 @@ impl Twins {
     }
 
     /// Registers what was read, takes out and acknowledges what was done already, and marks twins of what is in
-    /// flight. While it waits for the store, all of it stays where it is.
-    pub(crate) async fn admit(&self, hub: &Hub, envelopes: &mut Vec<Envelope>) {
+    /// flight. While it waits for the store, all of it stays where it is but for what is lost.
+    pub(crate) async fn admit(
+        &self,
+        hub: &Hub,
+        envelopes: &mut Vec<Envelope>,
+        losses: &mut watch::Receiver<u64>,
+    ) {
         let mut unidentified = 0;
         let mut new = Vec::new();
         {
@@ -159,7 +166,17 @@ impl Twins {
             }
         }
         hub.counters.unidentified.add(unidentified);
-        match self.look(hub, &new).await {
+        let said = {
+            let mut look = pin!(self.look(hub, &new));
+            loop {
+                tokio::select! {
+                    biased;
+                    said = &mut look => break said,
+                    Ok(()) = losses.changed() => drop(hub.drop_lost_of(envelopes)),
+                }
+            }
+        };
+        match said {
             Said::Draining => return hub.release(envelopes.drain(..)),
             Said::Nothing => hub.counters.unchecked.add(new.len()),
             Said::Seen(seen) => {
