@@ -225,7 +225,20 @@ impl Both {
             // Time alone is the test's to pass.
             Step::Pass(_) => {}
             Step::Flush(generation) => {
-                self.batcher.flush(scope(generation));
+                let gone = self.batcher.flush(scope(generation));
+                let gone: BTreeSet<_> = gone.iter().map(|envelope| envelope.ticket.sequence).collect();
+                let now = rt::now();
+                for (id, item) in &self.model.items {
+                    let waits = !self.model.ordered && !item.runs && id % GENERATIONS == generation;
+                    let due = item.due.filter(|_| waits);
+                    // What is due may have joined what is closed.
+                    assert!(!gone.contains(id) || due.is_some(), "{id} was given up");
+                    assert!(
+                        gone.contains(id) || due.is_none_or(|due| due <= now),
+                        "{id} waits"
+                    );
+                }
+                self.model.items.retain(|id, _| !gone.contains(id));
                 self.model.disturbed = true;
             }
             Step::Discard(generation) => {
