@@ -86,13 +86,12 @@ impl Processor for Fated {
         let attempt = cx.attempt();
         self.notes.write(Event::Begin, number, attempt);
         let fate = Fate::of(self.notes.seed, number);
-        let is_last = fate == Fate::FailsForEver && attempt == ATTEMPTS;
+        if fate == Fate::FailsForEver && attempt == ATTEMPTS {
+            // Also where this run is one of the first of an outage, or takes too long on a busy machine.
+            self.notes.write(Event::GivenUp, number, attempt);
+        }
         if self.outage.is_on() {
             self.notes.write(Event::Down, number, attempt);
-            if is_last {
-                // The first runs of an outage come before the breaker can know of it.
-                self.notes.write(Event::GivenUp, number, attempt);
-            }
             return Err(Failure::retry("what it needs is away"));
         }
         busy(self.longest).await;
@@ -100,12 +99,7 @@ impl Processor for Fated {
             Fate::Panics if attempt == 1 => panic!("as its fate says"),
             Fate::Hangs if attempt == 1 => std::future::pending().await,
             Fate::Fails(times) if attempt <= times => Err(Failure::retry("as its fate says")),
-            Fate::FailsForEver => {
-                if is_last {
-                    self.notes.write(Event::GivenUp, number, attempt);
-                }
-                Err(Failure::retry("as its fate says"))
-            }
+            Fate::FailsForEver => Err(Failure::retry("as its fate says")),
             Fate::Rejected => {
                 self.notes.write(Event::GivenUp, number, attempt);
                 Err(Failure::reject("as its fate says"))

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::batcher::{Again, AnyBatcher, Batcher, Entrance, Entries, Mark};
+use super::any_batcher::AnyBatcher;
+use super::batcher::{Again, Batcher};
+use super::entrance::{Entrance, Entries, Mark};
 use super::envelope::Envelope;
 use super::hub::Hub;
 use super::shard::{Closed, Turn};

@@ -359,7 +359,11 @@ impl BatchHandler for Collects {
             let fails = !state.calm && state.chance(spice);
             let poison = batch.items().iter().find(|output| state.poisons(output.number));
             let way = match poison {
-                Some(output) => [3, 4, 7][output.number % 3],
+                Some(output) => match output.number % 3 {
+                    0 => 3,
+                    1 => 4,
+                    _ => 7,
+                },
                 None if fails => 1 + state.rng.u8(..6),
                 None => 0,
             };
