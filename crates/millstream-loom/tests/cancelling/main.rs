@@ -9,6 +9,7 @@
 
 extern crate millstream_loom as parking_lot;
 extern crate millstream_loom as std;
+extern crate millstream_loom as tokio;
 extern crate millstream_loom as tokio_util;
 
 mod engine;

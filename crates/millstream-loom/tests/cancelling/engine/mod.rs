@@ -93,6 +93,8 @@ pub(crate) mod hub {
             }
         }
 
+        pub(crate) fn suspects_gone<'a>(&self, _: impl Iterator<Item = &'a Ticket>) {}
+
         pub(crate) fn batchers(&self) -> [Batcher; 0] {
             []
         }

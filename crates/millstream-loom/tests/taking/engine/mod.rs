@@ -1,7 +1,11 @@
-//! The engine's file under test, and as little of what it needs as will do: there are no keys here, and no lanes.
+//! The engine's files under test, and as little of what they need as will do: there are no keys here, and no lanes.
 
+#[path = "../../../../millstream-core/src/engine/parked.rs"]
+mod parked;
 #[path = "../../../../millstream-core/src/engine/ready.rs"]
 pub(crate) mod ready;
+#[path = "../../../../millstream-core/src/engine/unordered.rs"]
+mod unordered;
 
 mod budget {
     use crate::rt::{Duration, Instant};
