@@ -4,7 +4,8 @@ use super::StartError;
 use super::pipeline::prepare;
 use crate::dedup::{IdBy, Ids};
 use crate::flow::Step;
-use crate::spec::{DeadLetter, Ordering, PipelineSpec, RetryStrategy};
+use crate::ordering::Ordering;
+use crate::spec::{DeadLetter, PipelineSpec, RetryStrategy};
 
 impl PipelineSpec {
     /// Whether its parts fit each other, as a start finds out first.
