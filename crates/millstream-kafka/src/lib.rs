@@ -47,6 +47,7 @@ mod committer;
 mod connector;
 mod copies;
 mod ends;
+mod fetched;
 mod gate;
 mod letters;
 mod member;
