@@ -13,9 +13,12 @@ use millstream_tests::{QUEUE, Work};
 
 use crate::alone;
 use crate::place::{SOON, until};
-use crate::stores::{HandsOut, OnRabbitMq, OnSqlite, OnSqs, publish};
+use crate::stores::{HandsOut, OnKafka, OnRabbitMq, OnSqlite, OnSqs, publish};
 
 const MESSAGES: u32 = 300;
+const IN_FLIGHT: u32 = 50;
+/// How many more there are while it is open.
+const MORE: u32 = 20;
 /// Longer than a poll of SQS that is under way.
 const STEADY: Duration = Duration::from_millis(1_500);
 const OPEN_FOR: Duration = Duration::from_secs(8);
@@ -34,6 +37,13 @@ fn p1_while_a_breaker_is_open_rabbitmq_delivers_nothing() {
 #[test]
 fn p1_while_a_breaker_is_open_nothing_is_received_from_sqs() {
     nothing_is_handed_out_while_a_breaker_is_open::<OnSqs>();
+}
+
+/// What is counted is how often Kafka is asked for messages, answered with some or with none. A member reads ahead of what
+/// the pipeline takes, up to 4 MiB, and there are more than that; once it has them it asks no more.
+#[test]
+fn p1_while_a_breaker_is_open_nothing_is_fetched_from_kafka() {
+    nothing_is_handed_out_while_a_breaker_is_open::<OnKafka<true>>();
 }
 
 /// Fails while what it needs is down.
@@ -62,14 +72,14 @@ fn nothing_is_handed_out_while_a_breaker_is_open<S: HandsOut>() {
     let work = Work {
         seed: 1,
         keys: 0,
-        bytes: 64,
+        bytes: S::BYTES,
     };
     publish(&store, QUEUE, &work, MESSAGES);
     let dependent = Dependent::default();
     dependent.down.store(true, Ordering::Relaxed);
     let mut spec = PipelineSpec::new(QUEUE, store.inlet(QUEUE), Flow::process(dependent.clone()));
     spec.dead_letter = DeadLetter::Discard;
-    spec.limits.in_flight = 50.try_into().unwrap();
+    spec.limits.in_flight = (IN_FLIGHT as usize).try_into().unwrap();
     spec.breaker = Some(BreakerSpec {
         minimum: NonZeroU32::new(4).unwrap(),
         open_for: OPEN_FOR,
@@ -90,9 +100,12 @@ fn nothing_is_handed_out_while_a_breaker_is_open<S: HandsOut>() {
         status().breaker == Some(BreakerState::Open)
     });
 
+    publish(&store, QUEUE, &work, MORE);
     // What was on its way when it opened has come.
     let (mut out, mut since) = (store.handed_out(QUEUE), Instant::now());
+    let opened = Instant::now();
     while since.elapsed() < STEADY {
+        assert!(opened.elapsed() < OPEN_FOR, "it hands out more and more");
         std::thread::sleep(LOOK);
         let now = store.handed_out(QUEUE);
         if now != out {
@@ -111,7 +124,9 @@ fn nothing_is_handed_out_while_a_breaker_is_open<S: HandsOut>() {
         (Some(BreakerState::Open), 1),
         "it was open all the time"
     );
-    assert!(0 < out && out < MESSAGES, "{out} are out");
+    assert!(out > 0);
+    let left = store.remaining(QUEUE);
+    assert!(left > IN_FLIGHT, "it had none to hand out: {left} are left");
     assert_eq!(
         (after.counts.received, after.counts.retried),
         (before.received, before.retried)

@@ -65,8 +65,9 @@ fn each_ends_where_its_fate_says<S: Store>(test: &'static str) {
     while account.ended() < messages || dealt < planned {
         let record = got.recv_timeout(SOON).unwrap_or_else(|error| {
             panic!(
-                "{error}: {} of {messages} have ended, {dealt} of {planned} blows",
-                account.ended()
+                "{error}: {} of {messages} have ended, {dealt} of {planned} blows; not, among others, {:#?}",
+                account.ended(),
+                account.laggards()
             )
         });
         dealt += usize::from(matches!(record.event, Event::Dead | Event::Mended));

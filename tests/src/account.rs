@@ -7,6 +7,9 @@ use millstream_core::Reason;
 use crate::ledger::{EVERY, Event, Record};
 use crate::{ATTEMPTS, Fate, Report};
 
+/// How often what came again after a fault may run while the breaker opens for it and closes.
+const RELAPSE: u32 = 4;
+
 /// What has become of each message, record by record. It panics with the promise that a record breaks.
 ///
 /// A message's *life* is the time from a delivery until it is settled or lost. Only a fault gives it another one: its
@@ -22,6 +25,8 @@ pub struct Account {
     open: Option<(usize, Option<u32>)>,
     /// For each process, the run up to which the breaker may be open, or have been since the outage.
     outages: BTreeMap<u32, u32>,
+    /// The run up to which it may for what came again after a fault: most of that is what fails, as it stays longest.
+    relapse: u32,
     runs: u32,
     begun: u32,
     ended: u32,
@@ -71,6 +76,7 @@ impl Account {
             faults: Vec::new(),
             open: None,
             outages: BTreeMap::new(),
+            relapse: 0,
             runs: 0,
             begun: 0,
             ended: 0,
@@ -119,8 +125,9 @@ impl Account {
             Event::Mended => {
                 // It may take a process a while to notice.
                 self.open = self.open.map(|(first, _)| (first, Some(self.in_flight)));
+                self.relapse = self.runs + RELAPSE * self.in_flight;
             }
-            Event::Dead => {}
+            Event::Dead => self.relapse = self.runs + RELAPSE * self.in_flight,
             Event::Cancelled | Event::Looked | Event::Frozen => panic!("nobody writes {record:?}"),
         }
     }
@@ -129,6 +136,15 @@ impl Account {
     #[must_use]
     pub fn ended(&self) -> u32 {
         self.ended
+    }
+
+    /// Some of the messages that have not, each with its fate and its past: for who waits in vain.
+    #[must_use]
+    pub fn laggards(&self) -> Vec<String> {
+        let open = (0..).zip(&self.pasts).filter(|(_, past)| past.ends == 0);
+        open.take(20)
+            .map(|(number, past)| format!("{number}: {:?} {past:?}", Fate::of(self.seed, number)))
+            .collect()
     }
 
     /// Dead letters that were found.
@@ -140,6 +156,12 @@ impl Account {
     fn past(&mut self, number: u32) -> &mut Past {
         let past = self.pasts.get_mut(number as usize);
         past.expect("every message is known")
+    }
+
+    /// The run up to which this process' breaker may be open, or have been.
+    fn outage(&self, actor: u32) -> u32 {
+        let own = self.outages.get(&actor).copied().unwrap_or_default();
+        own.max(self.relapse)
     }
 
     /// The first fault that may befall what begins now.
@@ -169,9 +191,9 @@ impl Account {
             }
         }
         let (runs, since) = (self.runs, self.since());
-        let outage = self.outages.get(&actor).copied();
+        let outage = self.outage(actor);
         let past = *self.past(number);
-        let in_outage = outage.is_some_and(|until| past.run <= until && past.lives > 0 || runs <= until);
+        let in_outage = past.run <= outage && past.lives > 0 || runs <= outage;
         let uncounted = in_outage && attempt == u32::from(past.attempt);
         let goes_on = past.actor == actor
             && match past.over {
@@ -244,7 +266,7 @@ impl Account {
 
     fn end(&mut self, record: &Record) {
         let fate = Fate::of(self.seed, record.number);
-        let outage = self.outages.get(&record.actor).copied();
+        let outage = self.outage(record.actor);
         let past = self.past(record.number);
         let given_up = record.event == Event::GivenUp;
         assert_eq!(
@@ -252,7 +274,7 @@ impl Account {
             fate.letter().is_some(),
             "{record:?} of a message that {fate:?}"
         );
-        past.in_outage |= outage.is_some_and(|until| past.run <= until);
+        past.in_outage |= past.run <= outage;
         let exact = past.lives == 1 && !past.in_outage;
         assert!(
             !exact || record.attempt == fate.last_attempt(),

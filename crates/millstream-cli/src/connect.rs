@@ -1,4 +1,4 @@
-//! `check --connect`: a file that is right in itself, compared with the brokers that it names.
+//! What `check` says of a file that is right in itself; with `--connect`, compared with the brokers that it names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was found, with the keys that lead from the pipeline to the table it was found at.
-type Found = (Vec<String>, Vec<Finding>);
+pub(crate) type Found = (Vec<String>, Vec<Finding>);
 
-/// Reaches every source, sink and dead letter; what there is to say of them, if anything.
-pub(crate) async fn connect(config: &Config) -> Option<Diagnostics> {
+/// Reaches every source, sink and dead letter; what there is to say of them, each with the number of its pipeline.
+pub(crate) async fn connect(config: &Config) -> Vec<(usize, Found)> {
     let mut looking = JoinSet::new();
     for (number, pipeline) in config.pipelines.iter().enumerate() {
         for (table, check) in checks(pipeline, config.host.shutdown_timeout) {
@@ -25,7 +25,19 @@ pub(crate) async fn connect(config: &Config) -> Option<Diagnostics> {
             });
         }
     }
-    let all: Vec<(usize, Found)> = looking.join_all().await;
+    looking.join_all().await
+}
+
+/// What there is to say of the pipelines, without that any broker is reached.
+pub(crate) fn look(config: &Config) -> Vec<(usize, Found)> {
+    let pipelines = config.pipelines.iter().enumerate();
+    pipelines
+        .map(|(number, pipeline)| (number, (Vec::new(), pipeline.spec.findings())))
+        .collect()
+}
+
+/// What was found, at its places in the file; none if nothing was.
+pub(crate) fn diagnose(config: &Config, all: &[(usize, Found)]) -> Option<Diagnostics> {
     let findings = all.iter().filter_map(|(number, (table, found))| {
         let name = &*config.pipelines.get(*number)?.spec.name;
         let table: Vec<_> = table.iter().map(String::as_str).collect();

@@ -9,10 +9,9 @@ use millstream_core::Severity;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Args, Check, Command};
-use crate::connect::connect;
 use crate::load::{load, tell};
 use crate::named::counted;
-use crate::{dead_letter, publish, run, screen};
+use crate::{connect, dead_letter, publish, run, screen};
 
 /// The file is wrong, and it was said how.
 pub(crate) const BAD_CONFIG: u8 = 2;
@@ -54,19 +53,20 @@ fn check(args: &Check, registry: &Registry) -> anyhow::Result<ExitCode> {
         return Ok(BAD_CONFIG.into());
     };
     let mut said = counted(config.pipelines.len() as u64, "pipeline");
+    let mut found = connect::look(&config);
     if args.connect {
         let runtime = runtime()?;
-        let found = runtime.block_on(connect(&config));
+        found.extend(runtime.block_on(connect::connect(&config)));
         runtime.shutdown_background();
-        if let Some(found) = found {
-            tell(&found);
-            if found.count(Severity::Error) > 0 {
-                return Ok(BAD_CONFIG.into());
-            }
-            match found.count(Severity::Warning) {
-                0 => {}
-                warnings => said = format!("{said}, {}", counted(warnings as u64, "warning")),
-            }
+    }
+    if let Some(found) = connect::diagnose(&config, &found) {
+        tell(&found);
+        if found.count(Severity::Error) > 0 {
+            return Ok(BAD_CONFIG.into());
+        }
+        match found.count(Severity::Warning) {
+            0 => {}
+            warnings => said = format!("{said}, {}", counted(warnings as u64, "warning")),
         }
     }
     print(&format!("ok: {said}\n"))
@@ -83,10 +83,16 @@ pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 /// The same with what may be no text.
 pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    print_part(bytes).map(|_| ExitCode::SUCCESS)
+}
+
+/// The same with one part of many. Whether its reader wants more.
+pub(crate) fn print_part(bytes: &[u8]) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
+    match screen::beside(|| stdout.write_all(bytes).and_then(|()| stdout.flush())) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use millstream_core::{Finding, PipelineSpec, SharedSinkConnector};
+use millstream_core::Finding;
 use serde::de::IgnoredAny;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -12,13 +12,13 @@ use toml::de::{DeTable, DeValue};
 use crate::decode::decode;
 use crate::diagnostic::Diagnostics;
 use crate::fields::Fields;
-use crate::fixed::Fixed;
 use crate::interpolate::{Environment, interpolate};
 use crate::mask;
-use crate::pipeline::pipeline;
+use crate::node::Node;
+use crate::pipeline::{PipelineConfig, pipeline};
 use crate::registry::Registry;
 use crate::report::Report;
-use crate::table::{Node, Table};
+use crate::table::Table;
 use crate::tables::{HostTable, LogFormatName};
 use crate::values::ListenAddress;
 use crate::written::{Written, places};
@@ -65,18 +65,6 @@ pub enum LogFormat {
     Text,
     /// An object a line.
     Json,
-}
-
-/// One pipeline of a file.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PipelineConfig {
-    /// What the engine runs.
-    pub spec: PipelineSpec,
-    /// Writes to where the pipeline's source reads; `None` where its connector has no such thing.
-    pub publish_to: Option<SharedSinkConnector>,
-    /// What of its table holds until it is started again, to compare with another reading of the file.
-    pub fixed: Fixed,
 }
 
 impl Config {

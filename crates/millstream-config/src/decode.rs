@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -72,6 +73,22 @@ pub(crate) fn decode<T: DeserializeOwned>(
             entries.remove(key.as_str());
         }
     }
+}
+
+/// A part of the pipeline with its table, or its default where the file has none.
+pub(crate) fn part<'i, T: DeserializeOwned + JsonSchema + Default>(
+    report: &mut Report<'_>,
+    pipeline: &mut Table<'i>,
+    key: &str,
+) -> Option<(T, Table<'i>)> {
+    if !pipeline.has(key) {
+        return Some((
+            T::default(),
+            Table::new(pipeline.below(key), pipeline.span.clone(), DeTable::new()),
+        ));
+    }
+    let mut table = pipeline.take_table(report, key)?;
+    Some((decode(report, &mut table, &Fields::of::<T>(), &[])?, table))
 }
 
 /// Reports the keys that are not known; gives the names that were probably meant, or were written.

@@ -122,3 +122,29 @@ impl<'a> IntoIterator for &'a Diagnostics {
         self.iter()
     }
 }
+
+/// Line and column, both from 1, the column in characters.
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before
+        .get(line_start..)
+        .unwrap_or_default()
+        .trim_start_matches('\u{feff}')
+        .chars()
+        .count();
+    (before.matches('\n').count() + 1, column + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let text = "a = 1\nü = 2\n";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, text.find('2').unwrap()), (2, 5));
+        assert_eq!(position(text, text.len()), (3, 1));
+    }
+}

@@ -1,14 +1,14 @@
 //! A key that is right, in the wrong table of its pipeline.
 
 use crate::fields::Fields;
-use crate::pipeline::TABLES;
 use crate::tables::{
-    BreakerTable, LimitsTable, PipelineTable, ProcessorTable, RateLimitTable, RetryTable, SupervisorTable,
+    BreakerTable, LimitsTable, PIPELINE_TABLES, PipelineTable, ProcessorTable, RateLimitTable, RetryTable,
+    SupervisorTable,
 };
 
 /// The tables of the pipeline of `path` in which this key would be known.
 pub(crate) fn homes(path: &str, key: &str) -> Vec<String> {
-    let within = TABLES
+    let within = PIPELINE_TABLES
         .iter()
         .find_map(|table| path.strip_suffix(table)?.strip_suffix('.'));
     let pipeline = within.unwrap_or(path);

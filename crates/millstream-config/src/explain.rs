@@ -7,8 +7,8 @@ use serde_json::Value;
 use toml::de::DeValue;
 
 use crate::invalid::Invalid;
+use crate::node::described;
 use crate::suggest;
-use crate::table::described;
 
 /// Where an error is.
 #[derive(Debug)]

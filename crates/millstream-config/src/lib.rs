@@ -49,10 +49,12 @@ mod erased;
 mod explain;
 mod fields;
 mod fixed;
+mod hidden;
 mod interpolate;
 mod invalid;
 mod kind;
 mod mask;
+mod node;
 mod not_yet;
 mod order_by;
 mod parts;
@@ -70,7 +72,7 @@ mod tables;
 mod values;
 mod written;
 
-pub use config::{Config, HostSpec, LogFormat, PipelineConfig};
+pub use config::{Config, HostSpec, LogFormat};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use fixed::Fixed;
 pub use interpolate::Environment;
@@ -79,6 +81,7 @@ pub use kind::{
     HandlerContext, HandlerKind, NoSettings, SinkContext, SinkKind, SourceContext, SourceKind, StoreContext,
     StoreKind,
 };
+pub use pipeline::PipelineConfig;
 pub use registry::Registry;
 pub use schema::schema;
 pub use secret::Secret;

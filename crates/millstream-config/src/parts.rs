@@ -6,11 +6,12 @@ use toml::de::DeValue;
 use crate::erased::{AnySink, AnySource};
 use crate::explain;
 use crate::kind::{SinkContext, SourceContext, StoreContext};
+use crate::node::described;
 use crate::not_yet;
 use crate::registry::Registry;
 use crate::report::Report;
 use crate::suggest;
-use crate::table::{Table, described};
+use crate::table::Table;
 
 /// What a `type` stands for.
 #[derive(Clone, Copy)]

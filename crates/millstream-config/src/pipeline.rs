@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 use millstream_core::{
     Capabilities, DeadLetter, Limits, Ordering, PipelineSpec, SharedConnector, SharedSinkConnector,
 };
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use crate::batchers::Batchers;
-use crate::config::PipelineConfig;
-use crate::decode::decode;
+use crate::decode::{decode, part};
 use crate::fields::Fields;
 use crate::fixed::Fixed;
 use crate::kind::{HandlerContext, SinkContext, SourceContext};
+use crate::node::Node;
 use crate::order_by::OrderByName;
 use crate::parts;
 use crate::policies;
@@ -22,25 +20,21 @@ use crate::processor::processor;
 use crate::registry::Registry;
 use crate::repeats;
 use crate::report::Report;
-use crate::table::{Node, Table};
-use crate::tables::{LimitsTable, OrderingName, PipelineTable};
+use crate::table::Table;
+use crate::tables::{LimitsTable, OrderingName, PIPELINE_TABLES, PipelineTable};
 use crate::values::HumanDuration;
 
-/// The keys of a pipeline that are tables.
-pub(crate) const TABLES: [&str; 12] = [
-    "limits",
-    "source",
-    "processor",
-    "batchers",
-    "retry",
-    "dead_letter",
-    "rate_limit",
-    "breaker",
-    "dependencies",
-    "supervisor",
-    "deduplicate",
-    "sequence",
-];
+/// One pipeline of a file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PipelineConfig {
+    /// What the engine runs.
+    pub spec: PipelineSpec,
+    /// Writes to where the pipeline's source reads; `None` where its connector has no such thing.
+    pub publish_to: Option<SharedSinkConnector>,
+    /// What of its table holds until it is started again, to compare with another reading of the file.
+    pub fixed: Fixed,
+}
 
 /// Reads the pipeline of this name.
 pub(crate) fn pipeline(
@@ -87,7 +81,7 @@ pub(crate) fn pipeline(
     let can = source.as_ref().map(|(source, _)| source.capabilities());
     let deduplicate = repeats::deduplicate(report, registry, &mut parts, name, can);
     let order = ordering.is_some().then_some(&order);
-    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref());
+    let sequence = repeats::sequence(report, &mut parts, order, limits.as_ref(), can);
 
     let (ordering, _) = ordering?;
     let (source, publish_to) = source?;
@@ -115,26 +109,10 @@ pub(crate) fn pipeline(
     })
 }
 
-/// A part of the pipeline with its table, or its default where the file has none.
-pub(crate) fn part<'i, T: DeserializeOwned + JsonSchema + Default>(
-    report: &mut Report<'_>,
-    pipeline: &mut Table<'i>,
-    key: &str,
-) -> Option<(T, Table<'i>)> {
-    if !pipeline.has(key) {
-        return Some((
-            T::default(),
-            Table::new(pipeline.below(key), pipeline.span.clone(), DeTable::new()),
-        ));
-    }
-    let mut table = pipeline.take_table(report, key)?;
-    Some((decode(report, &mut table, &Fields::of::<T>(), &[])?, table))
-}
-
 /// Moves the entries that are tables into a table of their own.
 fn set_apart<'i>(table: &mut Table<'i>) -> Table<'i> {
     let mut parts = DeTable::new();
-    for key in TABLES {
+    for key in PIPELINE_TABLES {
         if let Some((key, value)) = table.entries.remove_entry(key) {
             parts.insert(key, value);
         }
@@ -149,7 +127,7 @@ fn ordering(report: &mut Report<'_>, table: &mut Table<'_>) -> Option<(Ordering,
         "source",
         "A table with the `type` of connector that messages come from.",
     );
-    let written: PipelineTable = decode(report, table, &fields, &TABLES)?;
+    let written: PipelineTable = decode(report, table, &fields, &PIPELINE_TABLES)?;
     if written.ordering != OrderingName::Key && written.order_by != OrderByName::Key {
         report.error(
             table.at("order_by"),

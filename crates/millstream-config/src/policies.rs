@@ -9,11 +9,10 @@ use millstream_core::{
     SupervisorSpec,
 };
 
-use crate::decode::decode;
+use crate::decode::{decode, part};
 use crate::fields::Fields;
 use crate::kind::StoreContext;
 use crate::parts;
-use crate::pipeline::part;
 use crate::registry::Registry;
 use crate::report::Report;
 use crate::table::Table;

@@ -74,6 +74,7 @@ pub(crate) fn sequence(
     pipeline: &mut Table<'_>,
     ordering: Option<&Ordering>,
     limits: Option<&Limits>,
+    source: Option<Capabilities>,
 ) -> Option<Option<SequenceSpec>> {
     if !pipeline.has("sequence") {
         return Some(None);
@@ -88,6 +89,15 @@ pub(crate) fn sequence(
                 "add `ordering = \"key\"` to [{}], or remove this table",
                 pipeline.path
             ),
+        );
+        return None;
+    }
+    if source.is_some_and(|source| source.leases_singly) {
+        report.error(
+            table.span.clone(),
+            "this source leases each message by itself, so nothing says what is missing before it: no gap would be found",
+            "remove this table; what needs its numbers without gaps is for Kafka, SQLite, or RabbitMQ with a single active \
+             consumer",
         );
         return None;
     }

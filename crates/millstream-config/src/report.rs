@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use millstream_core::Severity;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, position};
+use crate::hidden::Hidden;
 use crate::invalid::Invalid;
 use crate::mask;
 use crate::secret::Secret;
@@ -23,10 +24,6 @@ pub(crate) struct Report<'a> {
     secrets: Vec<Range<usize>>,
     hidden: Hidden,
 }
-
-/// Values that no message may quote, each with what to put in its place.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Hidden(Vec<(String, String)>);
 
 impl<'a> Report<'a> {
     pub(crate) fn new(path: &str, text: &'a str) -> Self {
@@ -90,17 +87,12 @@ impl<'a> Report<'a> {
 
     /// Puts `shown` in place of `value` in every message.
     pub(crate) fn hide(&mut self, value: &str, shown: &str) {
-        if !value.is_empty() && value != shown {
-            self.hidden.0.push((value.to_owned(), shown.to_owned()));
-        }
+        self.hidden.add(value, shown);
     }
 
     /// Whether this text is one that no message may quote.
     pub(crate) fn hides(&self, text: &str) -> bool {
-        self.hidden
-            .0
-            .iter()
-            .any(|(value, _)| text == value || (value.chars().count() > 2 && text.contains(value)))
+        self.hidden.covers(text)
     }
 
     /// The value, if nothing is wrong.
@@ -139,53 +131,9 @@ impl<'a> Report<'a> {
     }
 }
 
-impl Hidden {
-    /// A message without what it must not quote. A value of one or two characters is only recognised between
-    /// quotes, or it would be found in every word. The longest go first, because others may be parts of them.
-    pub(crate) fn clean(&self, message: &str) -> String {
-        let mut hidden: Vec<_> = self.0.iter().collect();
-        hidden.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
-        let mut clean = mask::message(message);
-        for (value, shown) in hidden {
-            if value.chars().count() > 2 {
-                clean = clean.replace(value.as_str(), shown);
-            } else {
-                for quote in ['`', '"', '\''] {
-                    clean = clean.replace(
-                        &format!("{quote}{value}{quote}"),
-                        &format!("{quote}{shown}{quote}"),
-                    );
-                }
-            }
-        }
-        clean
-    }
-}
-
-/// Line and column, both from 1, the column in characters.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before
-        .get(line_start..)
-        .unwrap_or_default()
-        .trim_start_matches('\u{feff}')
-        .chars()
-        .count();
-    (before.matches('\n').count() + 1, column + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_count_lines_and_characters_from_one() {
-        let text = "a = 1\nü = 2\n";
-        assert_eq!(position(text, 0), (1, 1));
-        assert_eq!(position(text, text.find('2').unwrap()), (2, 5));
-        assert_eq!(position(text, text.len()), (3, 1));
-    }
 
     #[test]
     fn the_longest_hidden_value_is_replaced_first() {

@@ -6,10 +6,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::node::{Node, described};
 use crate::report::Report;
-
-/// A value of the file with its place.
-pub(crate) type Node<'i> = Spanned<DeValue<'i>>;
 
 /// A table whose entries are taken out as they are understood; the places of all of them stay.
 #[derive(Debug)]
@@ -114,18 +112,5 @@ impl<'i> Table<'i> {
         } else {
             format!("[{}]", self.path)
         }
-    }
-}
-
-/// The type of a value, with its article.
-pub(crate) fn described(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use millstream_core::Finding;
 use toml::de::DeValue;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::report::{Hidden, position};
-use crate::table::Node;
+use crate::diagnostic::{Diagnostic, Diagnostics, position};
+use crate::hidden::Hidden;
+use crate::node::Node;
 
 /// Where every key of a file is, and what must not be shown of it.
 #[derive(Clone)]

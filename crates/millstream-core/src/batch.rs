@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::connector::BoxFuture;
 use crate::dependency::Dependency;
 use crate::engine::Breakers;
 use crate::failure::Failure;
+use crate::future::BoxFuture;
 
 /// The user's code for a batch at a time.
 ///

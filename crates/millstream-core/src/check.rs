@@ -1,11 +1,11 @@
-//! What a connector says of the settings of a pipeline, compared with its broker: [`Finding`].
+//! What there is to say of the settings of a pipeline, also compared with its broker: [`Finding`].
 //!
-//! The engine takes no part in it: the command `check --connect` asks, before anything runs.
+//! The engine takes no part in it: the commands `check` and `check --connect` ask, before anything runs.
 
 use std::time::Duration;
 
-use crate::connector::OpenError;
-use crate::engine::longest_wait;
+use crate::engine::{longest_wait, waits_there};
+use crate::errors::OpenError;
 use crate::spec::{BatcherSpec, PipelineSpec, RetryStrategy};
 
 /// How much a [`Finding`] matters.
@@ -125,6 +125,37 @@ impl From<OpenError> for Finding {
             OpenError::Unavailable(_) => "see that it runs and can be reached from here, or name another",
         };
         Self::error(error.to_string(), help)
+    }
+}
+
+impl PipelineSpec {
+    /// What would make it run otherwise than its settings say, as far as that is known without its broker: the command
+    /// `check` says it.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.crowding().into_iter().collect()
+    }
+
+    /// A limit of each key, while what is over it has no place to wait but those of all keys.
+    fn crowding(&self) -> Option<Finding> {
+        self.rate_limit.as_ref()?.key.as_ref()?;
+        let can = self.source.capabilities();
+        let puts_off = can.delay || self.source.retry_sink().is_some();
+        if waits_there(&self.ordering, &can, puts_off) {
+            return None;
+        }
+        let what = "what is over the limit of one key waits in the process, in places of `limits`, and all that was read \
+                    after it waits too: this source cannot hold messages back";
+        let help = match self.ordering.is_ordered() {
+            true => {
+                "remove `ordering`, or read each tenant's messages by a pipeline of its own; the embedded queue and FIFO \
+                 queues of SQS hold them back with `ordering = \"key\"` by the message's own key"
+            }
+            false => {
+                "where the source is of Kafka, set `retry.strategy` to \"redeliver\", so that retry topics hold them back; \
+                 elsewhere read each tenant's messages by a pipeline of its own"
+            }
+        };
+        Some(Finding::warning(what, help).in_pipeline(["rate_limit", "key"]))
     }
 }
 

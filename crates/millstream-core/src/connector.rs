@@ -6,23 +6,19 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-
-use thiserror::Error;
 
 use crate::check::{Facts, Finding};
 use crate::dedup::Ids;
 use crate::engine::Envelope;
+use crate::errors::{OpenError, SinkError, SourceError};
+use crate::future::BoxFuture;
 use crate::handle::EngineHandle;
 use crate::letters::SharedLetterBox;
 use crate::message::{Message, Outgoing};
 use crate::rt::Duration;
 use crate::settlement::{Outcome, Settle};
 use crate::ticket::Ticket;
-
-/// A boxed future, as the object-safe wrappers return it.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a connector can do, so that policies know what they may ask of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +51,9 @@ pub struct Capabilities {
     /// A settlement that was sent may be undone, along with what sinks have written of the message: nothing else may take
     /// note of it as done.
     pub transacts: bool,
+    /// Each delivery is lost by itself, and is of a generation of its own: nothing says what should have come before it, so
+    /// `sequence` finds no gap.
+    pub leases_singly: bool,
 }
 
 /// A broker's reading side: opens a source and its acknowledger, again after each failure.
@@ -284,27 +283,6 @@ pub enum Delivered {
     /// Not now; trying again may help.
     Failed(String),
 }
-
-/// Why a connector did not open.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Trying again cannot help; the text says what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// The broker cannot be reached now.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
-/// Why a source ended.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct SourceError(pub String);
-
-/// Why a sink failed.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct SinkError(pub String);
 
 /// Object-safe [`Connector`].
 pub trait DynConnector: Any + Send + Sync {

@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
-use crate::connector::BoxFuture;
+use crate::future::BoxFuture;
+use crate::ordering::OrderBy;
 use crate::rt::{self, Duration, Instant};
-use crate::spec::OrderBy;
 
 /// How a pipeline knows what it has done already.
 #[derive(Clone)]

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::batch::{BatchHandler, DynBatchHandler};
-use crate::connector::{BoxFuture, SharedSinkConnector};
+use crate::connector::SharedSinkConnector;
 use crate::engine::{AnyBatcher, Batcher, Entrance, Entries, Hub, Machine, Worker};
 use crate::failure::Failure;
+use crate::future::BoxFuture;
 use crate::message::Outgoing;
 use crate::processor::Processor;
 use crate::sink_handler::SinkHandler;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::connector::BoxFuture;
+use crate::future::BoxFuture;
 use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
 use crate::rt::Instant;

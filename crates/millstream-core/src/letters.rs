@@ -11,7 +11,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use rustc_hash::FxHasher;
 
-use crate::connector::{BoxFuture, OpenError};
+use crate::errors::OpenError;
+use crate::future::BoxFuture;
 use crate::message::{Headers, Message, Outgoing, time_of};
 use crate::settlement::Rejection;
 

@@ -13,8 +13,10 @@ mod decode;
 mod dedup;
 mod dependency;
 mod engine;
+mod errors;
 mod failure;
 mod flow;
+mod future;
 mod handle;
 mod host;
 mod letters;
@@ -22,6 +24,7 @@ mod measures;
 pub mod memory;
 mod message;
 mod mutants;
+mod ordering;
 mod partition;
 mod processor;
 mod rates;
@@ -39,9 +42,9 @@ pub use aside::Aside;
 pub use batch::{Batch, BatchHandler, ClosedBy};
 pub use check::{Facts, Finding, Severity};
 pub use connector::{
-    Acknowledger, BoxFuture, Capabilities, Chunk, Connector, Credit, Delivered, DynAcknowledger,
-    DynConnector, DynSink, DynSinkConnector, DynSource, OpenError, Opened, Read, SharedConnector,
-    SharedSinkConnector, Sink, SinkConnector, SinkError, Source, SourceError,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, DynAcknowledger, DynConnector, DynSink,
+    DynSinkConnector, DynSource, Opened, Read, SharedConnector, SharedSinkConnector, Sink, SinkConnector,
+    Source,
 };
 pub use decode::Decode;
 pub use dedup::{
@@ -49,19 +52,22 @@ pub use dedup::{
 };
 pub use dependency::Dependency;
 pub use engine::{BreakerState, Change, Counts, DrainReport, OpenedBy, Sentinel, Stall};
+pub use errors::{OpenError, SinkError, SourceError};
 pub use failure::Failure;
 pub use flow::{Flow, SharedFlow, Step};
+pub use future::BoxFuture;
 pub use handle::{Detached, Drained, EngineHandle};
 pub use host::{Condition, Host, Pipeline, StartError, Status};
 pub use letters::{Letter, LetterBox, LetterError, Letters, SharedLetterBox, Visit};
 pub use measures::{BatcherMeasures, BreakerMeasures, Distribution, Failed, Measures, StageMeasures};
 pub use message::{Headers, Message, OriginId, Outgoing, Was};
+pub use ordering::{OrderBy, Ordering};
 pub use partition::{Partition, Rebalance};
 pub use processor::{Context, Origin, Processor};
 pub use rates::{Ask, Bucket, Pace, RateError, RateStore, SharedRateSpec, SharedRateStore, Turns};
 pub use settlement::{Outcome, Reason, Rejection, Settle, Settlement};
 pub use spec::{
-    BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGap, OnGiveUp, OrderBy, Ordering, PipelineSpec,
-    ProcessorSpec, RateLimit, RetrySpec, RetryStrategy, SequenceSpec, SupervisorSpec,
+    BatcherSpec, BreakerSpec, DeadLetter, Limits, OnGap, OnGiveUp, PipelineSpec, ProcessorSpec, RateLimit,
+    RetrySpec, RetryStrategy, SequenceSpec, SupervisorSpec,
 };
 pub use ticket::{Scope, Ticket};

@@ -9,10 +9,11 @@ use tokio::sync::Notify;
 
 use crate::check::{Facts, Finding};
 use crate::connector::{
-    Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, OpenError, Read, SharedSinkConnector,
-    Sink, SinkConnector, SinkError, Source, SourceError,
+    Acknowledger, Capabilities, Chunk, Connector, Credit, Delivered, Read, SharedSinkConnector, Sink,
+    SinkConnector, Source,
 };
 use crate::dedup::Ids;
+use crate::errors::{OpenError, SinkError, SourceError};
 use crate::handle::EngineHandle;
 use crate::message::{Message, OriginId, Outgoing};
 use crate::rt::{self, Instant};

@@ -40,6 +40,8 @@ pub struct Message {
     pub deliveries: u32,
     /// Handler runs of this message that have failed so far, carried through the broker where it went back.
     pub failures: u32,
+    /// Higher went first; 0 where the source knows of none, or keeps it as a header. A dead letter has it too.
+    pub priority: i32,
     /// When a run of it first failed, where that is known: it is carried as `failures` is.
     pub first_failed: Option<SystemTime>,
 }
@@ -120,6 +122,7 @@ impl Message {
                 position: self.position,
                 timestamp: self.timestamp,
             })),
+            priority: self.priority,
             ..Outgoing::default()
         }
     }

@@ -47,12 +47,24 @@ pub enum Mutant {
     LossUncounted,
     /// The report of a drain leaves out what it released.
     ReportShort,
+    /// A worker that has died is not started again.
+    SeatLost,
+    /// Of a split batch, two messages that failed together count as one.
+    NeighbourBlamed,
+    /// What follows a message that stops its partition runs all the same.
+    HaltOvertaken,
+    /// A message runs although its twin is in flight.
+    TwinRuns,
+    /// The source hears that a message is done, and the store of ids does not.
+    IdForgotten,
+    /// What comes behind a gap in the numbers of its key does not wait.
+    GapIgnored,
 }
 
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeBatch,
         Self::AckUnconfirmed,
         Self::ForgetOnPanic,
@@ -73,6 +85,12 @@ impl Mutant {
         Self::Uncounted,
         Self::LossUncounted,
         Self::ReportShort,
+        Self::SeatLost,
+        Self::NeighbourBlamed,
+        Self::HaltOvertaken,
+        Self::TwinRuns,
+        Self::IdForgotten,
+        Self::GapIgnored,
     ];
 }
 

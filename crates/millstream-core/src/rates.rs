@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::connector::BoxFuture;
 use crate::dedup::OnStoreFailure;
+use crate::future::BoxFuture;
 use crate::rt::Duration;
 
 /// What keeps a pipeline's rate limit for all processes that run it.

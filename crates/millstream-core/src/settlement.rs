@@ -152,7 +152,7 @@ impl Rejection {
         ]
     }
 
-    /// The dead letter: the message with payload and key untouched and this failure among its headers.
+    /// The dead letter: the message with payload, key and priority untouched and this failure among its headers.
     pub fn dead_letter(&self, message: &Message) -> Outgoing {
         let mut headers: Headers = message.headers.clone();
         for (name, value) in self.headers() {
@@ -162,6 +162,7 @@ impl Rejection {
             payload: message.payload.clone(),
             key: message.key.clone(),
             headers,
+            priority: message.priority,
             ..Outgoing::default()
         }
     }

@@ -32,6 +32,8 @@ pub enum Ended {
     Rejected,
     /// In a way that is worth another attempt.
     Failed,
+    /// Its batch failed as a whole, and is run again in parts.
+    Split,
     /// It was cancelled, because its lease is lost or the pipeline was cut.
     Cancelled,
 }

@@ -4,9 +4,11 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::batch::{Batch, DynBatchHandler};
-use crate::connector::{BoxFuture, Delivered, DynSink, OpenError, SharedSinkConnector};
+use crate::connector::{Delivered, DynSink, SharedSinkConnector};
 use crate::engine::patience;
+use crate::errors::OpenError;
 use crate::failure::Failure;
+use crate::future::BoxFuture;
 use crate::message::Outgoing;
 use crate::rt;
 

@@ -226,6 +226,7 @@ impl Connector for KafkaConnector {
             longest_delay: self.tiers.longest(),
             ids: Ids::Position,
             transacts: self.transactions.is_some(),
+            ..Capabilities::default()
         }
     }
 

@@ -18,11 +18,13 @@ pub(crate) const LIMIT: usize = 4096;
 /// Says that the text is ours, and of this form.
 const FORM: &str = "millstream2:";
 
-/// How many bytes of numbers fit into a text.
-const ROOM: usize = (LIMIT - FORM.len()) / 4 * 3;
+/// How many bytes of numbers fit into a text of so many.
+const fn room(limit: usize) -> usize {
+    (limit - FORM.len()) / 4 * 3
+}
 
 /// How many of them run lengths may take, whatever the note.
-pub(crate) const TOLD: usize = ROOM - NOTE;
+pub(crate) const TOLD: usize = room(LIMIT) - NOTE;
 
 /// The longest note: two numbers of 32 bits and two of 64, seven bits to a byte.
 const NOTE: usize = 2 * 5 + 2 * 10;
@@ -36,6 +38,11 @@ pub(crate) fn cost(run: u64) -> usize {
 /// The text for this note and these ranges, which ascend and begin at or after the offset; empty if there is nothing to
 /// say.
 pub(crate) fn encode(offset: u64, note: &Note, ranges: &[Range<u64>]) -> String {
+    encode_within(LIMIT, offset, note, ranges)
+}
+
+/// As [`encode`], where a text may have so many bytes, which are enough for any note.
+pub(crate) fn encode_within(limit: usize, offset: u64, note: &Note, ranges: &[Range<u64>]) -> String {
     if ranges.is_empty() && *note == Note::default() {
         return String::new();
     }
@@ -58,7 +65,7 @@ pub(crate) fn encode(offset: u64, note: &Note, ranges: &[Range<u64>]) -> String 
         let before = bytes.len();
         push(&mut bytes, range.start.saturating_sub(at));
         push(&mut bytes, range.end.saturating_sub(range.start));
-        if bytes.len() > ROOM {
+        if bytes.len() > room(limit) {
             bytes.truncate(before);
             break;
         }

@@ -96,7 +96,9 @@ pub(crate) fn config(reach: &ClientConfig) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         // A chunk comes at once, and nothing follows before it is confirmed.
-        .set("linger.ms", "1");
+        .set("linger.ms", "1")
+        // As the source: by itself a producer may find its broker ten seconds and more after it is back.
+        .set("reconnect.backoff.max.ms", "1000");
     config
 }
 

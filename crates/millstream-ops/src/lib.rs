@@ -36,6 +36,7 @@
 mod health;
 mod listener;
 mod metrics;
+mod patience;
 mod routes;
 
 pub use listener::{ListenError, Listener};

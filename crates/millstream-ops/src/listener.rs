@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::patience::Patience;
 use crate::routes::router;
 
 /// How long a client has to send the head of a request, from when it has connected or had its last answer.
@@ -76,8 +77,8 @@ impl Listener {
 
     /// Answers for this host, for ever. See `routes.rs` for what.
     ///
-    /// A client that has not sent the head of its next request within 10 seconds is hung up on, and no more than 64 are
-    /// connected at a time.
+    /// A client that has not sent the head of its next request within 10 seconds is hung up on, and so is one that has not
+    /// taken an answer 30 seconds after it first made it wait. No more than 64 are connected at a time.
     ///
     /// # Cancel safety
     /// Cancel safe: dropped, it listens no more; an answer that was begun may still be sent.
@@ -98,7 +99,7 @@ impl Listener {
                 }
             };
             let service = TowerToHyperService::new(router.clone());
-            let connection = server.serve_connection(TokioIo::new(stream), service);
+            let connection = server.serve_connection(TokioIo::new(Patience::new(stream)), service);
             rt::spawn(async move {
                 // What goes wrong with a connection ends that connection.
                 connection.await.ok();

@@ -412,6 +412,30 @@ async fn who_does_not_end_the_head_of_a_request_is_hung_up_on() {
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_does_not_take_its_answers_is_hung_up_on() {
+    const REQUESTS: usize = 2000;
+    let address = listens().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let asks = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n".repeat(REQUESTS - 1);
+    let last = b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+    let asks = [&asks[..], last].concat();
+    let (mut reads, mut writes) = stream.split();
+    writes.write_all(&asks).await.unwrap();
+    // What answers them does not fit into what the system holds between the two.
+    rt::sleep(Duration::from_secs(600)).await;
+    let mut answers = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(600), reads.read_to_end(&mut answers)).await;
+    assert!(read.is_ok(), "it may stay for ever");
+    let answers = answers
+        .windows(12)
+        .filter(|bytes| bytes == b"HTTP/1.1 200")
+        .count();
+    assert!(answers < REQUESTS, "all were answered");
+}
+
 #[tokio::test]
 async fn no_more_than_so_many_are_connected_and_the_next_has_its_turn() {
     const MOST: usize = 64;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use millstream_core::{DeadLetter, Facts, Finding, OpenError};
+use millstream_core::{DeadLetter, Facts, Finding, OpenError, RetryStrategy};
 
 use crate::dial::{Dial, Line};
-use crate::reader::undeclared;
 use crate::settings::{OnFailure, REMEDY, ReaderSettings};
+use crate::stream::undeclared;
 use crate::topology::{Topology, short};
 use crate::trouble::{self, Trouble, code};
 
@@ -27,6 +27,8 @@ const DELIVERY_LIMIT: i64 = 20;
 pub(crate) struct Known {
     /// `classic`, `quorum` or `stream`; empty if that is not known.
     pub(crate) kind: String,
+    /// How many nodes have a quorum queue.
+    pub(crate) members: Option<usize>,
     /// Where rejected messages go; empty is the default exchange.
     pub(crate) dead_letter_exchange: Option<String>,
     /// After so many deliveries a quorum queue gives a message up; below zero: never.
@@ -120,6 +122,7 @@ async fn look(
     found.extend(unknown(settings, there, &known));
     found.extend(delivery_limit(settings, facts, &known));
     found.extend(consumer_timeout(facts, &known));
+    found.extend(retry_queues(settings, facts, &known));
     if matches!(facts.pipeline.dead_letter, DeadLetter::Source) && settings.on_failure != OnFailure::Requeue {
         match &known.dead_letter_exchange {
             Some(name) if !exchange_is_there(line, name).await? => {
@@ -231,6 +234,21 @@ fn consumer_timeout(facts: &Facts<'_>, known: &Known) -> Option<Finding> {
     Some(Finding::warning(what, help).in_pipeline(["processor", "timeout"]))
 }
 
+/// What waits for its next attempt has fewer copies than what does not.
+fn retry_queues(settings: &ReaderSettings, facts: &Facts<'_>, known: &Known) -> Option<Finding> {
+    let redelivers = facts.pipeline.retry.strategy == RetryStrategy::Redeliver;
+    if !redelivers || known.kind != "quorum" || known.members == Some(1) {
+        return None;
+    }
+    let queue = &settings.topology.queue;
+    let what = format!(
+        "what waits for its next attempt leaves the quorum queue `{queue}` for classic ones, `{queue}.retry.*`, which one node \
+         of a cluster has alone: if that is lost for good, so is what waits there"
+    );
+    let help = "write `strategy = \"in_place\"`, with which it stays in its queue, or bear that";
+    Some(Finding::warning(what, help).in_pipeline(["retry", "strategy"]))
+}
+
 fn unasked(trouble: Trouble) -> Finding {
     Finding::from(trouble.open_error(false)).at("management_url")
 }
@@ -307,6 +325,7 @@ impl Known {
         };
         Self {
             kind,
+            members: None,
             dead_letter_exchange: text("x-dead-letter-exchange"),
             delivery_limit: number("x-delivery-limit"),
             consumer_timeout: number("x-consumer-timeout").and_then(millis),
@@ -320,6 +339,7 @@ impl Known {
         };
         Self {
             kind: asked.kind,
+            members: asked.members,
             dead_letter_exchange: asked.dead_letter_exchange.or(self.dead_letter_exchange),
             // With several, the lowest counts.
             delivery_limit: asked.delivery_limit.into_iter().chain(self.delivery_limit).min(),

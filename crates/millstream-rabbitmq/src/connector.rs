@@ -12,9 +12,10 @@ use crate::check;
 use crate::inbox::{Inbox, Presence};
 use crate::progress::{Keeper, Progress};
 use crate::properties;
-use crate::reader::{Reader, undeclared};
+use crate::reader::Reader;
 use crate::settings::ReaderSettings;
 use crate::source::RabbitSource;
+use crate::stream::undeclared;
 
 /// Reads a queue or a stream.
 ///

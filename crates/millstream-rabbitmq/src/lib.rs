@@ -5,8 +5,10 @@
 //! is short of memory stops reading from connections that publish, acknowledgements included.
 
 mod acknowledger;
+mod arrivals;
 mod check;
 mod connector;
+mod depth;
 mod dial;
 mod inbox;
 mod letters;
@@ -22,6 +24,7 @@ mod retry;
 mod settings;
 mod sink;
 mod source;
+mod stream;
 mod tags;
 mod topology;
 mod trouble;

@@ -131,6 +131,7 @@ impl Known {
                 .and_then(Value::as_str)
                 .unwrap_or("classic")
                 .to_owned(),
+            members: value.get("members").and_then(Value::as_array).map(Vec::len),
             dead_letter_exchange: exchange.and_then(Value::as_str).map(str::to_owned),
             delivery_limit: limits.into_iter().flatten().filter_map(Value::as_i64).min(),
             consumer_timeout: timeouts
@@ -176,9 +177,10 @@ mod tests {
         let facts = Known::read(&json!({
             "type": "quorum",
             "arguments": {"x-queue-type": "quorum", "x-delivery-limit": 5},
+            "members": ["rabbit@one", "rabbit@two", "rabbit@three"],
             "effective_policy_definition": {"dead-letter-exchange": "dlx", "delivery-limit": 3, "consumer-timeout": 5000},
         }));
-        assert_eq!(facts.kind, "quorum");
+        assert_eq!((facts.kind.as_str(), facts.members), ("quorum", Some(3)));
         assert_eq!(facts.dead_letter_exchange.as_deref(), Some("dlx"));
         assert_eq!(facts.delivery_limit, Some(3));
         assert_eq!(facts.consumer_timeout, Some(Duration::from_secs(5)));

@@ -6,48 +6,38 @@
 //! A stream's channel may go without the engine's notice: what it delivered stays in hand, and the next one goes on
 //! behind it. There the consumer also begins anew, further back, for what was given back.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_core::Stream;
-use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::Consumer;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::ShortString;
 use millstream_core::rt::{self, Instant};
-use millstream_core::{EngineHandle, Message, Ticket};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::arrivals::{Arrived, Flow, Heard, next};
+use crate::depth::{Depth, EVERY, watch};
 use crate::dial::Line;
 use crate::inbox::{Attendance, Inbox, Want};
 use crate::progress::Progress;
-use crate::properties;
 use crate::settings::{OFFSET, ReaderSettings};
+use crate::stream::{is_stream, undeclared};
 use crate::tags::Tags;
 use crate::topology::short;
-use crate::trouble::{self, Trouble, code, describe};
+use crate::trouble::{Trouble, describe};
 
-/// The most that is handed on at a time, so that the source starts on it while more comes.
-const BATCH: usize = 256;
 /// How long a pause lasts before the consumer is cancelled: most are over sooner.
 const CANCEL: Duration = Duration::from_millis(50);
 /// How long a pause lasts before what was prefetched goes back for others to have.
 const GIVE_BACK: Duration = Duration::from_secs(30);
 /// How often to look whether the channel is still there while there is no consumer to hear it from.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often to ask how many messages wait.
-const DEPTH: Duration = Duration::from_secs(5);
 /// How long to wait before connecting again: at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// A link that has held for this long was a success.
 const SUCCESS: Duration = Duration::from_secs(10);
-/// How long a stream has to send a message that was there before.
-const SILENCE: Duration = Duration::from_secs(10);
 /// How long a connection has to show that it is still good for another channel.
 const REUSE: Duration = Duration::from_secs(5);
 
@@ -73,8 +63,6 @@ pub(crate) struct Link {
     /// Tells the engine how much waits, from a channel of its own, until that cannot be known.
     depth: Depth,
 }
-
-type Depth = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Link {
     /// Has it found out where in the stream to begin.
@@ -105,94 +93,6 @@ impl From<lapin::Error> for End {
 impl From<Trouble> for End {
     fn from(trouble: Trouble) -> Self {
         Self::Lost(trouble.text)
-    }
-}
-
-/// How the stream of a consumer goes on.
-enum Flow {
-    More,
-    /// Cancelled, by this side or by the broker.
-    Cancelled,
-    Failed(lapin::Error),
-}
-
-/// Whether a stream has what it had before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    /// It sends, or need not.
-    Something,
-    /// Nothing yet of what must come, by then at the latest.
-    NothingYet(Instant),
-    /// Nothing in time, which was reported.
-    NothingReported,
-}
-
-impl Heard {
-    /// A consumer begins.
-    fn begin(&mut self, expected: bool) {
-        if *self != Self::NothingReported {
-            *self = if expected {
-                Self::NothingYet(rt::after(SILENCE))
-            } else {
-                Self::Something
-            };
-        }
-    }
-
-    fn due(self) -> Option<Instant> {
-        match self {
-            Self::NothingYet(due) => Some(due),
-            Self::Something | Self::NothingReported => None,
-        }
-    }
-
-    fn is_overdue(self) -> bool {
-        self.due().is_some_and(|due| due <= rt::now())
-    }
-}
-
-/// What a consumer has delivered.
-#[derive(Default)]
-struct Arrived {
-    /// To be handed on.
-    messages: Vec<(Ticket, Message)>,
-    /// From a stream, and done or in hand already.
-    known: Vec<Ticket>,
-    /// Has a stream's offset where none is expected. A message that was moved from a stream to a queue may too.
-    is_odd: bool,
-}
-
-impl Arrived {
-    fn len(&self) -> usize {
-        self.messages.len() + self.known.len()
-    }
-
-    fn add(&mut self, delivery: Delivery, tags: &Tags, progress: Option<&Progress>) {
-        let offset = offset(&delivery);
-        let ticket = tags.ticket(delivery.delivery_tag, delivery.redelivered);
-        match (progress, offset) {
-            (None, offset) => {
-                self.is_odd |= offset.is_some();
-                self.messages
-                    .push((ticket, properties::read(delivery, ticket.origin)));
-            }
-            (Some(progress), Some(offset)) if progress.arrive(offset, ticket) => {
-                let mut message = properties::read(delivery, ticket.origin);
-                message.position = offset;
-                // The broker does not count.
-                message.deliveries = 0;
-                self.messages.push((ticket, message));
-            }
-            (Some(_), _) => self.known.push(ticket),
-        }
-    }
-}
-
-/// Where in its stream this is.
-fn offset(delivery: &Delivery) -> Option<u64> {
-    match delivery.properties.headers().as_ref()?.inner().get(OFFSET)? {
-        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
-        _ => None,
     }
 }
 
@@ -306,7 +206,12 @@ impl Reader {
         // All of a stream's messages count there, read or not.
         let depth = if self.index == 0 && self.inbox.progress().is_none() {
             let watched = open.channel().await?;
-            self.depth(watched, &queue, Duration::ZERO)
+            watch(
+                watched,
+                queue.clone(),
+                self.inbox.engine().clone(),
+                Duration::ZERO,
+            )
         } else {
             Box::pin(std::future::pending())
         };
@@ -387,7 +292,7 @@ impl Reader {
                 () = &mut link.depth => {
                     self.inbox.engine().depth_unknown();
                     let watched = link.line.channel().await?;
-                    link.depth = self.depth(watched, &link.queue, DEPTH);
+                    link.depth = watch(watched, link.queue.clone(), self.inbox.engine().clone(), EVERY);
                     continue;
                 }
             };
@@ -411,15 +316,6 @@ impl Reader {
                 }
             }
         }
-    }
-
-    /// What tells the engine how much waits, from then on.
-    fn depth(&self, channel: Channel, queue: &ShortString, after: Duration) -> Depth {
-        let (queue, engine) = (queue.clone(), self.inbox.engine().clone());
-        Box::pin(async move {
-            rt::sleep(after).await;
-            watch_depth(channel, queue, engine).await;
-        })
     }
 
     fn plan(&self, want: Want) -> Result<Plan, End> {
@@ -530,70 +426,6 @@ impl Reader {
     }
 }
 
-/// Asks the broker whether this is a stream, with a declaration that a stream agrees with but for its arguments.
-async fn is_stream(line: &Line, queue: &ShortString) -> Result<bool, End> {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-    let channel = line.channel().await?;
-    let declared = channel
-        .queue_declare(queue.clone(), QueueDeclareOptions::durable(), arguments)
-        .await;
-    let Err(error) = declared else {
-        channel.close(200, "asked".into()).await?;
-        return Ok(true);
-    };
-    match trouble::reply(&error) {
-        Some((code::PRECONDITION_FAILED, text)) => {
-            Ok(!["x-queue-type", "durable", "auto_delete", "exclusive"]
-                .iter()
-                .any(|no_streams| text.contains(no_streams)))
-        }
-        Some((code::RESOURCE_LOCKED, _)) => Ok(false),
-        Some((code::ACCESS_REFUSED, _)) => Err(End::Lost(format!(
-            "queue `{}` has messages of a stream, and may be one, which the user may not find out: it takes the \
-             permission to configure it",
-            queue
-        ))),
-        _ => Err(error.into()),
-    }
-}
-
-/// Why what was opened as a queue cannot be read.
-pub(crate) fn undeclared(queue: &str) -> String {
-    format!(
-        "`{queue}` is a stream: say so, with `x-stream-offset` among the consumer's `arguments` or with `x-queue-type` \
-         among those of `declare`"
-    )
-}
-
-/// Waits for deliveries and takes all that are here, up to a batch; without a consumer it waits for ever.
-///
-/// # Cancel safety
-/// Cancel safe: it does not wait with any in hand.
-async fn next(
-    consumer: &mut Option<(Consumer, u16)>,
-    tags: &Tags,
-    progress: Option<&Progress>,
-    arrived: &mut Arrived,
-) -> Flow {
-    let Some((consumer, _)) = consumer else {
-        return std::future::pending().await;
-    };
-    poll_fn(|cx| {
-        while arrived.len() < BATCH {
-            match Pin::new(&mut *consumer).poll_next(cx) {
-                Poll::Ready(Some(Ok(delivery))) => arrived.add(delivery, tags, progress),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Flow::Failed(error)),
-                Poll::Ready(None) => return Poll::Ready(Flow::Cancelled),
-                Poll::Pending if arrived.len() == 0 => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Flow::More)
-    })
-    .await
-}
-
 async fn back(progress: Option<&Progress>) {
     match progress {
         Some(progress) => progress.back().await,
@@ -605,27 +437,6 @@ async fn until(then: Option<Instant>) {
     match then {
         Some(then) => rt::sleep_until(then).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Tells the engine from time to time how many messages wait, until the broker does not say. That is not worth an error.
-async fn watch_depth(channel: Channel, queue: ShortString, engine: EngineHandle) {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    loop {
-        match channel
-            .queue_declare(queue.clone(), options, FieldTable::default())
-            .await
-        {
-            Ok(queue) => engine.depth(queue.message_count().into()),
-            Err(error) => {
-                debug!(%error, "the depth is not known");
-                return;
-            }
-        }
-        rt::sleep(DEPTH).await;
     }
 }
 

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use millstream_brokers::Redis;
@@ -68,7 +71,7 @@ async fn p4_four_at_once_take_what_the_limit_allows_and_no_more_though_redis_is_
     let mut redis = start().await;
     let client = redis::Client::open(redis.url()).unwrap();
     let before = time(&client).await;
-    let failures = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let failures = Arc::new(AtomicU32::new(0));
     let tasks: Vec<_> = (0..4)
         .map(|_| {
             let rates = RedisRates::new(&redis.url(), "orders").unwrap();
@@ -79,7 +82,7 @@ async fn p4_four_at_once_take_what_the_limit_allows_and_no_more_though_redis_is_
                 while had < 85 * NUMBER {
                     assert!(Instant::now() < until, "{had} turns");
                     let Ok(turns) = rates.take(&[ask("a", each, BURST, NUMBER)]).await else {
-                        failures.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        failures.fetch_add(1, Ordering::SeqCst);
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
@@ -111,10 +114,7 @@ async fn p4_four_at_once_take_what_the_limit_allows_and_no_more_though_redis_is_
     let allowed = f64::from(BURST) + f64::from(RATE) * (after - before) as f64 / 1e6;
     assert!(f64::from(had) <= allowed + 1.0, "{had} of {allowed}");
     assert!(f64::from(had) >= allowed * 0.9, "{had} of {allowed}");
-    assert!(
-        failures.load(std::sync::atomic::Ordering::SeqCst) > 0,
-        "Redis was away"
-    );
+    assert!(failures.load(Ordering::SeqCst) > 0, "Redis was away");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,4 +165,43 @@ async fn idle_keys_go() {
         assert!(Instant::now() < until, "{keys} keys");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Where Redis is reached over connections of which the first passes nothing on once `silent` is set.
+fn way_with_one_silence(redis: u16, silent: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let mut client = client.unwrap();
+            let mut redis = TcpStream::connect(("127.0.0.1", redis)).unwrap();
+            let (mut back, mut to) = (redis.try_clone().unwrap(), client.try_clone().unwrap());
+            let silent = Arc::clone(&silent);
+            std::thread::spawn(move || std::io::copy(&mut back, &mut to));
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(read @ 1..) = client.read(&mut bytes) {
+                    if number > 0 || !silent.load(Ordering::SeqCst) {
+                        redis.write_all(&bytes[..read]).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Who waits no longer for an answer leaves a connection that owes one: the next call has another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_owes_an_answer_is_not_asked_again() {
+    let redis = start().await;
+    let silent = Arc::new(AtomicBool::new(false));
+    let way = way_with_one_silence(redis.port(), Arc::clone(&silent));
+    let rates = RedisRates::new(&format!("redis://127.0.0.1:{way}"), "orders").unwrap();
+    assert_eq!(rates.take(&[ask("a", HOUR, 5, 1)]).await.unwrap()[0].now, 1);
+    silent.store(true, Ordering::SeqCst);
+    let asks = [ask("a", HOUR, 5, 1)];
+    let given_up = tokio::time::timeout(Duration::from_millis(50), rates.take(&asks)).await;
+    assert!(given_up.is_err(), "it was answered");
+    assert_eq!(rates.take(&asks).await.unwrap()[0].now, 1);
 }

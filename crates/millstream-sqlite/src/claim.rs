@@ -67,7 +67,8 @@ impl Claims {
         };
         claimed.more = swept.more;
         let mut load = connection.prepare_cached(
-            "SELECT key, published_at, deliveries, failures, headers, payload FROM millstream_messages WHERE id = ?1",
+            "SELECT key, published_at, deliveries, failures, headers, payload, priority
+             FROM millstream_messages WHERE id = ?1",
         )?;
         let mut lease = connection.prepare_cached(
             "UPDATE millstream_messages SET lease = ?1, deliveries = deliveries + 1 WHERE id = ?2",
@@ -99,6 +100,7 @@ fn message(id: i64, row: &Row<'_>) -> rusqlite::Result<Message> {
         timestamp: Some(row::time(row, 1)?),
         deliveries: row::count(row, 2)?.saturating_add(1),
         failures: row::count(row, 3)?,
+        priority: row::priority(row::integer(row, 6)?),
         ..Message::default()
     })
 }

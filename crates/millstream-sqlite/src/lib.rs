@@ -43,6 +43,8 @@ mod error;
 mod group;
 mod headers;
 mod inbox;
+#[cfg(test)]
+mod lease_model;
 mod letters;
 mod publish;
 mod publisher;

@@ -156,7 +156,10 @@ impl Queue {
     /// # Errors
     /// As for every call.
     pub fn add_group(&self, group: &str) -> Result<(), Error> {
-        self.write(|connection| self.group(group).register(connection))
+        let connection = self.connection.lock();
+        self.group(group)
+            .enter(&self.database, &connection, |_| Ok(()))
+            .map_err(|problem| self.database.error(problem))
     }
 
     /// Ends a group that reads no more, with the messages that it has not read.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, now};
-use crate::error::{Error, Problem};
+use crate::error::Error;
 use crate::group::Group;
 
 /// A right to lease messages of one queue for one group.
@@ -28,15 +28,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens one, and registers the group with the queue.
+    /// Opens one, and enters the group for the queue.
     pub(crate) fn open(
         database: &Database,
         connection: &Connection,
         group: &Group,
         lease: Duration,
     ) -> Result<Self, Error> {
-        let opened = database.write(connection, |connection| -> Result<Self, Problem> {
-            group.register(connection)?;
+        let opened = group.enter(database, connection, |connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO millstream_sessions (queue, grp, expires_at, holder) VALUES (?1, ?2, ?3, ?4)",

@@ -227,3 +227,17 @@ async fn it_shares_a_file_with_a_queue_and_a_database_that_cannot_be_opened_is_t
     assert_eq!(rates.take(&[ask("a", 1, 1, 1)]).await.unwrap()[0].now, 1);
     assert_eq!(queue.counts().unwrap().ready, 1);
 }
+
+/// What somebody drops is made again: one call says what was wrong, and the next has a limit.
+#[tokio::test]
+async fn a_table_that_is_dropped_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limits.db");
+    let rates = SqliteRates::new(&path, "orders");
+    rates.take(&[ask("a", 1, 1, 1)]).await.unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("DROP TABLE millstream_rates").unwrap();
+    let error = rates.take(&[ask("a", 1, 1, 1)]).await.unwrap_err().to_string();
+    assert!(error.contains("millstream_rates"), "{error}");
+    assert_eq!(rates.take(&[ask("a", 1, 1, 1)]).await.unwrap()[0].now, 1);
+}

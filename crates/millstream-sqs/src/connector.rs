@@ -206,6 +206,7 @@ impl Connector for SqsConnector {
             longest_delay: Some(LONGEST),
             orders_keys: self.address.is_fifo() && self.ordered,
             ids: Ids::Header(wire::MESSAGE_ID),
+            leases_singly: true,
             ..Capabilities::default()
         }
     }

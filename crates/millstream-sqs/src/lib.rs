@@ -51,6 +51,8 @@ mod condition;
 mod connector;
 mod desk;
 mod heartbeat;
+#[cfg(test)]
+mod lease_model;
 mod leases;
 mod letters;
 mod poll;

@@ -48,7 +48,7 @@
 //! # Kafka
 //!
 //! [`Kafka`] is what Maven gets for `kafka/pom.xml`, in KRaft mode, each node broker and controller at once. Its topics
-//! are made by clients.
+//! are made by clients. A proxy before each node may count how often it is asked for messages ([`Kafka::fetches`]).
 
 mod elasticmq;
 mod error;

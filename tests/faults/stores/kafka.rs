@@ -8,23 +8,25 @@ use millstream_core::{RetrySpec, SharedConnector, SharedSinkConnector};
 use millstream_kafka::{KafkaConnector, KafkaSink};
 use millstream_tests::QUEUE;
 
-use super::{DEAD, Store};
+use super::{DEAD, HandsOut, Store};
 use crate::kafka_topic::Topic;
 use crate::place::SOON;
 
 /// Few: what a member that was killed may have choked on is a thousand messages of each.
 const PARTITIONS: i32 = 2;
 
-pub(crate) struct OnKafka {
+/// Whether it is counted what it hands out.
+pub(crate) struct OnKafka<const COUNTED: bool = false> {
     kafka: Kafka,
     topics: [(&'static str, Topic); 2],
 }
 
-impl Store for OnKafka {
+impl<const COUNTED: bool> Store for OnKafka<COUNTED> {
     const TAKES_BACK: bool = true;
 
     fn start() -> Self {
-        let kafka = Kafka::builder().start().unwrap_or_else(|error| panic!("{error}"));
+        let kafka = Kafka::builder().counted(COUNTED).start();
+        let kafka = kafka.unwrap_or_else(|error| panic!("{error}"));
         let brokers = kafka.brokers();
         Self {
             topics: [QUEUE, DEAD].map(|name| (name, Topic::make(&brokers, name, PARTITIONS, 1))),
@@ -75,5 +77,15 @@ impl Store for OnKafka {
     fn restart(&mut self, _: bool) {
         self.kafka.kill();
         self.kafka.start_again().unwrap();
+    }
+}
+
+impl HandsOut for OnKafka<true> {
+    const BYTES: usize = 32 << 10;
+
+    /// How often it was asked for messages, by whomever: Kafka hands out none that it was not asked for, and says of none
+    /// whether it has. Nobody but pipelines asks while this is looked at.
+    fn handed_out(&self, _: &str) -> u32 {
+        u32::try_from(self.kafka.fetches()).unwrap()
     }
 }

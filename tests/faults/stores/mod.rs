@@ -53,7 +53,10 @@ pub(crate) trait Store: Send + Sized + 'static {
 
 /// A store that says what it has handed out.
 pub(crate) trait HandsOut: Store {
-    /// How many messages of the queue are handed out and not settled.
+    /// How large messages are, so that not all of a few hundred are handed out before anybody takes one.
+    const BYTES: usize = 64;
+
+    /// How much of the queue is handed out, as the store itself counts it: each message that it hands out raises it.
     fn handed_out(&self, queue: &str) -> u32;
 }
 

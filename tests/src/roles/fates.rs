@@ -85,17 +85,23 @@ impl Processor for Fated {
         let number = Work::number(&payload).ok_or_else(|| Failure::reject("no number"))?;
         let attempt = cx.attempt();
         self.notes.write(Event::Begin, number, attempt);
+        let fate = Fate::of(self.notes.seed, number);
+        let is_last = fate == Fate::FailsForEver && attempt == ATTEMPTS;
         if self.outage.is_on() {
             self.notes.write(Event::Down, number, attempt);
+            if is_last {
+                // The first runs of an outage come before the breaker can know of it.
+                self.notes.write(Event::GivenUp, number, attempt);
+            }
             return Err(Failure::retry("what it needs is away"));
         }
         busy(self.longest).await;
-        match Fate::of(self.notes.seed, number) {
+        match fate {
             Fate::Panics if attempt == 1 => panic!("as its fate says"),
             Fate::Hangs if attempt == 1 => std::future::pending().await,
             Fate::Fails(times) if attempt <= times => Err(Failure::retry("as its fate says")),
             Fate::FailsForEver => {
-                if attempt == ATTEMPTS {
+                if is_last {
                     self.notes.write(Event::GivenUp, number, attempt);
                 }
                 Err(Failure::retry("as its fate says"))

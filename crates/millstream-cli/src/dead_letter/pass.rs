@@ -9,6 +9,7 @@ use super::CHUNK;
 use super::choice::{Choice, Chosenness};
 use crate::args::Chosen;
 use crate::named::counted;
+use crate::progress::Progress;
 use crate::signals::Signals;
 
 /// How long a store has to end what it is at when a signal comes, so that nothing is left half done.
@@ -21,6 +22,8 @@ pub(super) struct Pass {
     letters: Box<dyn Letters>,
     signals: Signals,
     choice: Choice,
+    /// How many were looked at, where nothing else may show for long that anything is done.
+    looked: Option<(Progress, u64)>,
     /// How many more there may be.
     left: u64,
     /// Letters of other pipelines that were passed over.
@@ -46,6 +49,8 @@ impl Pass {
             letters,
             signals,
             choice: Choice::new(chosen),
+            looked: (visit == Visit::Look || !chosen.filter.is_empty())
+                .then(|| (Progress::counting("looked at"), 0)),
             left: chosen.limit.unwrap_or(u64::MAX),
             elsewhere: 0,
         })
@@ -58,6 +63,10 @@ impl Pass {
                 .min(usize::try_from(self.left).unwrap_or(usize::MAX))
                 .min(CHUNK);
             let mut letters = self.read(most).await?;
+            if let Some((progress, looked)) = &mut self.looked {
+                *looked += letters.len() as u64;
+                progress.advance(0, *looked);
+            }
             if letters.is_empty() {
                 break;
             }

@@ -8,7 +8,7 @@ use super::pass::Pass;
 use super::table::Table;
 use crate::args::Purge;
 use crate::named::counted;
-use crate::program::{print, say};
+use crate::program::{print_part, say};
 use crate::progress::Progress;
 
 pub(super) async fn purge(letters: SharedLetterBox, args: &Purge) -> anyhow::Result<String> {
@@ -61,8 +61,10 @@ async fn purge_all(pass: &mut Pass, dry_run: bool, done: &mut Done) -> anyhow::R
         }
         let all = letters.len() as u64;
         if dry_run {
-            print(&table.lines(&letters))?;
             done.purged += all;
+            if !print_part(table.lines(&letters).as_bytes())? {
+                return Ok(());
+            }
         } else {
             let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
             let removed = pass.remove(&handles).await?;

@@ -16,7 +16,7 @@ use super::pass::Pass;
 use super::table::Table;
 use crate::args::Replay;
 use crate::named::{counted, messages};
-use crate::program::{print, say};
+use crate::program::{print_part, say};
 use crate::progress::Progress;
 use crate::sender::Sender;
 
@@ -103,7 +103,9 @@ impl Run<'_> {
             self.worn += (all - letters.len()) as u64;
             if self.args.dry_run {
                 self.would += letters.len() as u64;
-                print(&table.lines(&letters))?;
+                if !print_part(table.lines(&letters).as_bytes())? {
+                    return Ok(());
+                }
                 continue;
             }
             self.send(pass, &letters).await?;

@@ -26,6 +26,47 @@ fn a_good_file_is_counted() {
     assert!(!scratch.path("in.position").exists());
 }
 
+/// P5: where what is over a key's limit holds places of all keys, `check` says so, and what to do; elsewhere it says nothing.
+#[test]
+fn a_limit_of_each_key_that_crowds_out_the_other_keys_is_warned_of() {
+    let scratch = Scratch::new();
+    let kafka = "type = \"kafka\", brokers = \"127.0.0.1:1\", group = \"g\", topics = [\"in\"]";
+    let rabbit = "type = \"rabbitmq\", url = \"amqp://127.0.0.1:1\", queue = \"in\"";
+    let sqlite = "type = \"sqlite\", path = \"in.db\", queue = \"in\"";
+    let ordered = "ordering = \"key\"";
+    for (source, set, warned) in [
+        (kafka, "", Some("set `retry.strategy` to \"redeliver\"")),
+        (kafka, "retry.strategy = \"redeliver\"", None),
+        (kafka, ordered, Some("remove `ordering`")),
+        (rabbit, "", None),
+        (rabbit, ordered, Some("remove `ordering`")),
+        (sqlite, ordered, None),
+    ] {
+        let file = format!(
+            "[pipelines.a]\nrate_limit = {{ messages = 9, key = \"header:tenant\" }}\nsource = {{ {source} }}\n{set}\n\
+             processor = {{ handler = \"http\", url = \"http://127.0.0.1:1/\" }}\ndead_letter = \"discard\"\n"
+        );
+        scratch.write("m.toml", &file);
+        let ended = scratch.run(&["check", "m.toml"]);
+        assert_eq!(ended.code, Some(0), "{source}, {set}: {ended:?}");
+        let Some(remedy) = warned else {
+            assert_eq!(
+                (&*ended.stdout, &*ended.stderr),
+                ("ok: 1 pipeline\n", ""),
+                "{source}, {set}"
+            );
+            continue;
+        };
+        assert_eq!(ended.stdout, "ok: 1 pipeline, 1 warning\n");
+        for part in [
+            "m.toml:2:36: warning: what is over the limit of one key waits",
+            remedy,
+        ] {
+            assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_bad_file_ends_every_command_with_2_and_all_its_errors_beside_their_place() {
     let scratch = Scratch::new();

@@ -289,6 +289,76 @@ fn a_replay_that_is_interrupted_repeats_nothing() {
     assert_eq!(dead.counts().unwrap().ready + orders.counts().unwrap().ready, 500);
 }
 
+/// How many there are is said beside the table, also where that is empty; who has read enough of it waits for no more.
+#[test]
+fn a_list_says_how_many_there_are_and_ends_with_its_reader() {
+    let scratch = Scratch::new();
+    scratch.write("m.toml", QUEUES);
+    let letters: Vec<_> = (0..1_200)
+        .map(|number| letter(&number.to_string(), "orders", "attempts", "a", ""))
+        .collect();
+    queue(&scratch, "dead").publish(&letters).unwrap();
+    let list = ["dead-letter", "list", "m.toml", "--pipeline", "orders"];
+    for (filter, said) in [
+        ("reason=attempts", "1,200 letters\n"),
+        ("reason=age", "0 letters\n"),
+    ] {
+        let listed = scratch.run(&[&list[..], &["--filter", filter]].concat());
+        assert_eq!((listed.code, listed.stderr.as_str()), (Some(0), said));
+    }
+    let mut child = scratch
+        .command(&list)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(String::from_utf8(ended.stderr).unwrap(), "", "it has read on");
+}
+
+/// A pipeline has its place in a file by bytes, which a visit that removes lines moves: one waits for the other.
+#[test]
+fn a_file_of_letters_is_read_by_no_pipeline_while_they_are_replayed() {
+    let scratch = Scratch::new();
+    scratch.write("m.toml", FILES);
+    scratch.write(
+        "again.toml",
+        r#"
+            [pipelines.again]
+            source = { type = "file", path = "dead.jsonl", format = "envelopes", follow = true }
+            processor = { handler = "forward" }
+            dead_letter = "discard"
+            batchers.out = { size = 1, sink = { type = "sqlite", path = "q.db", queue = "again" } }
+        "#,
+    );
+    let lines: String = (0..200)
+        .map(|number| format!("{{\"payload\":\"{number}\"}}\n"))
+        .collect();
+    scratch.write("dead.jsonl", &lines);
+    let orders = queue(&scratch, "orders");
+    let replay = ["dead-letter", "replay", "m.toml", "--pipeline", "orders"];
+    let slow = scratch.start(&[&replay[..], &["--rate", "20"]].concat());
+    until("some are replayed", || {
+        (orders.counts().unwrap().ready > 4).then_some(())
+    });
+    let again = scratch.start(&["run", "again.toml"]);
+    again.until_says("or removing lines of it");
+    slow.signal("-TERM");
+    assert_eq!(slow.end().code, Some(1));
+    let replayed = orders.counts().unwrap().ready;
+    let read = queue(&scratch, "again");
+    until("the rest is read", || {
+        (read.counts().unwrap().ready + replayed == 200).then_some(())
+    });
+    again.signal("-TERM");
+    let ended = again.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let all: std::collections::BTreeSet<_> = payloads(&orders).into_iter().chain(payloads(&read)).collect();
+    assert_eq!(all.len(), 200, "each once");
+}
+
 /// While nothing is chosen there is nothing to wait for: a command that is asked to end does so, and says what was done.
 #[test]
 fn a_command_that_is_interrupted_while_it_looks_ends_at_once() {
@@ -364,15 +434,18 @@ fn a_replay_keeps_priorities() {
         assert_eq!(stored.payload, stored.priority.to_string());
     }
 
-    // Where letters are in a queue of their own, with theirs.
-    scratch.write("m.toml", QUEUES);
-    queue(&scratch, "dead").publish(&messages).unwrap();
-    let before = orders.counts().unwrap().ready;
+    // They keep it in a queue of their own too.
+    scratch.write("m.toml", &format!("{QUEUES}    retry = {{ attempts = 1 }}\n"));
+    let ended = scratch.run(&["run", "m.toml", "--until-idle", "300ms"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let counts = orders.counts().unwrap();
+    assert_eq!((counts.ready, counts.dead), (0, 0));
+    let dead = queue(&scratch, "dead").list(0, 9).unwrap();
     let replayed = scratch.run(&["dead-letter", "replay", "m.toml", "--pipeline", "orders"]);
     assert_eq!(replayed.stdout, "replayed 3 messages\n", "{replayed:?}");
     let all = orders.list(0, 9).unwrap();
-    assert_eq!(all.len() as u64, before + 3);
-    for stored in all {
+    assert_eq!((dead.len(), all.len()), (3, 3));
+    for stored in dead.into_iter().chain(all) {
         assert_eq!(stored.payload, stored.priority.to_string());
     }
 }

@@ -63,3 +63,28 @@ fn errors_are_drawn() {
         "{ended:?}"
     );
 }
+
+/// Where a filter passes over most letters, what a person sees moves all the same.
+#[test]
+fn a_command_shows_how_many_letters_it_has_looked_at() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "m.toml",
+        r#"
+            [pipelines.orders]
+            source = { type = "sqlite", path = "q.db", queue = "orders" }
+            processor = { handler = "http", url = "http://127.0.0.1:9/" }
+            dead_letter = { type = "file", path = "dead.jsonl" }
+        "#,
+    );
+    scratch.write("dead.jsonl", &"{\"payload\":\"a\"}\n".repeat(20));
+    let command = "dead-letter replay m.toml --pipeline orders --filter header:tenant!=a --rate 10";
+    let Some(process) = in_terminal(&scratch, command) else {
+        return;
+    };
+    let ended = process.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for part in ["looked at", "replayed 20 messages"] {
+        assert!(ended.stdout.contains(part), "{part} in {}", ended.stdout);
+    }
+}

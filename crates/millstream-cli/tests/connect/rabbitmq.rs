@@ -36,6 +36,12 @@ sink = { type = "rabbitmq", url = "${RABBITMQ}", exchange = "amq.topic" }
 
 const QUEUE: &str = "queue = \"orders\"";
 const NO_MANAGEMENT: (&str, &str) = ("management_url = \"${MANAGEMENT}\"\n", "\n");
+/// What a file says of a quorum queue whose nodes nobody tells.
+const REDELIVERS: &str = "\
+m.toml:18:12: warning: what waits for its next attempt leaves the quorum queue `orders` for classic ones, `orders.retry.*`, \
+which one node of a cluster has alone: if that is lost for good, so is what waits there
+  help: write `strategy = \"in_place\"`, with which it stays in its queue, or bear that
+";
 const NO_DEAD_LETTER: (&str, &str) = (
     "dead_letter = { type = \"rabbitmq\", url = \"${RABBITMQ}\", queue = \"dead\" }\n",
     "\n",
@@ -122,6 +128,8 @@ status Some(2)
         &[("prefetch = 100", "declare = { arguments = { x-queue-type = \"quorum\" } }")],
         OK,
     ),
+    // The queue is on one node, and so is what waits elsewhere.
+    (&[("max_deliveries = 16", "strategy = \"redeliver\"")], OK),
     (
         &[(QUEUE, "queue = \"new\"\ndeclare = {}")],
         "ok: 1 pipeline
@@ -288,6 +296,15 @@ fn each_finding_of_rabbitmq_3_has_its_cause() {
         "it has no limit unless it is told one"
     );
     // What the declaration says is known without the management API.
+    let found = file.with(&[
+        (
+            "prefetch = 100",
+            "declare = { arguments = { x-queue-type = \"quorum\" } }",
+        ),
+        ("max_deliveries = 16", "strategy = \"redeliver\""),
+        ("management_url = \"${MANAGEMENT}\"\n", "\n"),
+    ]);
+    assert!(found.contains(REDELIVERS), "{found}");
     let limited =
         "queue = \"limited\"\ndeclare = { arguments = { x-queue-type = \"quorum\", x-delivery-limit = 9 } }";
     file.publish(&FILE.replace(QUEUE, limited), "orders");

@@ -8,7 +8,7 @@ mod repeats;
 mod stages;
 
 pub(crate) use host::{HostTable, LogFormatName};
-pub(crate) use pipeline::{LimitsTable, OrderingName, PipelineTable};
+pub(crate) use pipeline::{LimitsTable, OrderingName, PIPELINE_TABLES, PipelineTable};
 pub(crate) use policies::{
     BreakerTable, OnGiveUpName, RateLimitTable, RetryTable, StrategyName, SupervisorTable,
 };

@@ -15,6 +15,22 @@ pub(crate) struct PipelineTable {
     pub(crate) order_by: OrderByName,
 }
 
+/// The keys of a pipeline that are tables.
+pub(crate) const PIPELINE_TABLES: [&str; 12] = [
+    "limits",
+    "source",
+    "processor",
+    "batchers",
+    "retry",
+    "dead_letter",
+    "rate_limit",
+    "breaker",
+    "dependencies",
+    "supervisor",
+    "deduplicate",
+    "sequence",
+];
+
 impl Default for PipelineTable {
     fn default() -> Self {
         Self {

@@ -183,7 +183,10 @@ impl SourceKind for Stream {
             return Err(Invalid::new(message, "write a URL, as in \"stream://host\"").at("url"));
         }
         Ok(Arc::new(Fake {
-            capabilities: Capabilities::default(),
+            capabilities: Capabilities {
+                leases_singly: true,
+                ..Capabilities::default()
+            },
         }))
     }
 }

@@ -88,7 +88,8 @@ async fn handle<T: Send + 'static>(batcher: &Batcher<T>, hub: &Hub, worker: usiz
         probe: None,
     };
     for envelope in &mut envelopes {
-        permit.probe = envelope.probe.take().or(permit.probe);
+        // One that has taken too long, of another message, is none.
+        permit.probe = permit.probe.or(envelope.probe.take());
     }
     let mut running = Running {
         batcher,
@@ -209,13 +210,13 @@ impl<T: Send + 'static> Running<'_, T> {
     }
 
     /// Shows a simulation how the run has ended for each message.
-    fn show(&self, ran: &Ran) {
+    fn show(&self, ran: &Ran, envelopes: &[Envelope]) {
         let named = &self.batch.failures;
         let fault = |index: usize| match named.iter().find(|(failed, _)| *failed == index) {
             Some((_, failure)) => Some(failure.is_reject()),
             None => ran.fault().map(|fault| fault.kind() == Failed::Rejected),
         };
-        let ends = self.envelopes.iter().enumerate().map(|(index, envelope)| {
+        let ends = envelopes.iter().enumerate().map(|(index, envelope)| {
             let ended = match (ran, fault(index)) {
                 (Ran::Cancelled, _) => Ended::Cancelled,
                 (_, None) => Ended::Done,
@@ -229,13 +230,19 @@ impl<T: Send + 'static> Running<'_, T> {
 
     /// Decides what comes of each message, and lets go of the batch.
     fn end(&mut self, ran: &Ran) {
-        if inside() {
-            self.show(ran);
-        }
         let mut envelopes = std::mem::take(&mut self.envelopes);
         let hub = self.hub;
         let stage = &self.batcher.batches.stage;
         stage.took.record_time(self.started.elapsed(), 1);
+        if self.is_to_be_split(ran, envelopes.len()) {
+            match self.bisect(ran, envelopes) {
+                Some(decided) => envelopes = decided,
+                None => return,
+            }
+        }
+        if inside() {
+            self.show(ran, &envelopes);
+        }
         if matches!(ran, Ran::Cancelled) {
             let (gone, orders) = (envelopes.len(), self.orders(&envelopes));
             hub.release(envelopes);
@@ -247,12 +254,6 @@ impl<T: Send + 'static> Running<'_, T> {
             }
             if self.batch.failures.is_empty() {
                 return self.succeed(&envelopes);
-            }
-        }
-        if self.is_to_be_split(ran, envelopes.len()) {
-            match self.bisect(ran, envelopes) {
-                Some(decided) => envelopes = decided,
-                None => return,
             }
         }
         let mut verdict = Verdict::new(hub, self);
@@ -312,6 +313,8 @@ impl<T: Send + 'static> Running<'_, T> {
             split: self.split.take(),
         };
         let messages = failed.len();
+        let tickets = || failed.envelopes.iter().map(|envelope| envelope.ticket);
+        let tickets: Vec<_> = if inside() { tickets().collect() } else { Vec::new() };
         let is_last = |batch: &Closed<T>| {
             ran.fault().is_some_and(|fault| fault.kind() == Failed::Rejected)
                 || batch.envelopes.iter().any(|envelope| hub.is_last(envelope))
@@ -319,6 +322,10 @@ impl<T: Send + 'static> Running<'_, T> {
         match failed.bisect(is_last, |split| self.batcher.parts_of(self.worker, split)) {
             Ok(parts) => {
                 hub.counters.batches_split.add(1);
+                if inside() {
+                    let ends: Vec<_> = tickets.into_iter().map(|ticket| (ticket, Ended::Split)).collect();
+                    see(Seen::BatchEnded(self.number(), &ends));
+                }
                 if let Some(unwritten) = hub.rare.split.tell() {
                     warn!(
                         pipeline = hub.name(), batcher = %self.batcher.batches.stage.name, messages,
@@ -465,12 +472,21 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
         let hub = self.hub;
         self.stage.succeeded.add(self.succeeded);
         self.stage.failed_all(&mut self.failures);
+        // What would come again and was lost meanwhile, unless later ones of its key might then run before it.
+        let lost = self
+            .again
+            .take_out(|envelope| !self.ordered && hub.is_lost(&envelope.ticket));
+        self.gone.extend(lost.orders());
         // Out of the batcher before it is settled: whoever sees the place free finds the batcher has room too.
-        let again = match self.due {
+        let again = match self.due.filter(|_| !self.again.is_empty()) {
             Some(due) => Again::At(due, self.again),
             None => Again::Never,
         };
         batcher.done(hub, worker, self.gone.len(), &self.gone, again);
         hub.settling.add(self.settles);
+        if !lost.is_empty() {
+            hub.drop_lost(&lost.envelopes);
+            put_away(lost.items);
+        }
     }
 }

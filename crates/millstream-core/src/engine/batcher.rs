@@ -4,7 +4,6 @@
 //! and a key stays with its shard while it has items there: batches that share a key never run at the same time
 //! (P3). What waits for another attempt blocks its keys in its shard, and nothing else.
 
-use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -13,7 +12,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::any_batcher::{AnyBatcher, Look};
 use super::bisect::Split;
+use super::entrance::{Entrance, Entries};
 use super::envelope::Envelope;
 use super::fullness::Fullness;
 use super::guard::put_away;
@@ -22,104 +23,12 @@ use super::shard::{Closed, Shard, Turn};
 use super::stage::Batches;
 use super::stall::Named;
 use crate::batch::{ClosedBy, DynBatchHandler};
-use crate::connector::BoxFuture;
 use crate::failure::Failure;
+use crate::future::BoxFuture;
 use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::spec::{BatcherSpec, Limits};
 use crate::ticket::{Scope, Ticket};
-
-/// Processed messages on their way into a batcher: envelope, output and mark go together by index.
-pub(crate) struct Entries<T> {
-    pub(crate) envelopes: Vec<Envelope>,
-    pub(crate) outputs: Vec<T>,
-    pub(crate) marks: Vec<Mark>,
-}
-
-/// Which batch a message goes to, and whether it closes it.
-#[derive(Default)]
-pub(crate) struct Mark {
-    pub(crate) key: Option<Arc<str>>,
-    pub(crate) flush: bool,
-}
-
-impl<T> Entries<T> {
-    pub(crate) fn new() -> Self {
-        Self {
-            envelopes: Vec::new(),
-            outputs: Vec::new(),
-            marks: Vec::new(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.envelopes.is_empty()
-    }
-}
-
-/// Where outputs of a processor go in.
-pub(crate) trait Entrance<T>: Send + Sync {
-    /// Takes them in, in order.
-    fn enter(&self, entries: &mut Entries<T>);
-
-    /// Whether the batcher is stuck and holds its share: then the source keeps what is for it, where it can.
-    fn is_stuck(&self) -> bool;
-}
-
-/// A batcher whose item type does not matter.
-pub(crate) trait AnyBatcher: Send + Sync {
-    fn name(&self) -> &str {
-        &self.batches().stage.name
-    }
-    /// What it has done.
-    fn batches(&self) -> &Batches;
-    /// Opens what the handler needs.
-    fn start(&self) -> BoxFuture<'_, Result<(), Failure>>;
-    /// How many batch workers it is to have.
-    fn concurrency(&self) -> usize;
-    /// One batch worker.
-    fn work(self: Arc<Self>, hub: Arc<Hub>, worker: usize) -> BoxFuture<'static, ()>;
-    /// From now on these settings hold, but for the sink. What is open closes by them.
-    fn set(&self, hub: &Hub, spec: BatcherSpec, limits: Limits);
-    /// How many messages it holds.
-    fn held(&self) -> usize;
-    /// Whether something in it should move now, for how long a run may take, and what is first.
-    fn look(&self) -> Look;
-    /// Whether a batch could run now that has not failed.
-    fn has_undoubted(&self, round: u32) -> bool;
-    /// Looks again whether a batch may run.
-    fn wake(&self);
-    /// Closes batches as soon as a worker is free: no more will come to fill them.
-    fn begin_drain(&self);
-    /// Gives everything back that does not run, and cancels what does.
-    fn cut(&self);
-    /// Lets the others go on once it has been full for a while with no batch ending, if the source can keep what
-    /// is for it. Says when to look again.
-    fn give_up_on(&self, hub: &Hub) -> Option<Instant>;
-    /// Closes the batches that hold messages of the scope.
-    fn flush(&self, scope: Scope);
-    /// Forgets messages of the scope that do not run in a batch now.
-    fn discard(&self, scope: Scope) -> Vec<Envelope>;
-}
-
-/// A batcher as the watchdog sees it.
-#[derive(Debug)]
-pub(crate) struct Look {
-    /// A batch runs, or could run.
-    pub(crate) busy: bool,
-    pub(crate) timeout: Duration,
-    /// The first message of each batch that runs or could.
-    pub(crate) firsts: Vec<Named>,
-}
-
-impl fmt::Debug for dyn AnyBatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batcher")
-            .field("name", &self.name())
-            .field("held", &self.held())
-            .finish()
-    }
-}
 
 /// What of a batch that has run comes again.
 pub(crate) enum Again<T> {
@@ -232,10 +141,10 @@ impl<T: Send + 'static> Batcher<T> {
             return Some(Turn::Wait(None));
         }
         let now = rt::now();
-        let turn = match hub.breakers.is_closed() {
-            true => shard.turn(now, *draining),
-            false => shard.probe(now, *draining, hub.breakers.round(), |doubtful| {
-                hub.breakers.try_probe(now, |_| doubtful)
+        let turn = match hub.one_at_a_time() {
+            false => shard.turn(now, *draining),
+            true => shard.probe(now, *draining, hub.breakers.round(), |doubtful| {
+                hub.try_one(|_| doubtful)
             }),
         };
         if let (Turn::Run(batch), Some(slot)) = (&turn, running.get_mut(worker)) {
@@ -308,6 +217,7 @@ impl<T: Send + 'static> Batcher<T> {
             hub.release(batch.envelopes);
             put_away(batch.items);
         }
+        hub.ran_beside_suspects();
         self.wake_shard(shard_index);
     }
 
@@ -324,17 +234,13 @@ impl<T: Send + 'static> Batcher<T> {
         }
     }
 
-    /// Takes out everything that `which` picks and that does not run.
-    fn take_out(&self, which: impl Fn(&Ticket) -> bool) -> Vec<Envelope> {
+    /// Takes out what `remove` takes out of each shard.
+    fn take_out(&self, remove: impl FnMut(&mut Shard<T>) -> Vec<Closed<T>>) -> Vec<Envelope> {
         let Some(hub) = self.hub.upgrade() else {
             return Vec::new();
         };
         let mut state = self.state.lock();
-        let out: Vec<Closed<T>> = state
-            .shards
-            .iter_mut()
-            .flat_map(|shard| shard.remove(&which))
-            .collect();
+        let out: Vec<Closed<T>> = state.shards.iter_mut().flat_map(remove).collect();
         for batch in &out {
             state.leave(&batch.orders());
         }
@@ -501,6 +407,10 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         self.fullness.held()
     }
 
+    fn runs(&self) -> bool {
+        self.state.lock().running.iter().any(Option::is_some)
+    }
+
     fn look(&self) -> Look {
         let state = self.state.lock();
         let now = rt::now();
@@ -544,7 +454,7 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
             running.map(|run| run.cancellation.clone()).collect()
         };
         if let Some(hub) = self.hub.upgrade() {
-            hub.release(self.take_out(|_| true));
+            hub.release(self.take_out(|shard| shard.remove(|_| true)));
         }
         for token in running {
             token.cancel();
@@ -566,15 +476,24 @@ impl<T: Send + 'static> AnyBatcher for Batcher<T> {
         None
     }
 
-    fn flush(&self, scope: Scope) {
-        for shard in &mut self.state.lock().shards {
-            shard.close_all(ClosedBy::Flush, |envelope| scope.holds(&envelope.ticket));
-        }
+    fn flush(&self, scope: Scope) -> Vec<Envelope> {
+        let closed = self.hub.upgrade().is_none_or(|hub| hub.breakers.is_closed());
+        let out = self.take_out(|shard| {
+            let holds = |ticket: &Ticket| scope.holds(ticket);
+            shard.close_all(ClosedBy::Flush, |envelope| holds(&envelope.ticket));
+            match (self.ordered, closed) {
+                (true, _) => Vec::new(),
+                (false, true) => shard.remove_parked(holds),
+                // What a breaker holds back would not run either.
+                (false, false) => shard.remove(holds),
+            }
+        });
         self.wake();
+        out
     }
 
     fn discard(&self, scope: Scope) -> Vec<Envelope> {
-        let out = self.take_out(|ticket| scope.holds(ticket));
+        let out = self.take_out(|shard| shard.remove(|ticket| scope.holds(ticket)));
         self.wake();
         out
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::shard::Closed;
+use crate::mutants::{Mutant, mutant};
 
 /// Failed runs in a row, beyond those that lead to one message, that end the search.
 const MORE: u32 = 4;
@@ -59,7 +60,7 @@ impl<T> Closed<T> {
             .get_or_insert_with(|| Arc::new(Split::of(self.envelopes.len())));
         let split = Arc::clone(split);
         let hopeless = split.failed();
-        if self.len() == 1 {
+        if self.len() == 1 || (self.len() == 2 && mutant(Mutant::NeighbourBlamed)) {
             return Err(self);
         }
         if !hopeless {

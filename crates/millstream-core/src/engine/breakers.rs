@@ -196,17 +196,18 @@ impl Breakers {
     // === probes
 
     /// Whether a message may run as a probe now; if so, no other may until that is dropped, or has taken as long as a breaker
-    /// stays open.
+    /// stays open, which does not count where one has to run alone `strictly`.
     ///
     /// `doubtful` says whether the message is in this round; it is asked only where one may run at all.
     pub(crate) fn try_probe(
         self: &Arc<Self>,
         now: Instant,
+        strictly: bool,
         doubtful: impl FnOnce(u32) -> bool,
     ) -> Option<Box<Probe>> {
         let patience = self.patience()?;
         let mut probes = self.probes.lock();
-        if !probes.is_free(now, patience) {
+        if !probes.is_free(now) || (strictly && probes.running.is_some()) {
             return None;
         }
         if doubtful(probes.round) {
@@ -216,7 +217,18 @@ impl Breakers {
             }
             probes.next_round();
         }
-        let number = probes.begin(now);
+        let number = probes.begin(now, patience);
+        let breakers = Arc::clone(self);
+        Some(Box::new(Probe { breakers, number }))
+    }
+
+    /// Whether one may run alone while all are closed; if so, no other may until that is dropped.
+    pub(crate) fn try_alone(self: &Arc<Self>) -> Option<Box<Probe>> {
+        let mut probes = self.probes.lock();
+        if probes.running.is_some() {
+            return None;
+        }
+        let number = probes.begin(rt::now(), Duration::ZERO);
         let breakers = Arc::clone(self);
         Some(Box::new(Probe { breakers, number }))
     }
@@ -243,6 +255,14 @@ impl Breakers {
         self.changed.notify_one();
     }
 
+    /// Whether this probe is the latest.
+    pub(super) fn is_running(&self, number: u64) -> bool {
+        self.probes
+            .lock()
+            .running
+            .is_some_and(|(running, _)| running == number)
+    }
+
     /// Which round of probes it is.
     pub(crate) fn round(&self) -> u32 {
         self.probes.lock().round
@@ -250,8 +270,7 @@ impl Breakers {
 
     /// Whether they wait for a probe.
     pub(crate) fn wants_probe(&self, now: Instant) -> bool {
-        let patience = self.patience().filter(|_| !self.is_closed());
-        patience.is_some_and(|patience| self.probes.lock().is_free(now, patience))
+        !self.is_closed() && self.patience().is_some() && self.probes.lock().is_free(now)
     }
 
     // === what ended
@@ -342,7 +361,6 @@ impl Breakers {
             let patience = self.patience();
             {
                 let mut probes = self.probes.lock();
-                probes.running = None;
                 if probes.ends_round {
                     probes.next_round();
                 }

@@ -69,6 +69,13 @@ pub(crate) enum Next {
     GiveUp(Reason, String),
 }
 
+impl Next {
+    /// Whether it is not over with the message.
+    pub(crate) fn comes_again(&self) -> bool {
+        !matches!(self, Self::GiveUp(..))
+    }
+}
+
 impl Hub {
     /// What comes next for a message whose run in this stage did not succeed; its failures are counted.
     pub(crate) fn next(&self, envelope: &mut Envelope, fault: Fault) -> Next {
@@ -241,7 +248,9 @@ impl Hub {
             DeadLetter::Halt => {
                 // Before its lane is free: nothing that follows it may start.
                 let ticket = envelope.ticket;
-                self.withdraw(Scope::Origin(ticket.origin, ticket.generation));
+                if !mutant(Mutant::HaltOvertaken) {
+                    self.withdraw(Scope::Origin(ticket.origin, ticket.generation));
+                }
                 self.settling.add(envelope.settle(Settlement::Reject(rejection)));
             }
             DeadLetter::Sink(_) => self.dead_letters.add(envelope, Letter::Dead(rejection)),
@@ -322,6 +331,7 @@ impl Hub {
         left: impl Iterator<Item = Left>,
     ) {
         let followers = self.ready.finish(gone, lanes, left);
+        self.ran_beside_suspects();
         if !followers.is_empty() {
             for follower in &followers {
                 self.returning.add_followed(follower.ticket, follower.order);
@@ -375,7 +385,9 @@ impl Hub {
         self.elsewhere.answered(outcomes);
         let gone = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed);
         let gone = gone.filter(|(_, outcome)| !(mutant(Mutant::CreditLeak) && *outcome == Outcome::Stale));
-        self.places.settled(gone.map(|(settle, _)| &settle.ticket));
+        self.places
+            .settled(gone.clone().map(|(settle, _)| &settle.ticket));
+        self.suspects_gone(gone.map(|(settle, _)| &settle.ticket));
         self.forget_lost();
     }
 }

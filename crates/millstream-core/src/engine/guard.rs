@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tracing::warn;
 
 use crate::message::Message;
-use crate::spec::OrderBy;
+use crate::ordering::OrderBy;
 
 pin_project! {
     /// A future whose panic becomes its result. After a panic it must not be polled again.

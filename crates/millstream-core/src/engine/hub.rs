@@ -13,8 +13,8 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::adaptive::Adaptive;
+use super::any_batcher::AnyBatcher;
 use super::balance::Balance;
-use super::batcher::AnyBatcher;
 use super::breaker::Runs;
 use super::breakers::Breakers;
 use super::budget::Budget;
@@ -36,6 +36,7 @@ use super::settling::Settling;
 use super::shared_rate::SharedRate;
 use super::stage::{PROCESSOR, Stage};
 use super::stall::Stall;
+use super::suspects::Suspects;
 use super::twins::Twins;
 use crate::connector::{Capabilities, Credit, SharedSinkConnector};
 use crate::flow::Step;
@@ -67,6 +68,7 @@ pub(crate) struct Hub {
     pub(crate) retry_sink: Option<SharedSinkConnector>,
     pub(crate) gate: Gate,
     pub(crate) breakers: Arc<Breakers>,
+    pub(crate) suspects: Suspects,
     pub(crate) twins: Option<Twins>,
     pub(crate) sequence: Option<Sequence>,
     /// When and how often to try again, as it is set now.
@@ -140,6 +142,7 @@ impl Hub {
             retry_sink: spec.source.retry_sink(),
             gate,
             breakers: Arc::new(breakers),
+            suspects: Suspects::default(),
             twins: spec.deduplicate.clone().map(Twins::new),
             sequence: spec.sequence.clone().map(Sequence::new),
             retry: RwLock::new(spec.retry),
@@ -326,10 +329,10 @@ impl Hub {
     ) -> usize {
         // Before it is known that all are closed: one that opens meanwhile is in another era.
         permit.era = self.breakers.era();
-        if self.breakers.is_closed() {
+        if !self.one_at_a_time() {
             return number;
         }
-        permit.probe = self.breakers.try_probe(rt::now(), doubtful);
+        permit.probe = self.try_one(doubtful);
         permit.era = self.breakers.era();
         usize::from(permit.probe.is_some())
     }
@@ -346,8 +349,9 @@ impl Hub {
         if self.breakers.is_closed() {
             return 0;
         }
-        let load = self.ready.load();
+        // First: what is processed meanwhile is not counted twice.
         let batched: usize = self.batchers().iter().map(|batcher| batcher.held()).sum();
+        let load = self.ready.load();
         load.ready + load.waiting + load.parked + load.aside + batched
     }
 
@@ -357,8 +361,8 @@ impl Hub {
         for batcher in self.batchers() {
             batcher.wake();
         }
-        // Intake may fetch a probe where there is nothing else to probe with.
-        if !self.breakers.is_closed() {
+        // Intake may fetch a probe where there is nothing else to probe with, or have a suspect that waits.
+        if self.one_at_a_time() {
             self.places.freed.notify_waiters();
         }
     }

@@ -14,9 +14,10 @@ use super::hub::Hub;
 use super::ready::Following;
 use super::sentinels::Sentinel;
 use super::turns::Limited;
-use crate::connector::{Chunk, Credit, DynSource, Read, SourceError};
+use crate::connector::{Chunk, Credit, DynSource, Read};
+use crate::errors::SourceError;
 use crate::mutants::{Mutant, mutant};
-use crate::rt::{self, Duration};
+use crate::rt::{self, Duration, Instant};
 use crate::settlement::Reason;
 use crate::spec::RateLimit;
 
@@ -37,6 +38,10 @@ pub(crate) struct Intake {
     pub(super) held_back: Vec<Envelope>,
     /// Read, and not admitted because its turn under the rate limit has not come.
     pub(super) untimely: Vec<Envelope>,
+    /// When the first of those have their turns.
+    pub(super) turns: Vec<Instant>,
+    /// Changes whenever something in hand may be lost.
+    pub(super) losses: watch::Receiver<u64>,
     /// Suspects were seen: one message at a time until one comes that is none.
     suspicious: bool,
 }
@@ -46,12 +51,14 @@ impl Intake {
         let mut set = hub.rate_limit.subscribe();
         set.mark_changed();
         Self {
+            losses: hub.watch_losses(),
             hub,
             set,
             limited: Limited::default(),
             chunk: Chunk::new(),
             held_back: Vec::new(),
             untimely: Vec::new(),
+            turns: Vec::new(),
             suspicious: false,
         }
     }
@@ -149,7 +156,7 @@ impl Intake {
         };
         let mut messages = if alone { 1 } else { messages.min(room) };
         if let Some(rate) = &mut self.limited.rate {
-            messages = rate.reserve(messages).await;
+            messages = rate.reserve(messages, |then| hub.places.limited(then)).await;
         }
         // What a read that was dropped has left in the chunk was asked for then.
         let most = messages.max(self.chunk.len());
@@ -171,7 +178,7 @@ impl Intake {
             // Where the end of intake finds them.
             std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
             hub.admitting.store(true, Relaxed);
-            twins.admit(&hub, &mut self.held_back).await;
+            twins.admit(&hub, &mut self.held_back, &mut self.losses).await;
             std::mem::swap(&mut self.held_back, &mut self.chunk.envelopes);
         }
         if hub.capabilities.counts_deliveries || hub.capabilities.counts_ends {
@@ -215,6 +222,10 @@ impl Intake {
                 biased;
                 () = hub.returning.none() => {}
                 _ = gate.wait_for(|gate| gate.draining) => {}
+                _ = self.losses.changed() => {
+                    self.drop_lost();
+                    continue;
+                }
             }
             if self.held_back.is_empty() {
                 return;
@@ -229,6 +240,7 @@ impl Intake {
                 _ = gate.wait_for(|gate| gate.draining) => {
                     hub.release(self.held_back.drain(..));
                 }
+                _ = self.losses.changed() => self.drop_lost(),
                 () = rt::sleep_until(patience), if can.holds_places => self.admit_ordered(true),
                 () = hub.ready.lane_room.notified() => {}
             }
@@ -273,6 +285,13 @@ impl Intake {
         }
     }
 
+    /// Drops what is lost of what is in hand: nobody else can.
+    pub(super) fn drop_lost(&mut self) {
+        self.hub.drop_lost_of(&mut self.held_back);
+        let mut lost = self.hub.drop_lost_of(&mut self.untimely).into_iter();
+        self.turns.retain(|_| lost.next() != Some(true));
+    }
+
     /// Gives up, unrun, what was delivered too often.
     fn reject_deadly(&mut self) {
         let most = self.hub.retry.read().max_deliveries.get();
@@ -304,7 +323,6 @@ impl Intake {
     async fn admit_suspect(&mut self) {
         let hub = Arc::clone(&self.hub);
         self.suspicious = true;
-        self.limited.spent(1);
         hub.admitting.store(true, Relaxed);
         let mut suspect = None;
         let mut others = Vec::new();
@@ -328,16 +346,29 @@ impl Intake {
         if let Some(sequence) = &hub.sequence {
             hub.release(sequence.remove(|_| true));
         }
+        self.chunk.envelopes.push(suspect);
+        self.await_turns().await;
+        let Some(suspect) = self.chunk.envelopes.pop() else {
+            // Its turn comes later.
+            return self.admit_chunk().await;
+        };
         hub.passed(&suspect);
+        let ticket = suspect.ticket;
         // Where the end of intake finds it.
         self.held_back.push(suspect);
         // Given back for good, not merely asked to be: should the suspect end the process, only its own count stands. What a
         // breaker holds may wait for this very one to succeed.
         let mut gate = hub.gate.watch();
-        tokio::select! {
-            biased;
-            _ = gate.wait_for(|gate| gate.draining) => return hub.release(self.held_back.drain(..)),
-            () = hub.places.until(|places| places.messages() <= 1 + hub.held_by_breakers()) => {}
+        while !self.held_back.is_empty() {
+            tokio::select! {
+                biased;
+                _ = gate.wait_for(|gate| gate.draining) => return hub.release(self.held_back.drain(..)),
+                _ = self.losses.changed() => self.drop_lost(),
+                () = hub.places.until(|places| hub.would_run_alone(places, ticket)) => break,
+            }
+        }
+        if self.held_back.is_empty() {
+            return;
         }
         hub.counters.suspects.add(1);
         let mut following = Following(&hub.returning, Vec::new());

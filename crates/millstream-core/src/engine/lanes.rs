@@ -17,7 +17,7 @@ use super::envelope::{Envelope, LaneId};
 use super::guard;
 use crate::message::{Message, OriginId};
 use crate::mutants::{Mutant, mutant};
-use crate::spec::Ordering;
+use crate::ordering::Ordering;
 
 /// What a lane is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -11,7 +11,9 @@ use super::intake::Intake;
 use super::retry::patience;
 use super::sentinels::Sentinel;
 use super::settling;
-use crate::connector::{BoxFuture, OpenError, Opened, SourceError};
+use crate::connector::Opened;
+use crate::errors::{OpenError, SourceError};
+use crate::future::BoxFuture;
 use crate::handle::{Drained, EngineCalls, EngineHandle};
 use crate::message::OriginId;
 use crate::partition::{Partition, Rebalance};
@@ -176,9 +178,10 @@ impl EngineCalls for Calls {
 
 async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
     let held = hub.places.messages_of(scope);
-    let dropped = hub.withdraw(scope);
+    let revoking = hub.begin_revoke(scope);
+    hub.withdraw(scope);
     for batcher in hub.batchers() {
-        batcher.flush(scope);
+        hub.drop_lost(&batcher.flush(scope));
     }
     let ended = |places: &super::places::Places| places.messages_of(scope) == 0;
     tokio::select! {
@@ -186,6 +189,7 @@ async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
         () = hub.places.until(ended) => {}
         () = rt::sleep_until(by) => {}
     }
+    let dropped = revoking.dropped();
     let cancelled = hub.places.messages_of(scope);
     if cancelled > 0 {
         hub.cancel(|ticket| scope.holds(ticket));

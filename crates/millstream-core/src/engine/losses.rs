@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use super::envelope::Envelope;
 use super::hub::Hub;
@@ -22,6 +23,10 @@ pub(super) struct Losses {
     any: AtomicBool,
     /// The last scopes that went: a chunk of theirs may have been read already and arrive late.
     lately: Mutex<VecDeque<Scope>>,
+    /// Counts them: intake may have messages of theirs in hand.
+    went: watch::Sender<u64>,
+    /// Scopes that are being revoked, and how many messages were dropped of each meanwhile.
+    revoking: Mutex<Vec<(Scope, usize)>>,
 }
 
 impl Hub {
@@ -85,6 +90,7 @@ impl Hub {
             }
             self.losses.any.store(true, Ordering::Release);
         }
+        self.losses.went.send_modify(|went| *went += 1);
         let mut dropped = self.ready.remove(|envelope| scope.holds(&envelope.ticket));
         if let Some(sequence) = &self.sequence {
             dropped.extend(sequence.remove(|envelope| scope.holds(&envelope.ticket)));
@@ -95,11 +101,42 @@ impl Hub {
         number
     }
 
+    /// Changes whenever a scope has gone.
+    pub(super) fn watch_losses(&self) -> watch::Receiver<u64> {
+        self.losses.went.subscribe()
+    }
+
+    /// Drops what is lost of these, which intake has in hand. Says of each whether it was.
+    pub(super) fn drop_lost_of(&self, held: &mut Vec<Envelope>) -> Vec<bool> {
+        let mut which = Vec::with_capacity(held.len());
+        let is_lost = |envelope: &mut Envelope| {
+            which.push(self.is_lost(&envelope.ticket));
+            which.last() == Some(&true)
+        };
+        let lost: Vec<_> = held.extract_if(.., is_lost).collect();
+        if !lost.is_empty() {
+            self.drop_lost(&lost);
+        }
+        which
+    }
+
+    /// Counts what is dropped of a scope from now on, until this is dropped.
+    pub(super) fn begin_revoke(&self, scope: Scope) -> Revoking<'_> {
+        self.losses.revoking.lock().push((scope, 0));
+        Revoking(&self.losses, scope)
+    }
+
     /// Forgets messages whose delivery is gone: nobody would hear a settlement.
     pub(crate) fn drop_lost(&self, dropped: &[Envelope]) {
         if !mutant(Mutant::LossUncounted) {
             let lost = dropped.iter().filter(|envelope| !envelope.settled).count();
             self.counters.lost.add(lost);
+        }
+        for (scope, number) in &mut *self.losses.revoking.lock() {
+            *number += dropped
+                .iter()
+                .filter(|envelope| scope.holds(&envelope.ticket))
+                .count();
         }
         self.places.lost(
             dropped
@@ -107,6 +144,7 @@ impl Hub {
                 .filter(|envelope| !envelope.settled)
                 .map(|envelope| &envelope.ticket),
         );
+        self.suspects_gone(dropped.iter().map(|envelope| &envelope.ticket));
         if let Some(twins) = &self.twins {
             twins.gone(self, dropped.iter().map(|envelope| &envelope.ticket));
         }
@@ -121,5 +159,24 @@ impl Hub {
         let mut lost = self.losses.scopes.write();
         lost.retain(|scope| self.places.messages_of(*scope) > 0);
         self.losses.any.store(!lost.is_empty(), Ordering::Release);
+    }
+}
+
+/// A scope is being revoked.
+#[derive(Debug)]
+pub(super) struct Revoking<'a>(&'a Losses, Scope);
+
+impl Revoking<'_> {
+    /// How many of its messages were dropped so far.
+    pub(super) fn dropped(&self) -> usize {
+        let revoking = self.0.revoking.lock();
+        let found = revoking.iter().find(|(scope, _)| *scope == self.1);
+        found.map_or(0, |(_, dropped)| *dropped)
+    }
+}
+
+impl Drop for Revoking<'_> {
+    fn drop(&mut self) {
+        self.0.revoking.lock().retain(|(scope, _)| *scope != self.1);
     }
 }

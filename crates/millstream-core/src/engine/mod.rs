@@ -1,19 +1,21 @@
 //! The engine: one pipeline from demand to settlement.
 //!
-//! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] and [`lanes`] keep it until its turn,
-//! [`worker`] runs the processor on it, [`batcher`], [`shard`] and [`batch_worker`] the batch handler,
-//! [`bisect`] finds the message at fault in a batch, [`settling`] tells the broker. [`outbox`], [`timers`],
-//! [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they share, [`twins`] and [`sequence`] what was done
-//! already or comes too early, [`fate`] what comes of a message, [`losses`] what happens when a lease is gone;
-//! [`pipeline`] supervises and
-//! drains.
+//! The way of a message, by file: [`link`] and [`intake`] read it, [`ready`] keeps it until its turn, in [`lanes`] or
+//! [`unordered`], and [`parked`] between attempts, [`worker`] runs the processor on it and [`round`] hands over what came of that,
+//! [`batcher`], [`shard`] and [`batch_worker`] run the batch handler, [`bisect`] finds the message at fault in a batch,
+//! [`settling`] tells the broker. [`outbox`], [`timers`], [`breakers`] and [`adaptive`] stand beside it; [`hub`] is what they
+//! share, [`twins`] and [`sequence`] what was done already or comes too early, [`fate`] what comes of a message, [`losses`]
+//! what happens when a lease is gone; [`suspects`] run alone; [`pipeline`] supervises and drains.
 
 mod adaptive;
 #[cfg(test)]
 mod adaptive_simulation;
+mod any_batcher;
 mod balance;
 mod batch_worker;
 mod batcher;
+#[cfg(test)]
+mod batcher_model;
 mod bisect;
 mod breaker;
 mod breakers;
@@ -22,6 +24,7 @@ mod cancelling;
 mod counters;
 mod drain;
 mod elsewhere;
+mod entrance;
 mod envelope;
 mod fate;
 mod fullness;
@@ -36,6 +39,7 @@ mod lanes;
 mod link;
 mod losses;
 mod outbox;
+mod parked;
 #[cfg(test)]
 mod permit_tests;
 mod pipeline;
@@ -50,6 +54,7 @@ mod receipts;
 mod restarts;
 mod retry;
 mod returning;
+mod round;
 mod seat;
 mod sentinels;
 mod sequence;
@@ -62,9 +67,11 @@ mod shared_rate;
 mod stage;
 mod stall;
 mod stores;
+mod suspects;
 mod timers;
 mod turns;
 mod twins;
+mod unordered;
 mod watchdog;
 mod window;
 mod worker;
@@ -78,8 +85,10 @@ pub use sentinels::Sentinel;
 pub use settings::Change;
 pub use stall::Stall;
 
-pub(crate) use batcher::{AnyBatcher, Batcher, Entrance, Entries};
+pub(crate) use any_batcher::AnyBatcher;
+pub(crate) use batcher::Batcher;
 pub(crate) use drain::Order;
+pub(crate) use entrance::{Entrance, Entries};
 pub(crate) use envelope::Envelope;
 pub(crate) use guard::text_of;
 pub(crate) use hub::Hub;
@@ -87,4 +96,5 @@ pub(crate) use pipeline::{End, Machine, Supervisor};
 pub(crate) use retry::{longest_wait, patience};
 pub(crate) use sequence::Sequence;
 pub(crate) use settings::take_over;
+pub(crate) use turns::waits_there;
 pub(crate) use worker::Worker;

@@ -7,13 +7,15 @@ use rustc_hash::FxHashSet;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::batcher::AnyBatcher;
+use super::any_batcher::AnyBatcher;
 use super::drain::{Beginning, DrainReport, Order};
 use super::hub::{Hub, SOURCE};
 use super::link::{self, LinkEnd};
 use super::restarts::Restarts;
 use super::{balance, drain, outbox, text_of, timers, watchdog};
-use crate::connector::{BoxFuture, Opened};
+use crate::connector::Opened;
+use crate::future::BoxFuture;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Instant, Tasks};
 use crate::spec::DeadLetter;
 
@@ -229,6 +231,9 @@ impl Supervisor {
         warn!(pipeline = self.hub.name(), ?child, %cause, ?wait, "restarting");
         if child == Child::Link {
             self.hub.lose_all();
+        }
+        if mutant(Mutant::SeatLost) && matches!(child, Child::Worker(_)) {
+            return Ok(());
         }
         if wait.is_zero() {
             self.spawn(child, None);

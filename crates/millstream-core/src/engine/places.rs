@@ -35,6 +35,8 @@ struct State {
     receipts: Receipts,
     /// When something last arrived or was settled, or the source came up; nothing while it is down.
     quiet_since: Option<Instant>,
+    /// Until when nothing arrives because of a limit.
+    limited_until: Option<Instant>,
 }
 
 impl Places {
@@ -48,6 +50,7 @@ impl Places {
                 by_scope: FxHashMap::default(),
                 receipts: Receipts::default(),
                 quiet_since: None,
+                limited_until: None,
             }),
             settled_after: Histogram::of_times(),
             freed: Notify::new(),
@@ -202,10 +205,18 @@ impl Places {
         self.state.lock().quiet_since.is_some()
     }
 
-    /// Since when nothing has arrived, while nothing is in flight and the source can be read.
+    /// What may be there arrives only then, because of a limit: that nothing arrives before says nothing.
+    pub(crate) fn limited(&self, until: Instant) {
+        let mut state = self.state.lock();
+        state.limited_until = state.limited_until.max(Some(until));
+    }
+
+    /// Since when nothing has arrived, while nothing is in flight and the source can be read; a later time while a limit
+    /// holds back what may be there.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.quiet_since.filter(|_| state.messages == 0)
+        let since = state.quiet_since.filter(|_| state.messages == 0)?;
+        Some(state.limited_until.map_or(since, |until| since.max(until)))
     }
 
     /// Waits until the condition holds; it is looked at again whenever places are given back.

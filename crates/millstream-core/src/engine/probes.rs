@@ -24,6 +24,13 @@ pub(crate) struct Probe {
     pub(super) number: u64,
 }
 
+impl Probe {
+    /// Whether no other has begun since.
+    pub(super) fn is_current(&self) -> bool {
+        self.breakers.is_running(self.number)
+    }
+}
+
 impl Drop for Probe {
     fn drop(&mut self) {
         self.breakers.probe_over(self.number);
@@ -33,7 +40,7 @@ impl Drop for Probe {
 /// Whose turn it is to probe.
 #[derive(Debug)]
 pub(super) struct Probes {
-    /// The probe that runs, by its number, and since when.
+    /// The probe that runs, by its number, and until when it holds others back.
     pub(super) running: Option<(u64, Instant)>,
     /// Counts probes.
     pub(super) number: u64,
@@ -65,15 +72,15 @@ impl Probes {
         self.fetches_until = None;
     }
 
-    /// Whether another may probe: one that runs for longer than this does not hold it back.
-    pub(super) fn is_free(&self, now: Instant, patience: Duration) -> bool {
-        self.running.is_none_or(|(_, since)| now >= since + patience)
+    /// Whether another may probe: one that takes too long does not hold it back.
+    pub(super) fn is_free(&self, now: Instant) -> bool {
+        self.running.is_none_or(|(_, until)| now >= until)
     }
 
-    /// One probes from now on; its number.
-    pub(super) fn begin(&mut self, now: Instant) -> u64 {
+    /// One probes from now on, and holds others back for as long, whatever breakers do meanwhile; its number.
+    pub(super) fn begin(&mut self, now: Instant, patience: Duration) -> u64 {
         self.number += 1;
-        self.running = Some((self.number, now));
+        self.running = Some((self.number, now + patience));
         self.number
     }
 }

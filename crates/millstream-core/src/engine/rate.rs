@@ -43,11 +43,12 @@ impl Rate {
         }
     }
 
-    /// Waits until at least one message may be fetched, and says how many of the `wanted` may.
+    /// Waits until at least one message may be fetched, and says how many of the `wanted` may. Before it waits it says
+    /// until when.
     ///
     /// # Cancel safety
     /// Cancel safe: tokens are taken at the end.
-    pub(crate) async fn reserve(&mut self, wanted: usize) -> usize {
+    pub(crate) async fn reserve(&mut self, wanted: usize, waits: impl Fn(Instant)) -> usize {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         while self.paid == 0 {
             let number = NonZeroU32::new(wanted.min(self.slice.get())).unwrap_or(NonZeroU32::MIN);
@@ -56,7 +57,9 @@ impl Rate {
                 Ok(Err(later)) => {
                     let wait = later.wait_time_from(self.clock.now());
                     // The timer wheel counts whole milliseconds.
-                    rt::sleep(wait.max(Duration::from_millis(1))).await;
+                    let then = rt::after(wait.max(Duration::from_millis(1)));
+                    waits(then);
+                    rt::sleep_until(then).await;
                 }
                 // The slice never exceeds the burst.
                 Err(_) => self.paid = 1,

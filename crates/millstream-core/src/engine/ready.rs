@@ -3,23 +3,24 @@
 //! One lock guards it; it is taken once per chunk admitted, once per take and once per take finished, never once
 //! per message.
 
-use std::cmp::{Ordering as Cmp, Reverse};
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::budget::{AGAIN, Budget};
+use super::budget::Budget;
 use super::envelope::{Envelope, LaneId};
 use super::lanes::{Lanes, Outside};
+use super::parked::Parked;
 use super::returning::Returning;
 use super::sentinels::{Sentinel, Sentinels};
 use super::stall::Named;
+use super::unordered::Unordered;
 use crate::mutants::{Mutant, mutant};
+use crate::ordering::Ordering;
 use crate::rt::{self, Instant};
-use crate::spec::Ordering;
 
 #[derive(Debug)]
 pub(crate) struct Ready {
@@ -44,17 +45,11 @@ const ENOUGH: usize = 16;
 
 #[derive(Debug, Default)]
 struct State {
-    /// Messages without a lane that may run: chunks of at most what a worker may take, handed on whole.
-    unordered: VecDeque<Vec<Envelope>>,
-    unordered_messages: usize,
+    unordered: Unordered,
     lanes: Lanes,
-    parked: BinaryHeap<Reverse<Parked>>,
+    parked: Parked,
     /// Messages that wait for what comes of another one: they hold their lanes and places, and no worker.
     aside: Vec<Envelope>,
-    /// Counts parkings, so that equal due times keep their order.
-    parkings: u64,
-    /// How many were due at the last look, with no room in the budget.
-    held: usize,
     /// Taken and not yet finished.
     running: usize,
     /// Seats that may take, from the first; none once it is closed.
@@ -71,34 +66,6 @@ struct State {
     round: u32,
     /// Messages that may run of which there shall not be more, where that is bounded.
     enough: Option<usize>,
-}
-
-/// A message between two attempts: it holds its lane and its place in the limits, and no worker.
-#[derive(Debug)]
-struct Parked {
-    due: Instant,
-    number: u64,
-    envelope: Envelope,
-}
-
-impl PartialEq for Parked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Cmp::Equal
-    }
-}
-
-impl Eq for Parked {}
-
-impl PartialOrd for Parked {
-    fn partial_cmp(&self, other: &Self) -> Option<Cmp> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Parked {
-    fn cmp(&self, other: &Self) -> Cmp {
-        (self.due, self.number).cmp(&(other.due, other.number))
-    }
 }
 
 /// What goes back to the source, and what must go with it.
@@ -193,10 +160,7 @@ impl Ready {
                 .collect()
         };
         let mut state = self.state.lock();
-        state.unordered_messages += messages;
-        state
-            .unordered
-            .extend(parts.into_iter().filter(|part| !part.is_empty()));
+        state.unordered.admit(parts.into_iter(), messages);
         self.wake(&state, spare);
     }
 
@@ -221,7 +185,7 @@ impl Ready {
             let follows = |order| any_follow && following.0.is_followed(order);
             match (state.lanes.admit(ordering, envelope, per_key, follows), &mut full) {
                 (Ok(()), _) => {}
-                (Err(Outside::Unordered(envelope)), _) => state.push_unordered(envelope),
+                (Err(Outside::Unordered(envelope)), _) => state.unordered.push(envelope),
                 (Err(Outside::Follows(envelope)), _) => {
                     following.0.add_followed(envelope.ticket, envelope.order);
                     following.1.push(envelope);
@@ -366,9 +330,9 @@ impl Ready {
                             state.lanes.advance(envelope.lane);
                             envelope.lane = LaneId::NONE;
                         }
-                        sooner |= state.park(due, envelope);
+                        sooner |= state.parked.park(due, envelope);
                     }
-                    Left::Parked(due, envelope) => sooner |= state.park(due, envelope),
+                    Left::Parked(due, envelope) => sooner |= state.parked.park(due, envelope),
                     Left::Aside(envelope) => state.aside.push(envelope),
                     Left::Back(envelope) => state.put_back(envelope),
                     Left::Behind(envelope) => state.put_behind(envelope),
@@ -395,7 +359,7 @@ impl Ready {
     /// come here, and they forgo order with it.
     pub(crate) fn readmit(&self, due: Instant, mut envelope: Envelope) {
         envelope.lane = LaneId::NONE;
-        if self.state.lock().park(due, envelope) {
+        if self.state.lock().parked.park(due, envelope) {
             self.parked_sooner.notify_one();
         }
     }
@@ -405,24 +369,7 @@ impl Ready {
     pub(crate) fn unpark(&self, budget: &Budget, closed: bool) -> (Option<Instant>, usize) {
         let now = rt::now();
         let mut state = self.state.lock();
-        let (mut allowed, mut newly_held) = (usize::MAX, 0);
-        if budget.is_set() {
-            let parked = state.parked.iter();
-            let due = parked.filter(|Reverse(parked)| parked.due <= now).count();
-            allowed = budget.take(due, now);
-            // The first to go are those that were held before.
-            newly_held = (due - allowed).saturating_sub(state.held.saturating_sub(allowed));
-            state.held = due - allowed;
-        }
-        let mut due = Vec::new();
-        while due.len() < allowed
-            && state
-                .parked
-                .peek()
-                .is_some_and(|Reverse(parked)| parked.due <= now)
-        {
-            due.extend(state.parked.pop().map(|Reverse(parked)| parked.envelope));
-        }
+        let (due, next, newly_held) = state.parked.take_due(budget, now);
         if closed {
             due.into_iter()
                 .rev()
@@ -433,11 +380,7 @@ impl Ready {
         if !mutant(Mutant::LostWakeUp) {
             self.wake(&state, 0);
         }
-        let next = state.parked.peek().map(|Reverse(parked)| parked.due);
-        (
-            next.map(|due| if due <= now { now + AGAIN } else { due }),
-            newly_held,
-        )
+        (next, newly_held)
     }
 
     /// Moves those to the front that wait for another message, and that `ready` says need not any more.
@@ -466,21 +409,19 @@ impl Ready {
     /// Whether one may run now that is not doubtful.
     pub(crate) fn has_undoubted(&self, round: u32) -> bool {
         let state = self.state.lock();
-        let mut unordered = state.unordered.iter().flatten();
-        unordered.any(|envelope| !envelope.is_doubtful(round)) || state.lanes.has_undoubted(round)
+        state.unordered.has_undoubted(round) || state.lanes.has_undoubted(round)
     }
 
     /// When the next one that is parked is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.state.lock().parked.peek().map(|Reverse(parked)| parked.due)
+        self.state.lock().parked.first().map(|(due, _)| due)
     }
 
     /// What of the queue is first to run, of each lane and of what is unordered, or overdue: for a stall to name.
     pub(crate) fn firsts(&self) -> Vec<Named> {
         let state = self.state.lock();
-        let unordered = state.unordered.front().and_then(|chunk| chunk.first());
-        let parked = state.parked.peek().map(|Reverse(parked)| &parked.envelope);
-        let firsts = unordered.into_iter().chain(parked);
+        let parked = state.parked.first().map(|(_, envelope)| envelope);
+        let firsts = state.unordered.first().into_iter().chain(parked);
         firsts.chain(state.lanes.firsts()).map(Named::of).collect()
     }
 
@@ -493,18 +434,10 @@ impl Ready {
     pub(crate) fn remove(&self, leave: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
         let mut state = self.state.lock();
         let mut removed = state.lanes.remove(&leave);
-        for chunk in &mut state.unordered {
-            removed.extend(chunk.extract_if(.., |envelope| leave(envelope)));
-        }
-        state.unordered.retain(|chunk| !chunk.is_empty());
-        state.unordered_messages = state.unordered.iter().map(Vec::len).sum();
-        let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
-            .into_iter()
-            .partition(|Reverse(parked)| leave(&parked.envelope));
-        state.parked = stay.into();
+        state.unordered.remove(&leave, &mut removed);
+        let gone = state.parked.remove(&leave);
         let aside: Vec<_> = state.aside.extract_if(.., |envelope| leave(envelope)).collect();
-        let gone = gone.into_iter().map(|Reverse(parked)| parked.envelope);
-        for envelope in gone.chain(aside) {
+        for envelope in gone.into_iter().chain(aside) {
             if envelope.lane != LaneId::NONE {
                 state.lanes.advance(envelope.lane);
             }
@@ -524,12 +457,9 @@ impl Ready {
     pub(crate) fn remove_parked(&self) -> Vec<(Instant, Envelope, VecDeque<Envelope>)> {
         self.lane_room.notify_one();
         let mut state = self.state.lock();
-        let parked = std::mem::take(&mut state.parked);
+        let parked = state.parked.take_all();
         parked
-            .into_sorted_vec()
-            .into_iter()
-            .rev()
-            .map(|Reverse(Parked { due, envelope, .. })| {
+            .map(|(due, envelope)| {
                 let followers = if envelope.lane == LaneId::NONE {
                     VecDeque::new()
                 } else {
@@ -552,20 +482,20 @@ impl Ready {
 impl State {
     /// How many messages may run now.
     fn ready(&self) -> usize {
-        self.unordered_messages + self.lanes.ready()
+        self.unordered.messages() + self.lanes.ready()
     }
 
     /// Whether enough may run for a while. What waits behind one key does not count where few others may run.
     fn has_plenty(&self) -> bool {
         self.enough.is_some_and(|enough| self.ready() >= enough)
             || self.ready() >= ENOUGH * self.seats
-                && self.unordered_messages + self.lanes.messages() >= PLENTY
+                && self.unordered.messages() + self.lanes.messages() >= PLENTY
     }
 
     /// Takes so many of those that may run, of both kinds alike.
     fn take(&mut self, number: usize, taken: &mut VecDeque<Envelope>) {
         let lanes = self.lanes.ready();
-        let from_lanes = match (lanes, self.unordered_messages) {
+        let from_lanes = match (lanes, self.unordered.messages()) {
             (_, 0) => number,
             (0, _) => 0,
             (_, _) if number == 1 => usize::from(self.is_lanes_turn()),
@@ -575,16 +505,15 @@ impl State {
                 .max(number.saturating_sub(unordered)),
         };
         self.lanes.take(from_lanes, taken);
-        self.take_unordered(number - from_lanes, taken);
+        self.unordered.take(number - from_lanes, taken);
         self.running += number;
     }
 
     /// Of one message to take, whether it is a lane's: what is not doubtful goes before what is, and else they take turns.
     fn is_lanes_turn(&mut self) -> bool {
-        let unordered = self.unordered.front().and_then(|chunk| chunk.first());
         let round = self.round;
-        let doubtful =
-            [self.lanes.first(), unordered].map(|first| first.is_some_and(|first| first.is_doubtful(round)));
+        let doubtful = [self.lanes.first(), self.unordered.first()]
+            .map(|first| first.is_some_and(|first| first.is_doubtful(round)));
         match doubtful {
             [true, false] => false,
             [false, true] => true,
@@ -598,63 +527,13 @@ impl State {
     /// Has one that is not doubtful go before all that are. Says whether there is one.
     fn bring_undoubted_forward(&mut self, round: u32) -> bool {
         self.round = round;
-        let lanes = self.lanes.bring_undoubted_forward(round);
-        let mut chunks = self.unordered.iter().enumerate();
-        let found = chunks.find_map(|(chunk, envelopes)| {
-            let index = envelopes.iter().position(|envelope| !envelope.is_doubtful(round));
-            index.map(|index| (chunk, index))
-        });
-        let Some((chunk, index)) = found else {
-            return lanes;
-        };
-        if (chunk, index) != (0, 0)
-            && let Some(envelopes) = self.unordered.get_mut(chunk)
-        {
-            let envelope = envelopes.remove(index);
-            if envelopes.is_empty() {
-                self.unordered.remove(chunk);
-            }
-            self.unordered.push_front(vec![envelope]);
-        }
-        true
-    }
-
-    fn take_unordered(&mut self, mut number: usize, taken: &mut VecDeque<Envelope>) {
-        self.unordered_messages -= number;
-        while number > 0
-            && let Some(chunk) = self.unordered.front_mut()
-        {
-            if chunk.len() > number {
-                taken.extend(chunk.drain(..number));
-                return;
-            }
-            number -= chunk.len();
-            match self.unordered.pop_front() {
-                // The chunk as it came: nothing is moved.
-                Some(chunk) if taken.is_empty() => *taken = chunk.into(),
-                Some(chunk) => taken.extend(chunk),
-                None => return,
-            }
-        }
-    }
-
-    fn push_unordered(&mut self, envelope: Envelope) {
-        self.unordered_messages += 1;
-        match self.unordered.back_mut() {
-            Some(chunk) if chunk.len() < chunk.capacity() => chunk.push(envelope),
-            _ => {
-                let mut chunk = Vec::with_capacity(16);
-                chunk.push(envelope);
-                self.unordered.push_back(chunk);
-            }
-        }
+        self.lanes.bring_undoubted_forward(round) | self.unordered.bring_undoubted_forward(round)
     }
 
     /// This one may run again, before all others.
     fn put_back(&mut self, envelope: Envelope) {
         if envelope.lane == LaneId::NONE {
-            self.unordered_messages += 1;
-            self.unordered.push_front(vec![envelope]);
+            self.unordered.put_back(envelope);
         } else {
             self.lanes.put_back(envelope);
         }
@@ -663,22 +542,10 @@ impl State {
     /// This one may run again, after all others.
     fn put_behind(&mut self, envelope: Envelope) {
         if envelope.lane == LaneId::NONE {
-            self.push_unordered(envelope);
+            self.unordered.push(envelope);
         } else {
             self.lanes.put_behind(envelope);
         }
-    }
-
-    /// Says whether the new one is due before all others.
-    fn park(&mut self, due: Instant, envelope: Envelope) -> bool {
-        let sooner = self.parked.peek().is_none_or(|Reverse(first)| due < first.due);
-        self.parkings += 1;
-        self.parked.push(Reverse(Parked {
-            due,
-            number: self.parkings,
-            envelope,
-        }));
-        sooner
     }
 }
 

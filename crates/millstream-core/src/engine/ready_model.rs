@@ -14,8 +14,8 @@ use super::ready::{Following, Left, Load, Ready};
 use super::returning::Returning;
 use super::sentinels::Sentinels;
 use crate::message::{Message, OriginId};
+use crate::ordering::Ordering;
 use crate::rt::{self, Duration, Instant};
-use crate::spec::Ordering;
 use crate::ticket::Ticket;
 
 const KEYS: u8 = 4;

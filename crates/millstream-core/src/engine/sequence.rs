@@ -18,6 +18,7 @@ use super::hub::Hub;
 use super::lanes::key_of;
 use super::rare::Rare;
 use crate::message::{Message, OriginId};
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::Reason;
 use crate::spec::{OnGap, SequenceSpec};
@@ -306,7 +307,7 @@ impl Sequence {
         if number < expected {
             passed.repeats += 1;
         } else if number > expected && position.scope == scope {
-            let waits = self.spec.on_gap != OnGap::Report && !position.broken;
+            let waits = self.spec.on_gap != OnGap::Report && !position.broken && !mutant(Mutant::GapIgnored);
             if waits && state.held < state.most {
                 state.young.remove(&key);
                 let until = rt::after(state.wait);

@@ -2,6 +2,7 @@
 //! again until the broker has it.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +13,8 @@ use tokio::sync::Notify;
 use super::hub::Hub;
 use super::retry::patience;
 use super::twins::Twins;
-use crate::connector::{BoxFuture, DynAcknowledger};
+use crate::connector::DynAcknowledger;
+use crate::future::BoxFuture;
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Outcome, Settle, Settlement};
 use crate::ticket::Ticket;
@@ -114,7 +116,10 @@ impl Drop for Owed<'_> {
 impl Owed<'_> {
     /// Moves what is queued, and what is due for another try, into `given`; says when more is due.
     fn collect(&mut self, hub: &Hub) -> Option<Instant> {
-        std::mem::swap(&mut self.given, &mut self.settling.queue.lock());
+        match self.given.is_empty() {
+            true => std::mem::swap(&mut self.given, &mut self.settling.queue.lock()),
+            false => self.given.append(&mut self.settling.queue.lock()),
+        }
         let mut next = self.settling.collect_later(hub, &mut self.given);
         if self.again.is_empty() {
             return next;
@@ -146,7 +151,8 @@ impl Owed<'_> {
     }
 
     /// The call has ended: the source may hear of these, or the store is asked again later.
-    fn entered(&mut self, hub: &Hub, twins: &Twins, told: bool) {
+    fn entered(&mut self, hub: &Hub, told: bool) {
+        let Some(twins) = &hub.twins else { return };
         if told {
             twins.told(hub, &self.entering);
             self.given.append(&mut self.entering);
@@ -211,6 +217,8 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
     };
     let mut outcomes = Vec::new();
     let mut entering: Option<BoxFuture<'_, bool>> = None;
+    // When the acknowledger shall keep nothing back any more.
+    let mut linger: Option<Instant> = None;
     loop {
         let next_try = owed.collect(&hub);
         if let Some(twins) = &hub.twins {
@@ -219,38 +227,62 @@ pub(crate) async fn run(hub: Arc<Hub>, acknowledger: &mut dyn DynAcknowledger) {
         owed.tell();
         if owed.given.is_empty() {
             let keeps_back = !owed.kept.is_empty();
-            let linger = keeps_back.then(|| rt::now() + LINGER);
+            linger = keeps_back.then(|| linger.unwrap_or_else(|| rt::now() + LINGER));
             let wake = [next_try, linger].into_iter().flatten().min();
-            let entered = tokio::select! {
+            // What comes in all the time is last: all else has an end.
+            let flushes = tokio::select! {
                 biased;
-                () = hub.settling.added.notified() => continue,
-                () = hub.flush_now.notified() => None,
-                told = answer(&mut entering) => Some(told),
-                () = until(wake) => None,
+                told = answer(&mut entering) => {
+                    owed.entered(&hub, told);
+                    false
+                }
+                () = hub.flush_now.notified() => true,
+                () = until(wake) => true,
+                () = hub.settling.added.notified() => false,
             };
-            if let (Some(told), Some(twins)) = (entered, &hub.twins) {
-                entering = None;
-                owed.entered(&hub, twins, told);
-            } else if keeps_back {
-                acknowledger.flush(&mut outcomes).await;
+            if flushes && keeps_back {
+                linger = None;
+                let told = beside(&mut entering, acknowledger.flush(&mut outcomes)).await;
                 owed.answer(&hub, &mut outcomes);
+                if let Some(told) = told {
+                    owed.entered(&hub, told);
+                }
             }
             if owed.given.is_empty() {
                 continue;
             }
         }
-        acknowledger.settle(&owed.given, &mut outcomes).await;
+        let told = beside(&mut entering, acknowledger.settle(&owed.given, &mut outcomes)).await;
         owed.returned(outcomes.len());
         owed.answer(&hub, &mut outcomes);
+        if let Some(told) = told {
+            owed.entered(&hub, told);
+        }
     }
 }
 
-/// What the call says that is under way; nothing ever where there is none.
+/// Does some work of the acknowledger, and hears meanwhile what the call says that is under way: neither keeps the other
+/// waiting.
+async fn beside(call: &mut Option<BoxFuture<'_, bool>>, work: impl Future<Output = ()>) -> Option<bool> {
+    let mut work = pin!(work);
+    let mut told = None;
+    loop {
+        tokio::select! {
+            biased;
+            said = answer(call) => told = Some(said),
+            () = &mut work => return told,
+        }
+    }
+}
+
+/// What the call says that is under way, which is over then; nothing ever where there is none.
 async fn answer(call: &mut Option<BoxFuture<'_, bool>>) -> bool {
-    match call {
+    let said = match call {
         Some(call) => call.await,
         None => std::future::pending().await,
-    }
+    };
+    *call = None;
+    said
 }
 
 async fn until(wake: Option<Instant>) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::batcher::Mark;
 use super::bisect::Split;
+use super::entrance::Mark;
 use super::envelope::Envelope;
 use super::probes::Probe;
 use crate::batch::ClosedBy;
@@ -97,10 +97,13 @@ impl<T> Closed<T> {
         self.envelopes.iter().any(|envelope| envelope.is_doubtful(round))
     }
 
-    /// Whether a message in it probes.
+    /// Whether a message in it probes, and has not taken so long that another may.
     fn has_probe(&self) -> bool {
-        let mut envelopes = self.envelopes.iter();
-        envelopes.any(|envelope| envelope.probe.is_some())
+        let mut probes = self
+            .envelopes
+            .iter()
+            .filter_map(|envelope| envelope.probe.as_ref());
+        probes.any(|probe| probe.is_current())
     }
 
     /// With a probe, which goes with one of its messages.
@@ -121,7 +124,7 @@ impl<T> Closed<T> {
     }
 
     /// Moves the messages that `which` picks to a batch of their own.
-    fn take_out(&mut self, which: impl Fn(&Envelope) -> bool) -> Self {
+    pub(crate) fn take_out(&mut self, which: impl Fn(&Envelope) -> bool) -> Self {
         let mut out = Self {
             key: self.key.clone(),
             by: self.by,
@@ -235,12 +238,7 @@ impl<T> Shard<T> {
         try_probe: impl Fn(bool) -> Option<Box<Probe>>,
     ) -> Turn<T> {
         self.close_aged(now, draining);
-        for mut batch in std::mem::take(&mut self.closed) {
-            self.hold_back(&mut batch);
-            if !batch.is_empty() {
-                self.closed.push_back(batch);
-            }
-        }
+        self.hold_all_back();
         if let Some(index) = self.closed.iter().position(Closed::has_probe) {
             let index = self.first_before(index);
             if let Some(batch) = self.closed.remove(index) {
@@ -285,10 +283,25 @@ impl<T> Shard<T> {
                 .filter(|order| *order != 0)
                 .collect();
             if !keys.is_empty() {
-                let behind = batch.take_out(|envelope| keys.contains(&envelope.order));
+                let mut behind = batch.take_out(|envelope| keys.contains(&envelope.order));
                 if !behind.is_empty() {
+                    // It cannot run now: another may probe.
+                    behind
+                        .envelopes
+                        .iter_mut()
+                        .for_each(|envelope| envelope.probe = None);
                     parked.followers.push(behind);
                 }
+            }
+        }
+    }
+
+    /// What is closed and must wait for a parked batch waits behind it.
+    fn hold_all_back(&mut self) {
+        for mut batch in std::mem::take(&mut self.closed) {
+            self.hold_back(&mut batch);
+            if !batch.is_empty() {
+                self.closed.push_back(batch);
             }
         }
     }
@@ -436,6 +449,14 @@ impl<T> Shard<T> {
         self.open.retain(|_, open| !open.batch.is_empty());
         out.extend(self.closed.iter_mut().map(|batch| batch.take_out(picks)));
         self.closed.retain(|batch| !batch.is_empty());
+        out.extend(self.remove_parked(which));
+        out
+    }
+
+    /// Takes out the messages that `which` picks of what is parked and of what waits behind that.
+    pub(crate) fn remove_parked(&mut self, which: impl Fn(&Ticket) -> bool) -> Vec<Closed<T>> {
+        let picks = |envelope: &Envelope| which(&envelope.ticket);
+        let mut out = Vec::new();
         for parked in &mut self.parked {
             out.push(parked.batch.take_out(picks));
             out.extend(

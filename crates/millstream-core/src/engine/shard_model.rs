@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::batcher::Mark;
+use super::entrance::Mark;
 use super::envelope::Envelope;
 use super::shard::{Closed, Shard, Turn};
 use crate::message::{Message, OriginId};

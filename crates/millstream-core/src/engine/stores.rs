@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::counters::Counter;
 use super::hub::Hub;
 use super::retry::patience;
-use crate::connector::BoxFuture;
+use crate::future::BoxFuture;
 use crate::rt::{self, Duration, Instant};
 
 /// How long a store may take to answer while the pipeline drains.

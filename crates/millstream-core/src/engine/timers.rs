@@ -7,14 +7,15 @@ use super::hub::Hub;
 use crate::rt;
 
 pub(crate) async fn run(hub: Arc<Hub>) {
-    // Whether a breaker held something back at the last look.
+    // Whether a breaker or a suspect held something back at the last look.
     let mut held = false;
     loop {
         let (parked, over_budget) = hub.ready.unpark(&hub.budget, hub.breakers.is_closed());
         hub.counters.over_budget.add(over_budget);
         let breakers = hub.breakers.tick(rt::now());
-        if breakers.is_some() || std::mem::take(&mut held) {
-            held = breakers.is_some();
+        let holds = breakers.is_some() || hub.suspects.any();
+        if holds || std::mem::take(&mut held) {
+            held = holds;
             hub.wake_all();
         }
         let batchers = hub

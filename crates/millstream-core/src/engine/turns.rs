@@ -10,22 +10,33 @@ use super::hub::Hub;
 use super::intake::Intake;
 use super::keyed::{KeyedRate, Paces};
 use super::rate::Rate;
+use crate::connector::Capabilities;
+use crate::ordering::Ordering;
 use crate::rt::{self, Duration, Instant};
-use crate::spec::{Ordering, RateLimit};
+use crate::spec::RateLimit;
 
 impl Hub {
     /// Whether a message can be given back for a later time without losing the order of its key.
     pub(super) fn keeps_order(&self) -> bool {
-        let can = &self.capabilities;
-        can.orders_keys && can.delay && matches!(self.spec.ordering, Ordering::Key)
+        keeps_order(&self.spec.ordering, &self.capabilities)
     }
 
     /// Whether what is over its key's limit waits at the source.
     fn waits_there(&self) -> bool {
-        match self.spec.ordering.is_ordered() {
-            true => self.keeps_order(),
-            false => self.can_put_off(),
-        }
+        waits_there(&self.spec.ordering, &self.capabilities, self.can_put_off())
+    }
+}
+
+fn keeps_order(ordering: &Ordering, can: &Capabilities) -> bool {
+    can.orders_keys && can.delay && matches!(ordering, Ordering::Key)
+}
+
+/// Whether what is over its key's limit waits at a source that can so much, and that messages can be given back to out of
+/// their order, or not.
+pub(crate) fn waits_there(ordering: &Ordering, can: &Capabilities, puts_off: bool) -> bool {
+    match ordering.is_ordered() {
+        true => keeps_order(ordering, can),
+        false => puts_off,
     }
 }
 
@@ -123,7 +134,9 @@ impl Intake {
             if ordered {
                 hub.returning.add(envelope.ticket);
             }
-            hub.return_later(envelope, wait.min(longest));
+            let wait = wait.min(longest);
+            hub.places.limited(rt::after(wait));
+            hub.return_later(envelope, wait);
         }
     }
 
@@ -137,12 +150,11 @@ impl Intake {
                 return;
             };
             let now = rt::now();
-            let turns: Vec<_> = waits.into_iter().map(|wait| now + wait).collect();
-            let mut turns = &turns[..];
+            self.turns = waits.into_iter().map(|wait| now + wait).collect();
             loop {
                 let now = rt::now();
-                let timely = turns.iter().take_while(|turn| **turn <= now).count();
-                turns = turns.get(timely..).unwrap_or_default();
+                let timely = self.turns.iter().take_while(|turn| **turn <= now).count();
+                self.turns.drain(..timely);
                 self.chunk.envelopes.extend(self.untimely.drain(..timely));
                 if self.untimely.is_empty() {
                     return;
@@ -150,11 +162,13 @@ impl Intake {
                 if !self.chunk.is_empty() {
                     self.admit_chunk().await;
                 }
-                let Some(next) = turns.first() else { break };
+                let Some(next) = self.turns.first().copied() else {
+                    break;
+                };
                 if !std::mem::replace(&mut throttled, true) {
                     self.hub.counters.throttled.add(1);
                 }
-                if !self.wait_until(*next).await {
+                if !self.wait_until(next).await {
                     break;
                 }
             }
@@ -190,6 +204,8 @@ impl Intake {
                 self.limit();
             }
             let hub = &*self.hub;
+            // Some may have been lost while the store was away.
+            let number = number.min(self.untimely.len());
             let envelopes = self.untimely.get(..number).unwrap_or_default();
             let Some(paces) = &self.limited.paces else {
                 return Some(vec![Duration::ZERO; number]);
@@ -231,22 +247,31 @@ impl Intake {
         }
     }
 
-    /// Waits until then, unless the limit changes or the pipeline drains: then the untimely ones go back. Says whether it
-    /// is then.
+    /// Waits until then, unless the limit changes or the pipeline drains: then the untimely ones go back. What is lost
+    /// meanwhile is dropped, with its turn. Says whether it is then, and there is anything left.
     async fn wait_until(&mut self, then: Instant) -> bool {
         self.hub.admitting.store(true, Relaxed);
         let mut gate = self.hub.gate.watch();
-        tokio::select! {
-            biased;
-            _ = gate.wait_for(|gate| gate.draining) => {
-                self.hub.release(self.untimely.drain(..));
-                false
+        loop {
+            tokio::select! {
+                biased;
+                _ = gate.wait_for(|gate| gate.draining) => {
+                    self.hub.release(self.untimely.drain(..));
+                    self.turns.clear();
+                    return false;
+                }
+                _ = self.set.changed() => {
+                    self.set.mark_changed();
+                    return false;
+                }
+                _ = self.losses.changed() => {
+                    self.drop_lost();
+                    if self.untimely.is_empty() {
+                        return false;
+                    }
+                }
+                () = rt::sleep_until(then) => return true,
             }
-            _ = self.set.changed() => {
-                self.set.mark_changed();
-                false
-            }
-            () = rt::sleep_until(then) => true,
         }
     }
 }

@@ -7,17 +7,20 @@
 //! Settlements pass by on their way to the acknowledger: the store has the ids of what is done before the source hears of
 //! it ([`Twins::enter`]), and nothing else waits for the store.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
 use super::envelope::Envelope;
 use super::hub::Hub;
 use super::stores::Calls;
 use crate::dedup::{DeduplicateSpec, IdBy, Ids, OnStoreFailure};
 use crate::message::Message;
+use crate::mutants::{Mutant, mutant};
 use crate::rt::{self, Duration, Instant};
 use crate::settlement::{Rejection, Settle, Settlement};
 use crate::ticket::Ticket;
@@ -134,8 +137,13 @@ impl Twins {
     }
 
     /// Registers what was read, takes out and acknowledges what was done already, and marks twins of what is in
-    /// flight. While it waits for the store, all of it stays where it is.
-    pub(crate) async fn admit(&self, hub: &Hub, envelopes: &mut Vec<Envelope>) {
+    /// flight. While it waits for the store, all of it stays where it is but for what is lost.
+    pub(crate) async fn admit(
+        &self,
+        hub: &Hub,
+        envelopes: &mut Vec<Envelope>,
+        losses: &mut watch::Receiver<u64>,
+    ) {
         let mut unidentified = 0;
         let mut new = Vec::new();
         {
@@ -158,7 +166,17 @@ impl Twins {
             }
         }
         hub.counters.unidentified.add(unidentified);
-        match self.look(hub, &new).await {
+        let said = {
+            let mut look = pin!(self.look(hub, &new));
+            loop {
+                tokio::select! {
+                    biased;
+                    said = &mut look => break said,
+                    Ok(()) = losses.changed() => drop(hub.drop_lost_of(envelopes)),
+                }
+            }
+        };
+        match said {
             Said::Draining => return hub.release(envelopes.drain(..)),
             Said::Nothing => hub.counters.unchecked.add(new.len()),
             Said::Seen(seen) => {
@@ -242,7 +260,7 @@ impl Twins {
         match &flight.fate {
             Some(Fate::Done) => Turn::Done,
             Some(Fate::GivenUp(rejection)) => Turn::GivenUp(Arc::clone(rejection)),
-            None if flight.first.is_some() => Turn::Wait,
+            None if flight.first.is_some() && !mutant(Mutant::TwinRuns) => Turn::Wait,
             None => {
                 flight.first = Some(*ticket);
                 flight.twins -= 1;
@@ -307,6 +325,9 @@ impl Twins {
     /// Enters the ids of what is done. Says whether its source may hear of it: not where the store is away and messages
     /// wait for it.
     pub(crate) async fn enter(&self, hub: &Hub, ids: &[Bytes]) -> bool {
+        if mutant(Mutant::IdForgotten) {
+            return true;
+        }
         let call = || self.spec.store.enter(ids, self.spec.window);
         match self.calls.ask(hub, &hub.counters.store_failures, call).await {
             Some(forgotten) => hub.counters.forgotten_ids.add(forgotten),

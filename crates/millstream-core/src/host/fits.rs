@@ -4,7 +4,8 @@ use super::StartError;
 use super::pipeline::prepare;
 use crate::dedup::{IdBy, Ids};
 use crate::flow::Step;
-use crate::spec::{DeadLetter, Ordering, PipelineSpec, RetryStrategy};
+use crate::ordering::Ordering;
+use crate::spec::{DeadLetter, PipelineSpec, RetryStrategy};
 
 impl PipelineSpec {
     /// Whether its parts fit each other, as a start finds out first.
@@ -79,6 +80,12 @@ pub(super) fn fits(spec: &PipelineSpec) -> Result<(), StartError> {
         if !matches!(spec.ordering, Ordering::Key | Ordering::By(_)) {
             return Err(error(
                 "a sequence is of a key's messages: order by key".to_owned(),
+            ));
+        }
+        if spec.source.capabilities().leases_singly {
+            return Err(error(
+                "its source leases each message by itself, so a sequence would find no gap: remove it"
+                    .to_owned(),
             ));
         }
         if sequence.held >= spec.limits.in_flight {

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
-use millstream_core::{
-    BatcherSpec, Capabilities, Connector, EngineHandle, Flow, Host, Message, OpenError, Ordering,
-    PipelineSpec, Scope,
-};
+use millstream_core::{BatcherSpec, Flow, Message, Ordering};
 
 use crate::support::{Log, Rig, Scripted, ScriptedBatches, What, keyed, non_zero, scripted, until};
 
@@ -252,60 +248,6 @@ async fn p3_the_twin_of_a_lost_message_waits_for_a_run_that_still_goes_on() {
     rig.settled().await;
     assert_eq!(seen.lock().len(), 2);
     assert_eq!(overlaps.load(std::sync::atomic::Ordering::SeqCst), 0);
-}
-
-/// A connector that hands its test the engine's handle, on a queue in memory.
-struct Watched(MemoryQueue, Arc<parking_lot::Mutex<Option<EngineHandle>>>);
-
-impl Connector for Watched {
-    type Source = MemorySource;
-    type Acknowledger = MemoryAcknowledger;
-
-    fn capabilities(&self) -> Capabilities {
-        Connector::capabilities(&self.0)
-    }
-
-    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, MemoryAcknowledger), OpenError> {
-        *self.1.lock() = Some(engine.clone());
-        Connector::open(&self.0, engine).await
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_revoked_scope_ends_what_runs_flushes_its_batches_and_drops_the_rest() {
-    let (queue, engine) = (MemoryQueue::new(), Arc::new(parking_lot::Mutex::new(None)));
-    let processor = Scripted::default();
-    let log = processor.log.clone();
-    let flow = Flow::process(processor).batch("out", ScriptedBatches::default());
-    let mut spec = PipelineSpec::new(
-        "test",
-        Arc::new(Watched(queue.clone(), Arc::clone(&engine))),
-        flow,
-    );
-    spec.processor.concurrency = non_zero(2);
-    spec.batchers.insert(
-        "out".to_owned(),
-        BatcherSpec {
-            max_age: Duration::from_secs(3_600),
-            ..BatcherSpec::default()
-        },
-    );
-    let host = Host::start([spec]).unwrap();
-    let pipeline = host.pipeline("test").unwrap();
-    queue.publish(Message::new("batched"));
-    until(|| pipeline.status().batchers[0].1 == 1).await;
-    pipeline.pause();
-    pipeline.resume();
-    queue.publish_all(["sleep=1000 ends flush", "hang", "unstarted"].map(Message::new));
-    until(|| pipeline.status().in_flight == 4 && log.len() == 4).await;
-    pipeline.pause();
-    let handle = engine.lock().clone().unwrap();
-    let by = tokio::time::Instant::now() + Duration::from_secs(5);
-    let drained = handle.revoke(Scope::Generation(1), by).await;
-    assert_eq!((drained.ended, drained.dropped, drained.cancelled), (2, 1, 1));
-    assert!(tokio::time::Instant::now() <= by + Duration::from_millis(200));
-    assert_eq!(pipeline.status().in_flight, 0);
-    assert_eq!(log.count(What::Began, "unstarted"), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,16 +3,16 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
-    BreakerSpec, BreakerState, Context, DeduplicateSpec, Failure, Flow, IdBy, Message, Ordering,
-    PipelineSpec, Processor,
+    Batch, BatchHandler, BatcherSpec, BreakerSpec, BreakerState, Context, DeduplicateSpec, Failure, Flow,
+    IdBy, Message, Ordering, PipelineSpec, Processor,
 };
 
-use crate::support::{Rig, non_zero, until};
+use crate::support::{Rig, Scripted, keyed, non_zero, until};
 
 /// Sleeps for the number of milliseconds that a message begins with, and fails if it says so, or while what it needs is
 /// down and it does not say otherwise.
@@ -162,4 +162,105 @@ async fn a_suspect_that_fails_for_ever_does_not_keep_others_from_being_fetched()
     until(|| acked() == 11 || began.elapsed() > Duration::from_secs(1_200)).await;
     assert_eq!(acked(), 11);
     assert_eq!(rig.pipeline().status().counts.suspects, 2);
+}
+
+/// Fails for an hour what says so.
+struct Later;
+
+impl BatchHandler for Later {
+    type Input = String;
+
+    async fn handle(&self, batch: &mut Batch<String>) -> Result<(), Failure> {
+        match batch.items().iter().any(|item| item == "fails") {
+            true => Err(Failure::retry_after(Duration::from_secs(3_600), "not yet")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_behind_a_failed_batch_of_its_key_that_would_probe_leaves_its_turn_to_the_next() {
+    let flow = Flow::process(Scripted::default()).batch("out", Later);
+    let rig = Rig::start(flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.breaker = Some(BreakerSpec {
+            minimum: NonZeroU32::new(2).unwrap(),
+            probes: NonZeroU32::MIN,
+            ..BreakerSpec::default()
+        });
+        let size = non_zero(1);
+        let batcher = BatcherSpec {
+            size,
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.publish_keyed(&[("a", "fails"), ("b", "fails")]);
+    until(|| state(&rig) == BreakerState::Open).await;
+    let opened = tokio::time::Instant::now();
+    rig.queue
+        .publish_all([keyed("a", "waits"), keyed("b", "waits"), keyed("c", "runs")]);
+    until(|| state(&rig) == BreakerState::Closed).await;
+    let took = opened.elapsed();
+    assert!(took < Duration::from_millis(5_500), "it closed after {took:?}");
+    rig.assert_sound();
+}
+
+/// Calls what it names: `quick`, `slow`, or both, which is down for it, and takes ten seconds then if it is for one.
+#[derive(Clone, Default)]
+struct Calls {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Processor for Calls {
+    type Input = String;
+    type Output = ();
+
+    async fn process(&self, text: String, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let call = async |name, fails: bool| {
+            let answer = async { if fails { Err("down") } else { Ok(()) } };
+            cx.dependency(name).call(answer).await
+        };
+        self.runs.fetch_add(1, SeqCst);
+        let running = self.running.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(running, SeqCst);
+        match &*text {
+            "both fail" => {
+                let answers = [call("quick", true).await, call("slow", true).await];
+                self.running.fetch_sub(1, SeqCst);
+                return answers.into_iter().collect();
+            }
+            "quick fails" => drop(call("quick", true).await),
+            _ => call("slow", false).await?,
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.running.fetch_sub(1, SeqCst);
+        Ok(())
+    }
+}
+
+/// Whatever breakers do while it runs: one opens and is half open again, or one closes for which it might take longer.
+#[tokio::test(start_paused = true)]
+async fn one_message_at_a_time_probes_for_all_breakers() {
+    for text in ["quick fails", "slow succeeds"] {
+        let calls = Calls::default();
+        let rig = Rig::start(Flow::process(calls.clone()), |spec| {
+            for (name, open_for) in [("quick", 1), ("slow", 60)] {
+                let breaker = BreakerSpec {
+                    minimum: NonZeroU32::MIN,
+                    probes: NonZeroU32::MIN,
+                    open_for: Duration::from_secs(open_for),
+                    ..BreakerSpec::default()
+                };
+                spec.dependencies.insert(name.to_owned(), breaker);
+            }
+        });
+        rig.publish(&["both fail"]);
+        until(|| calls.runs.load(SeqCst) == 1).await;
+        rig.publish(&[text; 5]);
+        until(|| calls.runs.load(SeqCst) >= 3).await;
+        assert_eq!(calls.most.load(SeqCst), 1, "`{text}`");
+    }
 }

@@ -1,10 +1,12 @@
 //! Sequences: what comes behind a gap in the numbers of its key is held, reported or given up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::memory::MemoryQueue;
 use millstream_core::{
-    DeduplicateSpec, IdBy, Message, OnGap, OrderBy, Ordering, PipelineSpec, Reason, SequenceSpec,
+    Capabilities, DeduplicateSpec, Host, IdBy, Message, OnGap, OrderBy, Ordering, PipelineSpec, Reason,
+    SequenceSpec,
 };
 
 use crate::support::{Log, Rig, non_zero, scripted, until};
@@ -319,4 +321,24 @@ fn a_sequence_needs_keys_and_room() {
     assert!(error.contains("order by key"), "{error}");
     let error = start(&|spec| spec.limits.in_flight = non_zero(1_000));
     assert!(error.contains("hold fewer"), "{error}");
+}
+
+/// P8: where each delivery is a new beginning no gap would ever be found, and a pipeline says so before it starts.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_leases_each_message_by_itself_is_refused() {
+    let start = |leases_singly| {
+        let queue = MemoryQueue::with_capabilities(Capabilities {
+            keeps_rejected: true,
+            leases_singly,
+            ..Capabilities::default()
+        });
+        let (_, flow) = scripted();
+        let mut spec = PipelineSpec::new("test", Arc::new(queue), flow);
+        spec.ordering = Ordering::Key;
+        spec.sequence = Some(SequenceSpec::new(header("seq")));
+        Host::start([spec]).map(drop)
+    };
+    let error = start(true).unwrap_err().to_string();
+    assert!(error.contains("would find no gap"), "{error}");
+    start(false).unwrap();
 }

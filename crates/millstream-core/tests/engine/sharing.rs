@@ -31,7 +31,7 @@ enum Conduct {
 
 /// A store with a clock of its own, which is tokio's.
 #[derive(Clone)]
-struct Store {
+pub(crate) struct Store {
     began: Instant,
     buckets: Arc<Mutex<BTreeMap<Bytes, Bucket>>>,
     conduct: Arc<Mutex<Conduct>>,
@@ -39,7 +39,7 @@ struct Store {
 }
 
 impl Store {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
             buckets: Arc::default(),
@@ -52,7 +52,7 @@ impl Store {
         *self.conduct.lock() = conduct;
     }
 
-    fn spec(&self, on_store_failure: OnStoreFailure) -> SharedRateSpec {
+    pub(crate) fn spec(&self, on_store_failure: OnStoreFailure) -> SharedRateSpec {
         SharedRateSpec {
             store: Arc::new(self.clone()),
             on_store_failure,
@@ -84,14 +84,14 @@ impl RateStore for Store {
 
 /// When each message was run, in the order in which that was, by its tenant.
 #[derive(Clone, Default)]
-struct Runs(Arc<Mutex<Vec<(String, Instant)>>>);
+pub(crate) struct Runs(Arc<Mutex<Vec<(String, Instant)>>>);
 
 impl Runs {
     fn len(&self) -> usize {
         self.0.lock().len()
     }
 
-    fn of(&self, tenant: &str) -> Vec<Instant> {
+    pub(crate) fn of(&self, tenant: &str) -> Vec<Instant> {
         let runs = self.0.lock();
         let of_tenant = runs.iter().filter(|(of, _)| of == tenant);
         of_tenant.map(|(_, at)| *at).collect()
@@ -120,7 +120,7 @@ fn limit(messages: u32, burst: u32) -> RateLimit {
     }
 }
 
-fn by_tenant(messages: u32, burst: u32) -> RateLimit {
+pub(crate) fn by_tenant(messages: u32, burst: u32) -> RateLimit {
     RateLimit {
         key: Some("tenant".to_owned()),
         ..limit(messages, burst)

@@ -6,41 +6,46 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::warn;
 
-use super::{PATIENCE, POLL, REACH};
+use super::mark::Mark;
+use super::{PATIENCE, POLL, REACH, offset};
 
 /// What is committed for these partitions, with what is noted beside it.
-///
-/// It is committed again as it is: the broker forgets what nobody has committed for its `offsets.retention.minutes`, and
-/// begins to count anew.
 pub(super) fn committed(
     consumer: &BaseConsumer,
     asked: &TopicPartitionList,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let committed = patiently(|| consumer.committed_offsets(asked.clone(), REACH))?;
-    if let Err(error) = renew(consumer, &committed) {
-        warn!(%error, "what was replayed is not committed anew: the broker may forget it sooner");
-    }
-    Ok(committed)
+    patiently(|| consumer.committed_offsets(asked.clone(), REACH))
 }
 
-fn renew(consumer: &BaseConsumer, committed: &TopicPartitionList) -> Result<(), KafkaError> {
-    let mut again = TopicPartitionList::new();
-    for element in committed.elements() {
-        if let Offset::Offset(_) = element.offset() {
-            let mut kept = again.add_partition(element.topic(), element.partition());
-            kept.set_offset(element.offset())?;
-            kept.set_metadata(element.metadata());
+/// Commits these marks of the topic's partitions.
+pub(super) fn commit<'a>(
+    consumer: &BaseConsumer,
+    topic: &str,
+    marks: impl IntoIterator<Item = (i32, &'a Mark)>,
+) -> Result<(), KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (partition, mark) in marks {
+        let (text, all) = mark.text();
+        if !all {
+            warn!(
+                topic,
+                partition,
+                "too many letters stay between those that are replayed to note them all: some may be replayed again"
+            );
         }
+        let mut element = list.add_partition(topic, partition);
+        element.set_offset(Offset::Offset(offset(mark.at)))?;
+        element.set_metadata(text);
     }
-    if again.count() == 0 {
+    if list.count() == 0 {
         return Ok(());
     }
-    patiently(|| consumer.commit(&again, CommitMode::Sync))
+    patiently(|| consumer.commit(&list, CommitMode::Sync))
 }
 
 /// Asks the group's coordinator again while there is none: brokers look for one when a group is first asked about, and
 /// when one of them goes.
-pub(super) fn patiently<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+fn patiently<T>(ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
     let until = rt::now() + PATIENCE;
     loop {
         match ask() {

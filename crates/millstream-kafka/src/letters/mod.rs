@@ -2,13 +2,19 @@
 //!
 //! Kafka keeps what is read, and removes from the front alone. So a look is a consumer that is assigned all partitions and
 //! commits nothing. A replay commits what it has sent, for a group of its own that has no members: the first letter that
-//! it has not sent, and beside it, as run lengths, what it has sent after that. Those are not given again; every visit
-//! commits them once more, as brokers forget what nobody commits for long. A purge deletes the records before the first
-//! letter that stays.
+//! it has not sent, and beside it, as run lengths, what it has sent after that. Those are not given again. Brokers forget
+//! what nobody commits for long, so a replay commits it once more when it begins. No other visit does: two that commit
+//! what they have found may set each other back. A purge deletes the records before the first letter that stays.
+//!
+//! What is committed holds for the letters that it was made of. A log that has lost its end and grew again has others at
+//! their offsets, so each visit looks whether the letter is there that was replayed last, and where it is not, all that
+//! there is was never sent, as far as anybody knows: it is given again, and only then deleted.
 
 mod group;
+mod mark;
 mod partition;
 mod visit;
+mod witness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +24,9 @@ use millstream_core::{Aside, BoxFuture, Letter, LetterBox, LetterError, Letters,
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tracing::warn;
 
+use self::mark::Mark;
 use self::partition::Partition;
 use self::visit::{Open, delete};
 use crate::connector::refused;
@@ -89,18 +97,31 @@ impl TopicLetters {
             }
             Err(error) => return Err(unavailable(error)),
         };
-        let mut partitions = BTreeMap::new();
-        let mut assigned = TopicPartitionList::new();
+        let mut marks = BTreeMap::new();
         for element in committed.elements() {
             let (low, high) = consumer
                 .fetch_watermarks(&self.topic, element.partition(), REACH)
                 .map_err(unavailable)?;
-            let partition = Partition::new(number(low), number(high), element.offset(), element.metadata());
+            let mark = Mark::read(element.offset(), element.metadata());
+            marks.insert(element.partition(), (number(low), number(high), mark));
+        }
+        witness::hear(&consumer, &self.topic, &mut marks).map_err(OpenError::Unavailable)?;
+        if visit == Visit::Replay {
+            let all = marks.iter();
+            let held = all.filter_map(|(partition, (_, _, mark))| Some((*partition, mark.as_ref()?)));
+            if let Err(error) = group::commit(&consumer, &self.topic, held) {
+                warn!(%error, "what was replayed is not committed anew: the broker may forget it sooner");
+            }
+        }
+        let mut partitions = BTreeMap::new();
+        let mut assigned = TopicPartitionList::new();
+        for (number, (low, end, mark)) in marks {
+            let partition = Partition::new(low, end, mark);
             let from = Offset::Offset(offset(partition.seen));
             assigned
-                .add_partition_offset(&self.topic, element.partition(), from)
+                .add_partition_offset(&self.topic, number, from)
                 .map_err(refused)?;
-            partitions.insert(element.partition(), partition);
+            partitions.insert(number, partition);
         }
         consumer.assign(&assigned).map_err(refused)?;
         Ok(Open {

@@ -8,18 +8,16 @@ use bytes::Bytes;
 use millstream_core::{Letter, LetterError, Visit, rt};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tracing::warn;
 
-use super::group::patiently;
+use super::group::commit;
+use super::mark::print;
 use super::partition::Partition;
 use super::{PATIENCE, POLL, REACH, number, offset};
-use crate::ends::Note;
 use crate::fetched::Given;
-use crate::metadata::{decode, encode};
 
 /// A visit.
 pub(super) struct Open {
@@ -53,7 +51,7 @@ impl Open {
                     until = rt::now() + PATIENCE;
                     let at = (message.partition(), number(message.offset()));
                     let partition = self.partitions.get_mut(&at.0);
-                    if partition.is_some_and(|partition| partition.see(at.1)) {
+                    if partition.is_some_and(|partition| partition.see(at.1, print(&message))) {
                         self.number += 1;
                         self.given.insert(self.number, at);
                         letters.push(letter(self.number, &message));
@@ -86,36 +84,19 @@ impl Open {
         if self.visit != Visit::Replay || changed.is_empty() {
             return Ok(removed);
         }
-        let commit = || {
-            let mut list = TopicPartitionList::new();
-            for number in &changed {
-                let Some(partition) = self.partitions.get(number) else {
-                    continue;
-                };
-                let (mark, beyond) = (partition.mark(), partition.beyond());
-                let metadata = encode(mark, &Note::default(), &beyond);
-                if decode(mark, &metadata).1.len() < beyond.len() {
-                    warn!(
-                        topic = &*self.topic,
-                        partition = number,
-                        "too many letters stay between those that are replayed to note them all: some may be replayed again"
-                    );
-                }
-                let mut element = list.add_partition(&self.topic, *number);
-                element.set_offset(Offset::Offset(offset(mark)))?;
-                element.set_metadata(metadata);
-            }
-            self.consumer.commit(&list, CommitMode::Sync)
-        };
-        patiently(commit).map_err(|error: KafkaError| {
-            LetterError(format!("what was replayed cannot be committed: {error}"))
-        })?;
+        let marks: Vec<_> = changed
+            .into_iter()
+            .filter_map(|number| Some((number, self.partitions.get(&number)?.note()?)))
+            .collect();
+        let marks = marks.iter().map(|(number, mark)| (*number, mark));
+        commit(&self.consumer, &self.topic, marks)
+            .map_err(|error| LetterError(format!("what was replayed cannot be committed: {error}")))?;
         Ok(removed)
     }
 }
 
 /// Whether librdkafka deals with it by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

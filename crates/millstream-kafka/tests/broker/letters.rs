@@ -1,10 +1,12 @@
 //! Messages that are given up: dead letters, and partitions that halt.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{
-    Condition, DeadLetter, Failure, Message, PipelineSpec, Rejection, SinkConnector as _, Visit,
+    Condition, DeadLetter, Failure, Letters, Message, PipelineSpec, Rejection, SharedLetterBox,
+    SinkConnector as _, Visit,
 };
 use millstream_kafka::KafkaSink;
 use parking_lot::Mutex;
@@ -250,48 +252,99 @@ async fn commits(brokers: &str) -> i64 {
     sum.await.unwrap()
 }
 
-/// Brokers forget what a group without members has committed, so long after they heard of it last: whoever looks at the
-/// letters tells them again what was replayed, and changes nothing of it.
+/// The ids of the letters that such a visit gives.
+async fn given(letters: &SharedLetterBox, kind: Visit) -> Vec<String> {
+    let mut visit = letters.open(kind).await.unwrap();
+    let (_, ids) = all_of(&mut *visit).await;
+    visit.close().await.unwrap();
+    ids
+}
+
+/// The handles and the ids of all that a visit gives, in the order of the ids.
+async fn all_of(visit: &mut dyn Letters) -> (Vec<u64>, Vec<String>) {
+    let mut all = Vec::new();
+    loop {
+        let some = visit.next(9).await.unwrap();
+        if some.is_empty() {
+            break;
+        }
+        all.extend(some.into_iter().map(|letter| (letter.id, letter.handle)));
+    }
+    all.sort();
+    all.into_iter().map(|(id, handle)| (handle, id)).unzip()
+}
+
+/// Brokers forget what a group without members has committed, so long after they heard of it last: a replay tells them
+/// again what was replayed, and changes nothing of it. Visits that replay nothing tell them nothing: what they have found
+/// would undo what a replay beside them commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_replayed_is_committed_anew_by_each_visit() {
+async fn what_was_replayed_is_committed_anew_by_a_replay_and_by_nobody_else() {
     let kafka = OwnKafka::start().await;
     let topic = Topic::with(&kafka.brokers(), "anew.dead", 2, &[]).await;
     topic.publish(&keyed(0..6, 6)).await;
     let letters = KafkaSink::new(&topic.brokers, &topic.name).letters().unwrap();
     let mut visit = letters.open(Visit::Replay).await.unwrap();
-    let mut replayed = Vec::new();
-    while replayed.len() < 6 {
-        let some = visit.next(9).await.unwrap();
-        assert!(!some.is_empty());
-        replayed.extend(some.iter().map(|letter| (letter.handle, letter.id.clone())));
-    }
+    let (handles, ids) = all_of(&mut *visit).await;
     // In between as well, so that there is something to note.
-    let handles: Vec<_> = replayed.iter().step_by(2).map(|(handle, _)| *handle).collect();
+    let handles: Vec<_> = handles.into_iter().step_by(2).collect();
     assert_eq!(visit.remove(&handles).await.unwrap(), 3);
     visit.close().await.unwrap();
-    let mut left: Vec<_> = replayed
-        .into_iter()
-        .skip(1)
-        .step_by(2)
-        .map(|(_, id)| id)
-        .collect();
-    left.sort();
-    for visits in [Visit::Look, Visit::Purge, Visit::Replay, Visit::Look] {
+    let left: Vec<_> = ids.into_iter().skip(1).step_by(2).collect();
+    for kind in [Visit::Look, Visit::Purge, Visit::Replay, Visit::Look] {
         let before = commits(&topic.brokers).await;
-        let mut visit = letters.open(visits).await.unwrap();
-        let mut seen = Vec::new();
-        loop {
-            let some = visit.next(9).await.unwrap();
-            if some.is_empty() {
-                break;
-            }
-            seen.extend(some.into_iter().map(|letter| letter.id));
-        }
-        seen.sort();
-        assert_eq!(seen, left, "{visits:?}");
-        assert!(commits(&topic.brokers).await > before, "{visits:?}");
-        if visits != Visit::Purge {
+        let mut visit = letters.open(kind).await.unwrap();
+        assert_eq!(all_of(&mut *visit).await.1, left, "{kind:?}");
+        let after = commits(&topic.brokers).await;
+        assert_eq!(
+            after > before,
+            kind == Visit::Replay,
+            "{kind:?}: {before}, {after}"
+        );
+        if kind != Visit::Purge {
             visit.close().await.unwrap();
         }
     }
+}
+
+/// P1: where a topic has lost its end, what was replayed says nothing of the letters that came since: all are given, and
+/// none is deleted that was not. So it is also once there are as many letters as there were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_letters_behind_a_loss_are_given_before_they_are_deleted() {
+    let kafka = OwnKafka::start().await;
+    let topic = Topic::with(&kafka.brokers(), "loses.dead", 1, &[]).await;
+    let letters = KafkaSink::new(&topic.brokers, &topic.name).letters().unwrap();
+    let ids = |range: std::ops::Range<usize>| range.map(|at| format!("0@{at}")).collect::<Vec<_>>();
+    topic.publish(&keyed(0..4, 1)).await;
+    let replay = async || {
+        let mut visit = letters.open(Visit::Replay).await.unwrap();
+        let (handles, ids) = all_of(&mut *visit).await;
+        visit.remove(&handles).await.unwrap();
+        visit.close().await.unwrap();
+        ids
+    };
+    assert_eq!(replay().await, ids(0..4));
+    assert_eq!(given(&letters, Visit::Look).await, ids(0..0));
+
+    kafka
+        .while_stopped(|folder| {
+            for file in fs::read_dir(folder.join("data/loses.dead-0")).unwrap() {
+                let file = file.unwrap().path();
+                // What tells whose the folder is stays.
+                if !file.ends_with("partition.metadata") {
+                    fs::remove_file(file).unwrap();
+                }
+            }
+        })
+        .await;
+    for (more, all) in [(4..7, 3), (7..11, 7)] {
+        topic.publish(&keyed(more, 1)).await;
+        assert_eq!(topic.ends().await, [all as u64]);
+        for kind in [Visit::Look, Visit::Purge, Visit::Replay, Visit::Look] {
+            assert_eq!(given(&letters, kind).await, ids(0..all), "{kind:?}");
+        }
+    }
+    assert_eq!(replay().await, ids(0..7));
+    assert_eq!(given(&letters, Visit::Look).await, ids(0..0));
+    topic.publish(&keyed(11..12, 1)).await;
+    assert_eq!(given(&letters, Visit::Look).await, ids(7..8));
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::rt;
+use millstream_core::{Message, Rebalance, rt};
 use tokio::sync::Semaphore;
 
 use crate::support::{Done, Member, Topic, keyed, until};
@@ -62,14 +62,23 @@ async fn a_revocation_that_waits_for_a_slow_handler_costs_no_membership() {
     assert_eq!(topic.total_committed().await, 64);
 }
 
+/// Counts a message whose handler is dropped.
+struct Dropped(Done, Message);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.add(&self.1);
+    }
+}
+
 /// P2 P7, and Broadway Kafka's 43, 46 and 47, in which a revocation waits for ever: a handler that does not end is
 /// cancelled after half of `max.poll.interval.ms`, and whoever is given its partition runs what it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
     let topic = Topic::make("endless", 2).await;
     topic.publish(&keyed(0..16, 16)).await;
-    let runs = Done::default();
-    let ran = runs.clone();
+    let (runs, cancelled) = (Done::default(), Done::default());
+    let (ran, ended) = (runs.clone(), cancelled.clone());
     let source = topic.reads().property("max.poll.interval.ms", "6000").unwrap();
     let first = Member::start(
         source,
@@ -77,7 +86,11 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
         |spec| spec.processor.timeout = Duration::from_secs(3_600),
         move |message| {
             ran.add(&message);
-            std::future::pending()
+            let dropped = Dropped(ended.clone(), message);
+            async move {
+                let _dropped = dropped;
+                std::future::pending().await
+            }
         },
     );
     runs.reaches(8).await;
@@ -91,6 +104,21 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
             .any(|((offset, _), end)| *offset == Some(end))
     })
     .await;
+    assert!(cancelled.total() > 0, "what ran was cancelled");
+    // Where it waits for ever the group goes on without it, and the second one has all.
+    let measures = first.pipeline().measures();
+    let number = |of| {
+        measures
+            .rebalances
+            .iter()
+            .find(|(how, _)| *how == of)
+            .map_or(0, |(_, number)| *number)
+    };
+    assert!(
+        number(Rebalance::Revoked) > 0,
+        "it gave its partitions up by itself"
+    );
+    assert_eq!(number(Rebalance::Lost), 0);
     rt::sleep(SESSION * 2).await;
     assert!(done.total() < 16, "it is still a member, and has the other");
     let total = topic.total_committed().await;

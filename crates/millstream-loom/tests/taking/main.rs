@@ -29,7 +29,7 @@ mod rt {
     pub(crate) use millstream_core::rt::{Duration, Instant, now};
 }
 
-mod spec {
+mod ordering {
     #[derive(Debug)]
     pub(crate) struct Ordering;
 }

@@ -8,6 +8,7 @@
 //! where they were.
 
 mod again;
+mod copies;
 mod visit;
 
 use std::time::Duration;
@@ -86,8 +87,8 @@ impl QueueLetters {
                 publisher.close().await;
                 Err(Trouble::lasting(format!(
                     "letters of queue `{}` that stay are put back by publishing them to it, which the broker does not take: \
-                     {}. Give the user the right to write to the default exchange (`amq.default`); or, if it is a classic \
-                     queue, say so in `declare` of its table",
+                     {}. Give the user the right to write to the default exchange, `amq\\.default` in the pattern of its \
+                     write permission; or, if it is a classic queue, say so in `declare` of its table",
                     self.topology.queue, error.0
                 )))
             }

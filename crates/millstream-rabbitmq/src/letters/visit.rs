@@ -1,18 +1,23 @@
 //! One way through the letters of a queue: [`Open`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::ShortString;
 use millstream_core::{BoxFuture, Letter, LetterError, Letters, rt};
 
 use super::again::Again;
+use super::copies::{BYTES, Copies, Held, MOST};
 use super::look_for;
 use crate::dial::Line;
 use crate::publisher::{Fate, Publisher, Route};
 use crate::trouble::{self, code};
+
+/// How many are asked for at a time.
+const TOGETHER: usize = 16;
 
 /// For how long letters are got, once there is one, before they are handed on.
 const TURN: Duration = Duration::from_millis(250);
@@ -26,12 +31,12 @@ pub(super) struct Open {
     publisher: Option<Publisher>,
     /// How many of those that were there when it began are not got yet, at most.
     left: u32,
-    /// What was given last and not removed, with its id, by its delivery tag.
-    held: BTreeMap<u64, (String, Again)>,
-    /// The ids of what was put back, which may be got again, and how many of each.
-    own: HashMap<String, usize>,
-    /// What was put back and got again; it stays until the end.
-    met: BTreeMap<u64, (String, Again)>,
+    /// The delivery tags of all that was got and is not acknowledged.
+    away: BTreeSet<u64>,
+    /// What was given last and not removed.
+    held: Held,
+    /// What was put back.
+    copies: Copies,
 }
 
 impl Open {
@@ -48,20 +53,24 @@ impl Open {
             queue,
             publisher,
             left: messages,
-            held: BTreeMap::new(),
-            own: HashMap::new(),
-            met: BTreeMap::new(),
+            away: BTreeSet::new(),
+            held: Held::new(),
+            copies: Copies::default(),
         }
     }
 
-    /// The next message there is, as a letter and as what it is put back as.
-    async fn get(&self) -> Result<Option<(Letter, Again)>, LetterError> {
-        let got = self
-            .channel
-            .basic_get(self.queue.clone(), BasicGetOptions::default())
-            .await
-            .map_err(|error| self.failed(&error))?;
-        Ok(got.map(|got| {
+    /// The next messages there are, at most so many, as letters and as what they are put back as; fewer where there are no
+    /// more. All are asked for before the first answer: one by one each would take a way there and back.
+    async fn get(&mut self, most: usize) -> Result<Vec<(Letter, Again)>, LetterError> {
+        let gets = (0..most).map(|_| {
+            self.channel
+                .basic_get(self.queue.clone(), BasicGetOptions::default())
+        });
+        let mut letters = Vec::with_capacity(most);
+        for got in join_all(gets).await {
+            let Some(got) = got.map_err(|error| self.failed(&error))? else {
+                continue;
+            };
             let (again, message) = Again::of(got.delivery);
             let mut letter = Letter {
                 handle: message.position,
@@ -73,26 +82,36 @@ impl Open {
                 ..Letter::default()
             };
             letter.id = letter.fingerprint();
-            (letter, again)
-        }))
+            self.away.insert(letter.handle);
+            letters.push((letter, again));
+        }
+        Ok(letters)
     }
 
-    /// Whether this is one that was put back.
-    ///
-    /// Copies of a letter share an id: it does not matter which of them is taken for the one that was put back.
-    fn is_own(&mut self, id: &str) -> bool {
-        match self.own.get_mut(id) {
-            Some(times) if *times > 0 => {
-                *times -= 1;
-                true
+    /// Puts back what was got again, to have room for more of it. Whether there is anything else to get.
+    async fn make_room(&mut self) -> Result<bool, LetterError> {
+        if self.copies.are_all() {
+            let ready = look_for(&self.channel, &self.queue)
+                .await
+                .map_err(|error| self.failed(&error))?;
+            if ready as usize <= self.copies.there() {
+                return Ok(false);
             }
-            _ => false,
+            return Err(LetterError(format!(
+                "the letters of higher priorities in `{}` are more than can be kept away from it, {MOST} of them or {} MiB, so \
+                 those of lower ones are not reached: replay or purge the former first; or, if it is a classic queue, say so \
+                 in `declare` of its table",
+                self.queue,
+                BYTES >> 20
+            )));
         }
+        let met = self.copies.take();
+        self.put_back(met).await.map(|()| true)
     }
 
     /// Publishes copies of letters to their queue, and acknowledges those whose copies are confirmed. Ended in between,
     /// it leaves letters there twice, and loses none.
-    async fn put_back(&mut self, letters: BTreeMap<u64, (String, Again)>) -> Result<(), LetterError> {
+    async fn put_back(&mut self, letters: Held) -> Result<(), LetterError> {
         let Some(publisher) = self.publisher.as_mut().filter(|_| !letters.is_empty()) else {
             return Ok(());
         };
@@ -118,12 +137,12 @@ impl Open {
         };
         let fates = fates.map_err(|error| failed(&self.queue, &error.0))?;
         let mut worst = Ok(());
+        let mut confirmed = Vec::with_capacity(named.len());
         for ((tag, id), fate) in named.into_iter().zip(fates) {
             let why = match fate {
                 Fate::Confirmed => {
-                    *self.own.entry(id).or_insert(0) += 1;
-                    let acked = self.channel.basic_ack(tag, BasicAckOptions::default()).await;
-                    acked.map_err(|error| self.failed(&error))?;
+                    self.copies.put(id);
+                    confirmed.push(tag);
                     continue;
                 }
                 Fate::Unroutable => "there is no such queue any more".to_owned(),
@@ -131,7 +150,26 @@ impl Open {
             };
             worst = Err(failed(&self.queue, &why));
         }
+        self.acknowledge(&confirmed).await?;
         worst
+    }
+
+    /// Acknowledges letters, in one frame as far as nothing that stays was got before them. The channel of a quorum queue keeps
+    /// back what it is told while its queue has not followed some thirty calls, and forgets that when it is closed.
+    async fn acknowledge(&mut self, tags: &[u64]) -> Result<(), LetterError> {
+        for tag in tags {
+            self.away.remove(tag);
+        }
+        let stays = self.away.first().copied();
+        let (before, behind): (Vec<u64>, Vec<u64>) = tags
+            .iter()
+            .partition(|tag| stays.is_none_or(|stays| **tag < stays));
+        let all = before.into_iter().max().map(|last| (last, true));
+        for (tag, multiple) in all.into_iter().chain(behind.into_iter().map(|tag| (tag, false))) {
+            let acked = self.channel.basic_ack(tag, BasicAckOptions { multiple }).await;
+            acked.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
     }
 
     /// Waits until the broker has all that was said: acknowledgements have no answer, and what is asked after them has.
@@ -142,7 +180,7 @@ impl Open {
 
     /// Puts back all that is left.
     async fn end(&mut self) -> Result<(), LetterError> {
-        let (held, met) = (std::mem::take(&mut self.held), std::mem::take(&mut self.met));
+        let (held, met) = (std::mem::take(&mut self.held), self.copies.take());
         self.put_back(held).await?;
         self.put_back(met).await?;
         // What was got and never given: a call was broken off. No tag is all that is unsettled, also where that is nothing.
@@ -175,21 +213,28 @@ impl Letters for Open {
             }
             let mut letters = Vec::new();
             let until = rt::after(TURN);
-            while letters.len() < most.max(1) && self.left > 0 && (letters.is_empty() || rt::now() < until) {
-                let Some((letter, again)) = self.get().await? else {
+            let most = most.max(1);
+            while letters.len() < most && self.left > 0 && (letters.is_empty() || rt::now() < until) {
+                let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+                let asked = TOGETHER.min(most - letters.len()).min(left);
+                let got = self.get(asked).await?;
+                if got.len() < asked {
                     self.left = 0;
-                    break;
-                };
-                let kept = (letter.id.clone(), again);
-                if self.is_own(&letter.id) {
-                    self.met.insert(letter.handle, kept);
-                    continue;
                 }
-                self.left -= 1;
-                if self.publisher.is_some() {
-                    self.held.insert(letter.handle, kept);
+                for (letter, again) in got {
+                    let size = letter.payload.len() + letter.headers.size();
+                    let Some(kept) = self.copies.meet(letter.handle, letter.id.clone(), again, size) else {
+                        continue;
+                    };
+                    self.left = self.left.saturating_sub(1);
+                    if self.publisher.is_some() {
+                        self.held.insert(letter.handle, kept);
+                    }
+                    letters.push(letter);
                 }
-                letters.push(letter);
+                if self.left > 0 && self.copies.are_many() && !self.make_room().await? {
+                    self.left = 0;
+                }
             }
             Ok(letters)
         })
@@ -197,9 +242,8 @@ impl Letters for Open {
 
     fn remove<'a>(&'a mut self, handles: &'a [u64]) -> BoxFuture<'a, Result<u64, LetterError>> {
         Box::pin(async move {
+            self.acknowledge(handles).await?;
             for handle in handles {
-                let acked = self.channel.basic_ack(*handle, BasicAckOptions::default()).await;
-                acked.map_err(|error| self.failed(&error))?;
                 self.held.remove(handle);
             }
             self.settled().await?;

@@ -12,6 +12,7 @@ mod demand;
 mod letters;
 mod losses;
 mod pipelines;
+mod priorities;
 mod settlements;
 mod streams;
 mod suspects;

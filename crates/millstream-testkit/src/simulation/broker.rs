@@ -6,7 +6,7 @@ use std::time::Duration;
 use millstream_core::rt::Instant;
 use millstream_core::{Message, OriginId, Outcome, Settlement, Ticket};
 
-use super::plan::{Kind, Plan};
+use super::plan::{Kind, Letters, Plan};
 use super::script::group;
 use super::world::{Event, State, Written};
 
@@ -35,6 +35,8 @@ pub(super) struct Post {
     pub(super) partition: usize,
     pub(super) offset: u64,
     deliveries: u32,
+    /// Processes that ended uncleanly while they had it.
+    pub(super) ends: u32,
     failures: u32,
     pub(super) settled: bool,
     /// The delivery that is out.
@@ -52,6 +54,8 @@ pub(super) struct Partition {
     /// The assignment, while there is one.
     pub(super) assigned: Option<u32>,
     held_until: Duration,
+    /// It stands still at this message, which was given up.
+    pub(super) halted: Option<usize>,
 }
 
 /// What does not work, until when.
@@ -71,7 +75,7 @@ impl Broker {
     pub(super) fn new(plan: &Plan) -> Self {
         let partitions = match plan.broker {
             Kind::Queue { .. } => 0,
-            Kind::Log { partitions } => partitions as usize,
+            Kind::Log { partitions, .. } => partitions as usize,
         };
         Self {
             written: Vec::new(),
@@ -127,6 +131,22 @@ impl State {
         self.post(number, message, Duration::ZERO);
     }
 
+    /// Where messages come more than once, one of them may.
+    fn publishes_twice(&mut self) -> Option<usize> {
+        self.plan.features.deduplicates?;
+        let again = self.chance(150);
+        again.then(|| self.rng.usize(..self.broker.written.len()))
+    }
+
+    pub(super) fn publish_again(&mut self) {
+        if let Some(number) = self.publishes_twice()
+            && let Some(written) = self.broker.written.get(number)
+        {
+            let message = written.message.clone();
+            self.post(number, message, Duration::ZERO);
+        }
+    }
+
     /// Puts a message at the end, to be handed out after this long.
     pub(super) fn post(&mut self, written: usize, mut message: Message, delay: Duration) {
         message.take_failures();
@@ -138,6 +158,7 @@ impl State {
             partition: 0,
             offset: 0,
             deliveries: 0,
+            ends: 0,
             failures: message.failures,
             settled: false,
             out: None,
@@ -191,6 +212,7 @@ impl State {
         if let Some(partition) = self.broker.partitions.get_mut(number) {
             partition.assigned = Some(generation);
             partition.held_until = Duration::ZERO;
+            partition.halted = None;
             partition.pending = partition
                 .by_offset
                 .range(partition.committed..)
@@ -281,7 +303,10 @@ impl State {
             let Some(number) = self.next_post(first, now) else {
                 break;
             };
-            self.deliver(number, chunk);
+            // What came often comes alone.
+            if self.deliver(number, chunk) {
+                break;
+            }
         }
         let broker = &self.broker;
         let held = broker
@@ -345,15 +370,16 @@ impl State {
         Some(number)
     }
 
-    fn deliver(&mut self, number: usize, chunk: &mut millstream_core::Chunk) {
-        let counts = self.plan.broker.counts();
+    /// Says whether nothing may be handed out beside it.
+    fn deliver(&mut self, number: usize, chunk: &mut millstream_core::Chunk) -> bool {
+        let (counts, ends) = (self.plan.broker.counts(), self.plan.broker.is_log());
         let generation = match self.plan.broker {
             Kind::Queue { single: true, .. } => self.broker.next_generation(),
             Kind::Queue { .. } | Kind::Log { .. } => self.broker.connection,
         };
         let delivery = self.model.next();
         let Some(post) = self.broker.posts.get_mut(number) else {
-            return;
+            return false;
         };
         post.deliveries += 1;
         post.out = Some(delivery);
@@ -371,7 +397,12 @@ impl State {
         message.origin = origin;
         message.position = number as u64;
         message.failures = post.failures;
-        message.deliveries = if counts { post.deliveries } else { 0 };
+        message.deliveries = match (counts, ends) {
+            (true, true) => post.ends + 1,
+            (true, false) => post.deliveries,
+            (false, _) => 0,
+        };
+        let alone = ends && message.deliveries > 1;
         let ticket = Ticket::new(generation, origin, sequence);
         let partition = post.partition;
         self.note(Event::HandedOut {
@@ -381,11 +412,13 @@ impl State {
         });
         self.handed_out(number, partition, ticket, &message);
         chunk.push(ticket, message);
+        alone
     }
 
     /// Does what a settlement says; the model has judged it.
     pub(super) fn apply(&mut self, delivery: usize, ticket: Ticket, settlement: &Settlement) -> Outcome {
         let number = self.model.post(delivery);
+        let halts = self.plan.letters == Letters::Halt;
         let due = self.now()
             + if let Settlement::Retry { after, .. } = settlement {
                 *after
@@ -398,6 +431,7 @@ impl State {
         post.out = None;
         let offset = post.offset;
         match settlement {
+            Settlement::Reject(_) if halts => {}
             Settlement::Ack | Settlement::Reject(_) => post.settled = true,
             Settlement::Release => post.deliveries = post.deliveries.saturating_sub(1),
             Settlement::Retry { failures, .. } => {
@@ -405,8 +439,13 @@ impl State {
                 post.deliveries = 0;
             }
         }
+        let partition = post.partition;
+        if matches!(settlement, Settlement::Reject(_)) && halts {
+            self.halt(partition, number, ticket.generation);
+            return Outcome::Sent;
+        }
         let settled = matches!(settlement, Settlement::Ack | Settlement::Reject(_));
-        match self.broker.partitions.get_mut(post.partition) {
+        match self.broker.partitions.get_mut(partition) {
             Some(partition) if settled => {
                 partition.settled.insert(offset);
             }

@@ -29,14 +29,24 @@
 //! A handler should take its time and its chance from `tokio::time` and from `fastrand`, start no threads and do no
 //! input or output: then it is as deterministic as the rest.
 
+mod batches;
+mod bounds;
 mod broker;
 mod connector;
+mod drain;
+mod features;
+mod halts;
 mod letters;
 mod model;
+mod numbers;
 mod plan;
 mod report;
 mod run;
+mod runs;
 mod script;
+mod settings;
+mod steps;
+mod twins;
 mod verdict;
 mod world;
 
@@ -51,7 +61,8 @@ use fastrand::Rng;
 use millstream_core::{Message, PipelineSpec, SharedFlow};
 use parking_lot::Mutex;
 
-use plan::Plan;
+use features::Features;
+use plan::{Letters, Plan};
 pub use report::{Broken, Report};
 use script::Deed;
 pub use world::Violation;
@@ -208,8 +219,12 @@ impl Simulation {
                 run::run(seed, &plan, messages, &script::flow, &*self.change, log)
             }
             Some(flow) => {
-                // The user's handlers take what time they take.
+                // The user's handlers take what time they take, and their messages have what headers they have.
                 plan.timeout = Duration::from_secs(30);
+                plan.features = Features::default();
+                if plan.letters == Letters::Halt {
+                    plan.letters = Letters::Sink;
+                }
                 let own = |number| Written {
                     message: (self.message)(number),
                     deed: Deed::Own,
@@ -217,6 +232,7 @@ impl Simulation {
                     done: false,
                     dead: false,
                     failed_in_batch: false,
+                    named: false,
                 };
                 let messages = (0..plan.messages).map(own).collect();
                 run::run(seed, &plan, messages, &|_, _, _| flow(), &*self.change, log)

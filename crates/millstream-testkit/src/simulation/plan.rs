@@ -6,6 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use millstream_core::{Capabilities, RetryStrategy};
 
+use super::features::Features;
+
 /// What a seed decides.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -36,6 +38,7 @@ pub(super) struct Plan {
     /// What becomes of messages: of a thousand, so many in each way.
     pub(super) spice: Spice,
     pub(super) steps: Vec<(Duration, Step)>,
+    pub(super) features: Features,
 }
 
 /// What the broker is like.
@@ -52,7 +55,11 @@ pub(super) enum Kind {
         single: bool,
     },
     /// Messages lie in partitions, of which a first part is committed.
-    Log { partitions: u32 },
+    Log {
+        partitions: u32,
+        /// It counts the processes that ended uncleanly with a message.
+        counts_ends: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +85,8 @@ pub(super) enum Letters {
     Source,
     Sink,
     Discard,
+    /// Nowhere: their partition stops.
+    Halt,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,8 +165,10 @@ impl Kind {
                 orders_keys,
                 ..Capabilities::default()
             },
-            Self::Log { .. } => Capabilities {
+            Self::Log { counts_ends, .. } => Capabilities {
                 holds_places: true,
+                halts: true,
+                counts_ends,
                 ..Capabilities::default()
             },
         }
@@ -172,7 +183,14 @@ impl Kind {
     }
 
     pub(super) fn counts(self) -> bool {
-        matches!(self, Self::Queue { counts: true, .. })
+        matches!(
+            self,
+            Self::Queue { counts: true, .. }
+                | Self::Log {
+                    counts_ends: true,
+                    ..
+                }
+        )
     }
 }
 
@@ -196,6 +214,7 @@ impl Plan {
         let broker = if log {
             Kind::Log {
                 partitions: rng.u32(2..7),
+                counts_ends: false,
             }
         } else {
             let ordered = ordering != Order::None;
@@ -240,7 +259,7 @@ impl Plan {
             batches: one_in(2, 300),
         };
         let concurrency = rng.usize(1..9);
-        Self {
+        let mut plan = Self {
             broker,
             ordering,
             concurrency,
@@ -273,7 +292,10 @@ impl Plan {
             lateness: one_of([0, rng.u8(1..40), rng.u8(40..160)], rng),
             spice,
             steps: steps(rng, broker),
-        }
+            features: Features::default(),
+        };
+        plan.decide(seed);
+        plan
     }
 }
 
@@ -284,6 +306,7 @@ impl Plan {
             (self.ordering == Order::Header, "order by header"),
             (self.adapts_from.is_some(), "adaptive concurrency"),
             (self.rate == Rate::Keys, "rate of each key"),
+            (self.broker.is_log() && self.broker.counts(), "counted ends"),
         ]
         .into_iter()
         .filter_map(|(has, feature)| has.then_some(feature))

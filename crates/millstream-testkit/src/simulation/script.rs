@@ -1,5 +1,6 @@
 //! Handlers that do what a seed says: succeed, fail so often, reject, hang, panic, end their process.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use bytes::Bytes;
@@ -10,7 +11,8 @@ use millstream_core::{
 };
 
 use super::plan::{Order, Plan, Rate, ms, one_of};
-use super::world::{World, Written};
+use super::twins::ID;
+use super::world::{State, World, Written};
 
 /// What becomes of a message in the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(super) enum Deed {
     Bomb,
     Undecodable,
     SettlesNow,
+    /// Every batch that it is in fails.
+    Poisons,
     /// The user's own handler decides.
     Own,
 }
@@ -36,6 +40,14 @@ const GROUP: &str = "group";
 /// The header of which each value has a rate of its own.
 pub(super) const TENANT: &str = "tenant";
 
+/// The header with the number that a message has in its key.
+pub(super) const NUMBER: &str = "number";
+
+/// The number that a message has in its key, if it has one.
+pub(super) fn sequence_number(message: &Message) -> Option<u64> {
+    message.headers.get(NUMBER)?.parse().ok()
+}
+
 /// What a message is ordered by, if it is in order.
 pub(super) fn group(message: &Message) -> Option<&[u8]> {
     let header = message.headers.get(GROUP).map(str::as_bytes);
@@ -44,7 +56,7 @@ pub(super) fn group(message: &Message) -> Option<&[u8]> {
 
 /// The messages of a run: written as the plan's spice has it.
 pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
-    (0..plan.messages)
+    let mut written: Vec<_> = (0..plan.messages)
         .map(|number| {
             let deed = deed(plan, rng, number);
             let mut payload = Vec::with_capacity(44);
@@ -73,6 +85,9 @@ pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
             if plan.rate == Rate::Keys {
                 message = message.with_header(TENANT, one_of(["a", "b", "c"], rng));
             }
+            if plan.features.deduplicates.is_some() {
+                message = message.with_header(ID, &number.to_string());
+            }
             Written {
                 message,
                 deed,
@@ -80,9 +95,43 @@ pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
                 done: false,
                 dead: false,
                 failed_in_batch: false,
+                named: false,
             }
         })
-        .collect()
+        .collect();
+    if plan.features.sequence.is_some() {
+        self::number(&mut written, rng);
+    }
+    written
+}
+
+/// Gives messages their numbers in their keys, leaves out some of these, and puts some before their turn.
+fn number(written: &mut [Written], rng: &mut Rng) {
+    let mut keys: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+    for (place, written) in written.iter().enumerate() {
+        if let Some(key) = group(&written.message) {
+            keys.entry(key.to_vec()).or_default().push(place);
+        }
+    }
+    for places in keys.into_values() {
+        let mut last = 0;
+        let mut numbers = Vec::with_capacity(places.len());
+        for _ in &places {
+            last += if rng.u8(..40) == 0 { 2 } else { 1 };
+            numbers.push(last);
+        }
+        for later in 1..numbers.len() {
+            if rng.u8(..8) == 0 {
+                numbers.swap(later - 1, later);
+            }
+        }
+        for (place, number) in places.into_iter().zip(numbers) {
+            if let Some(written) = written.get_mut(place) {
+                let message = std::mem::take(&mut written.message);
+                written.message = message.with_header(NUMBER, &number.to_string());
+            }
+        }
+    }
 }
 
 fn deed(plan: &Plan, rng: &mut Rng, number: usize) -> Deed {
@@ -101,6 +150,7 @@ fn deed(plan: &Plan, rng: &mut Rng, number: usize) -> Deed {
         (spice.undecodable, Deed::Undecodable),
         (spice.bombs, Deed::Bomb),
         (spice.settles_now, Deed::SettlesNow),
+        (plan.features.poison, Deed::Poisons),
     ];
     for (share, deed) in kinds {
         if rest < share {
@@ -275,6 +325,21 @@ impl Script {
     }
 }
 
+impl State {
+    /// Whether this one fails every batch that it is in.
+    fn poisons(&self, number: usize) -> bool {
+        let written = self.broker.written.get(number);
+        written.is_some_and(|written| written.deed == Deed::Poisons)
+    }
+
+    /// A batch handler says that it is this one.
+    fn names(&mut self, number: usize) {
+        if let Some(written) = self.broker.written.get_mut(number) {
+            written.named = true;
+        }
+    }
+}
+
 struct Collects {
     world: World,
     process: u32,
@@ -285,14 +350,26 @@ impl BatchHandler for Collects {
     type Input = Output;
 
     async fn handle(&self, batch: &mut Batch<Output>) -> Result<(), Failure> {
-        let (wait, way) = {
+        let (wait, way, one) = {
             let Some(mut state) = self.world.of(self.process) else {
                 return std::future::pending().await;
             };
             let (slow, spice) = (state.plan.spice.slow, state.plan.spice.batches);
             let wait = state.chance(slow).then(|| ms(state.rng.u64(..60)));
             let fails = !state.calm && state.chance(spice);
-            let way = if fails { 1 + state.rng.u8(..6) } else { 0 };
+            let poison = batch.items().iter().find(|output| state.poisons(output.number));
+            let way = match poison {
+                Some(output) => [3, 4, 7][output.number % 3],
+                None if fails => 1 + state.rng.u8(..6),
+                None => 0,
+            };
+            let one = batch.items().first().map_or(0, |output| output.number) % batch.len();
+            let ordered = self.ordered;
+            for (index, output) in batch.items().iter().enumerate() {
+                if matches!(way, 1 | 2) && index == one || way == 6 && !ordered {
+                    state.names(output.number);
+                }
+            }
             state.met(match way {
                 1 => "failed item",
                 2 => "rejected item",
@@ -300,20 +377,21 @@ impl BatchHandler for Collects {
                 4 => "panic in a batch",
                 5 => "hanging batch",
                 6 => "batch taken apart",
+                7 => "rejected batch",
                 _ => "batch",
             });
-            (wait, way)
+            (wait, way, one)
         };
         if let Some(wait) = wait {
             rt::sleep(wait).await;
         }
-        let one = batch.items().first().map_or(0, |output| output.number) % batch.len();
         match way {
             1 => batch.fail(one, Failure::retry("told to fail")),
             2 => batch.fail(one, Failure::reject("told to reject")),
             3 => return Err(Failure::retry("told to fail")),
             4 => panic_quietly(),
             5 => return std::future::pending().await,
+            7 => return Err(Failure::reject("told to reject")),
             6 if !self.ordered => {
                 drop(batch.take_items());
                 return Err(Failure::retry("told to fail"));

@@ -3,6 +3,7 @@
 use millstream_core::{Outcome, Reason, Settle, Settlement};
 
 use super::model::Stage;
+use super::plan::Letters;
 use super::script::Deed;
 use super::world::{Event, State};
 
@@ -77,6 +78,7 @@ impl State {
         };
         let (stage, written, now) = (found.stage, found.written, found.settled_now);
         let failures = found.failures;
+        let (waits, put_off) = (matches!(stage, Stage::Waits(_)), found.put_off);
         if found.answered {
             return self.violate(
                 "P2",
@@ -84,14 +86,17 @@ impl State {
             );
         }
         // One that came too often is given up unrun.
-        let recorded = matches!(stage, Stage::GivenUp | Stage::Undecided)
-            || (matches!(stage, Stage::Waits(_)) && found.deliveries > deliveries);
+        let deadly = waits && found.deliveries > deliveries;
+        let behind_failed = found.behind_failed;
+        let follows = waits && self.goes_with_its_twin(delivery);
+        let recorded = matches!(stage, Stage::GivenUp | Stage::Undecided) || deadly || follows;
+        let known = waits && self.is_known(delivery);
         let fits = now
             || match settlement {
-                Settlement::Ack => stage == Stage::Done || written || (recorded && discards),
+                Settlement::Ack => stage == Stage::Done || written || known || (recorded && discards),
                 Settlement::Reject(_) => recorded,
                 Settlement::Retry { .. } | Settlement::Release => {
-                    found.behind_failed || !matches!(stage, Stage::Done | Stage::Runs | Stage::RunsInBatch(_))
+                    behind_failed || !matches!(stage, Stage::Done | Stage::Runs | Stage::RunsInBatch(_))
                 }
             };
         if !fits {
@@ -105,6 +110,9 @@ impl State {
                 format!("delivery {delivery} is {stage:?}, and {settlement:?} is said of it"),
             );
         }
+        if *settlement == Settlement::Ack && !written && !put_off && (now || stage == Stage::Done) {
+            self.told_done(delivery);
+        }
         if let Settlement::Retry { failures: said, .. } = settlement
             && *said != failures
             && !(stage == Stage::Undecided && *said + 1 == failures)
@@ -114,7 +122,9 @@ impl State {
                 format!("delivery {delivery} goes back with {said} failed attempts, and has {failures}"),
             );
         }
-        if let Settlement::Reject(why) = settlement {
+        if let Settlement::Reject(why) = settlement
+            && !follows
+        {
             self.given_up(
                 delivery,
                 why.reason,
@@ -173,14 +183,19 @@ impl State {
             return;
         };
         let (stage, early, put_off) = (found.stage, found.settled_now, found.put_off);
+        let wrote = found.written;
+        let known = matches!(stage, Stage::Waits(_)) && self.is_known(delivery) && !wrote;
+        let halts = self.plan.letters == Letters::Halt;
         let number = self.model.post(delivery);
         let written = self.broker.posts.get(number).map(|post| post.written);
         let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) else {
             return;
         };
         match settlement {
-            Settlement::Ack if stage == Stage::Done || early => written.done = true,
+            Settlement::Ack if stage == Stage::Done || early || known => written.done = true,
             Settlement::Ack if put_off => {}
+            // Nothing is on record of what stops its partition.
+            Settlement::Reject(_) if halts => {}
             Settlement::Ack | Settlement::Reject(_) => written.dead = true,
             Settlement::Retry { .. } | Settlement::Release => {}
         }
@@ -193,6 +208,7 @@ impl State {
             let fits = match written.deed {
                 Deed::Succeeds | Deed::SettlesNow => written.done || written.failed_in_batch && written.dead,
                 Deed::Rejects | Deed::Undecodable => written.dead && !written.done,
+                Deed::Poisons => written.dead || written.done,
                 _ => written.done || written.dead,
             };
             if !fits {

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::broker::Broker;
 use super::model::Model;
 use super::plan::{Plan, Step};
+use super::twins::Known;
 
 /// One run: broker, model and log. Every clone is the same.
 #[derive(Clone, Debug)]
@@ -43,6 +44,10 @@ pub(super) struct State {
     pub(super) violation: Option<Violation>,
     pub(super) broker: Broker,
     pub(super) model: Model,
+    /// What the store of ids has.
+    pub(super) known: Known,
+    /// The pipeline drains.
+    pub(super) draining: bool,
     /// The process that lives; those before it are dead, and nobody hears them.
     pub(super) process: u32,
     pub(super) pipeline: Option<Pipeline>,
@@ -62,7 +67,8 @@ pub(super) struct State {
 /// A promise that was broken.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// `P1` to `P8`, as `ARCHITECTURE.md` has them.
+    /// `P1` to `P8`, as `ARCHITECTURE.md` has them, or the policy whose word was not kept: `bisect`, `deduplication`,
+    /// `halt` or `sequence`.
     pub promise: &'static str,
     /// What happened.
     pub what: String,
@@ -87,6 +93,8 @@ pub(super) enum Event {
     Letter(usize, &'static str),
     Committed(usize, u64),
     Lost(usize),
+    Entered(usize),
+    Mended(usize),
     Step(Step),
     Assigned(usize, u32),
     Died(u32),
@@ -103,6 +111,8 @@ impl World {
             violation: None,
             broker: Broker::new(&plan),
             model: Model::default(),
+            known: Known::default(),
+            draining: false,
             process: 0,
             pipeline: None,
             engine: None,
@@ -173,6 +183,7 @@ impl State {
         self.clock = (self.now(), Some(rt::now()));
         self.process += 1;
         self.dies = false;
+        self.draining = false;
         let process = self.process;
         self.note(Event::Started(process));
     }
@@ -180,6 +191,9 @@ impl State {
     /// The process is dead, and its runtime about to be.
     pub(super) fn die(&mut self) {
         self.dies = true;
+        if !self.draining {
+            self.count_ends();
+        }
         self.pipeline = None;
         self.engine = None;
         let process = self.process;
@@ -247,4 +261,6 @@ pub(super) struct Written {
     pub(super) dead: bool,
     /// It failed in a batch.
     pub(super) failed_in_batch: bool,
+    /// A batch handler has named it as the one that failed, or has taken it out.
+    pub(super) named: bool,
 }

@@ -5,20 +5,25 @@ use millstream_testkit::simulation::Simulation;
 use crate::scale::Scale;
 
 /// The kinds of faults, and what not every pipeline has, each of which has to strike in a twentieth of all runs at least.
-const FAULTS: [&str; 30] = [
+const FAULTS: [&str; 38] = [
     "adaptive concurrency",
     "batch taken apart",
     "broker not there",
+    "counted ends",
     "crash",
     "dead worker",
     "disconnect",
     "drain",
+    "duplicate",
     "failed batch",
     "failed item",
     "failed read",
     "failed read with messages",
     "failed settlement",
+    "failing store of ids",
     "failure",
+    "gap",
+    "halt",
     "hang",
     "hanging batch",
     "kill",
@@ -30,12 +35,15 @@ const FAULTS: [&str; 30] = [
     "pause",
     "rate of each key",
     "reject",
+    "rejected batch",
     "rejected item",
     "revoked partition",
     "settled by the handler",
     "slow letter",
     "slow settlement",
+    "split batch",
     "stop",
+    "twin",
 ];
 
 /// P1 to P8.

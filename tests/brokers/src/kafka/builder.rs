@@ -11,6 +11,7 @@ pub struct KafkaBuilder {
     pub(super) settings: Vec<(String, String)>,
     pub(super) formatted: bool,
     pub(super) secured: bool,
+    pub(super) counted: bool,
 }
 
 impl KafkaBuilder {
@@ -20,6 +21,7 @@ impl KafkaBuilder {
             settings: Vec::new(),
             formatted: false,
             secured: false,
+            counted: false,
         }
     }
 
@@ -47,6 +49,13 @@ impl KafkaBuilder {
     /// [`Kafka::USER`] alone; not, unless this says so.
     pub const fn secured(mut self, secured: bool) -> Self {
         self.secured = secured;
+        self
+    }
+
+    /// Whether clients reach it by a proxy that counts how often they ask for messages, for [`Kafka::fetches`]; not, unless
+    /// this says so.
+    pub const fn counted(mut self, counted: bool) -> Self {
+        self.counted = counted;
         self
     }
 

@@ -28,7 +28,7 @@ impl Kafka {
     pub(super) fn start(builder: &KafkaBuilder) -> Result<Self, StartError> {
         let installation = Installation::find()?;
         let nodes = (1..=builder.nodes)
-            .map(|id| Node::new(id, builder.secured))
+            .map(|id| Node::new(id, builder))
             .collect::<Result<Vec<_>, _>>()?;
         let voters = nodes.iter().map(Node::voter).collect::<Vec<_>>().join(",");
         for node in &nodes {
@@ -106,6 +106,17 @@ impl Kafka {
     #[must_use]
     pub fn brokers(&self) -> String {
         self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// How often anybody has asked any node for messages, whether there were any or not. A node hands them out in answers
+    /// to such requests, and in nothing else.
+    ///
+    /// # Panics
+    /// If it was not started with [`KafkaBuilder::counted`].
+    #[must_use]
+    pub fn fetches(&self) -> usize {
+        let fetches = |node: &Node| node.fetches().expect("started with counted(true)");
+        self.nodes.iter().map(fetches).sum()
     }
 
     /// As [`brokers`](Self::brokers), where clients have to speak TLS and to log in.

@@ -4,6 +4,7 @@ mod builder;
 mod cluster;
 mod installation;
 mod node;
+mod proxy;
 
 pub use builder::KafkaBuilder;
 pub use cluster::Kafka;

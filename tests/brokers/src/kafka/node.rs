@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::builder::KafkaBuilder;
 use super::cluster::Kafka;
 use super::installation::Installation;
+use super::proxy::Proxy;
 use crate::error::tail;
 use crate::group::{self, Group};
 use crate::ports::Port;
@@ -35,27 +37,43 @@ pub(crate) struct Node {
     broker: Port,
     controller: Port,
     secured: Option<Port>,
+    proxy: Option<Proxy>,
 }
 
 impl Node {
-    pub(crate) fn new(id: usize, secured: bool) -> Result<Self, StartError> {
+    pub(crate) fn new(id: usize, builder: &KafkaBuilder) -> Result<Self, StartError> {
         let data = tempfile::Builder::new()
             .prefix("millstream-kafka-")
             .tempdir()
             .map_err(StartError::io("make a folder for Kafka"))?;
         let port = || Port::free().map_err(StartError::io("find a free port"));
+        let broker = port()?;
+        let proxy = builder.counted.then(|| Proxy::start(broker.number()));
         Ok(Self {
             group: None,
             data,
             id,
-            broker: port()?,
+            broker,
             controller: port()?,
-            secured: secured.then(port).transpose()?,
+            secured: builder.secured.then(port).transpose()?,
+            proxy: proxy
+                .transpose()
+                .map_err(StartError::io("start a proxy before Kafka"))?,
         })
     }
 
+    /// Where clients find it.
     pub(crate) fn address(&self) -> String {
+        self.proxy.as_ref().map_or_else(|| self.listens(), Proxy::address)
+    }
+
+    fn listens(&self) -> String {
         format!("127.0.0.1:{}", self.broker.number())
+    }
+
+    /// How often it was asked for messages, where that is counted.
+    pub(crate) fn fetches(&self) -> Option<usize> {
+        self.proxy.as_ref().map(Proxy::fetches)
     }
 
     pub(crate) fn secured_address(&self) -> Option<String> {
@@ -130,14 +148,14 @@ impl Node {
 
     /// Writes what the node reads when it starts.
     pub(crate) fn write(&self, voters: &str, copies: usize, settings: &[(String, String)]) -> io::Result<()> {
-        let (broker, controller) = (self.address(), format!("127.0.0.1:{}", self.controller.number()));
+        let (broker, controller) = (self.listens(), format!("127.0.0.1:{}", self.controller.number()));
         let majority = copies / 2 + 1;
         let mut text = format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
              listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{secured}\n\
-             advertised.listeners=PLAINTEXT://{broker}{secured}\n\
+             advertised.listeners=PLAINTEXT://{found}{secured}\n\
              controller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
              log.dirs={data}\n\
@@ -156,6 +174,7 @@ impl Node {
              num.io.threads=2\n\
              log.cleaner.dedupe.buffer.size=4194304\n",
             id = self.id,
+            found = self.address(),
             data = self.file("data").display(),
             secured = self
                 .secured_address()

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::append::Appender;
 use super::lines::{Line, Lines};
+use super::lock::lock;
 use super::position::{Position, beside};
 use crate::envelope::Envelope;
 
@@ -60,6 +61,12 @@ impl FileLetters {
             };
             let end = file.metadata().map_err(|error| unreadable(&path, &error))?.len();
             if let Some(held) = &mut held {
+                lock(&file, &path).map_err(|error| {
+                    OpenError::Unavailable(format!(
+                        "a pipeline may be reading {}, and its lines can only be removed while none does: {error}",
+                        path.display()
+                    ))
+                })?;
                 held.file = Some(file.try_clone().map_err(|error| unreadable(&path, &error))?);
             }
             let lines = Lines::from(path, file, Position::default(), false)
@@ -80,7 +87,7 @@ fn unreadable(path: &Path, error: &io::Error) -> OpenError {
     OpenError::Refused(format!("cannot read {}: {error}", path.display()))
 }
 
-/// Takes the folder, so that one process at a time removes lines there; nobody may be reading the file as a source.
+/// Takes the folder, so that one process at a time removes lines there.
 fn hold(path: &Path) -> Result<File, OpenError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -93,14 +100,6 @@ fn hold(path: &Path) -> Result<File, OpenError> {
             folder.display()
         ))
     })?;
-    if let Ok(file) = File::open(path) {
-        file.try_lock().map_err(|error| {
-            OpenError::Unavailable(format!(
-                "a pipeline may be reading {}, and its lines can only be removed while none does: {error}",
-                path.display()
-            ))
-        })?;
-    }
     Ok(held)
 }
 
@@ -180,7 +179,8 @@ struct Open {
 struct Held {
     /// The folder, which is locked.
     folder: File,
-    /// The file, where there is one.
+    /// The file, where there is one. It is locked too, until it has been written anew: whoever reads it as a source has
+    /// its place in bytes.
     file: Option<File>,
     /// Where the lines that were given and not removed begin, and how long they are, by their handles.
     given: HashMap<u64, (u64, usize)>,
@@ -404,5 +404,28 @@ mod tests {
         assert_eq!(letters.begin(Visit::Look).unwrap().read(9).unwrap().len(), 1);
         let refused = letters.begin(Visit::Purge).err().unwrap().to_string();
         assert!(refused.contains("a pipeline may be reading"), "{refused}");
+    }
+
+    /// A source keeps its place in bytes, which the end of a visit moves.
+    #[test]
+    fn a_file_of_which_lines_are_removed_is_not_read_by_a_pipeline_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dead");
+        fs::write(&path, [envelope("a"), envelope("b")].concat()).unwrap();
+        let reads = || lock(&File::open(&path).unwrap(), &path).is_ok();
+        let letters = FileLetters::new(path.clone());
+        let look = letters.begin(Visit::Look).unwrap();
+        assert!(reads());
+        drop(look);
+        for kind in [Visit::Replay, Visit::Purge] {
+            let mut visit = letters.begin(kind).unwrap();
+            assert!(!reads(), "as it begins");
+            while !visit.read(1).unwrap().is_empty() {}
+            assert!(!reads(), "once all were read");
+            visit.remove(&[1]).unwrap();
+            assert!(!reads(), "once one is removed");
+            visit.end().unwrap();
+            assert!(reads(), "it has ended");
+        }
     }
 }

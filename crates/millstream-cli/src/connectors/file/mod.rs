@@ -13,6 +13,7 @@ mod kind;
 mod ledger;
 mod letters;
 mod lines;
+mod lock;
 mod position;
 mod shared;
 mod sink;

@@ -17,6 +17,7 @@ use super::kind::Format;
 use super::ledger::{Ledger, Mark};
 use super::letters::FileLetters;
 use super::lines::{Lines, LinesError};
+use super::lock::lock;
 use super::position::Position;
 use super::shared::Shared;
 use super::sink::has_folder;
@@ -78,8 +79,11 @@ impl Connector for FileSource {
 
     async fn open(&self, engine: EngineHandle) -> Result<(Reading, Settling), OpenError> {
         let locked = self.open_file()?;
-        if let Err(error) = locked.try_lock() {
-            let text = format!("another process may be reading {}: {error}", self.path.display());
+        if let Err(error) = lock(&locked, &self.path) {
+            let text = format!(
+                "another process may be reading {}, or removing lines of it: {error}",
+                self.path.display()
+            );
             return Err(OpenError::Unavailable(text));
         }
         let position = Position::load(&position_of(&self.path))

@@ -61,7 +61,7 @@ mod lanes {
     use bytes::Bytes;
 
     use super::envelope::{Envelope, LaneId};
-    use crate::spec::Ordering;
+    use crate::ordering::Ordering;
 
     /// Why a message is in no lane.
     #[derive(Debug)]

@@ -1,0 +1,111 @@
+//! What must hold of a run of a batch handler: P2 and P3, at the moment when it begins and when it ends.
+
+use std::collections::BTreeSet;
+
+use millstream_core::simulation::Ended;
+
+use super::model::Stage;
+use super::world::{Event, State};
+
+impl State {
+    pub(super) fn batch_began(&mut self, batcher: usize, deliveries: &[usize]) {
+        self.note(Event::BatchBegan(batcher, deliveries.to_vec()));
+        let mut keys = BTreeSet::new();
+        for (index, delivery) in deliveries.iter().enumerate() {
+            let Some(found) = self.model.deliveries.get_mut(*delivery) else {
+                continue;
+            };
+            let stage = found.enter(Stage::RunsInBatch(batcher));
+            let (key, generation, lost) = (found.key, found.ticket.generation, found.lost);
+            // A message that succeeded beside a failed one of its key comes again with it.
+            let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_) | Stage::Undecided)
+                || (stage == Stage::Done && (!found.answered || found.settled_now));
+            if !may {
+                self.violate(
+                    "P2",
+                    format!("delivery {delivery} is in a batch that begins while it is {stage:?}"),
+                );
+            }
+            let Some(key) = key else { continue };
+            keys.insert(key);
+            let others = self
+                .model
+                .batching
+                .get(&(batcher, key))
+                .cloned()
+                .unwrap_or_default();
+            let before = others.into_iter().take_while(|other| other != delivery);
+            for earlier in before.filter(|_| !lost) {
+                let same = self
+                    .model
+                    .ticket(earlier)
+                    .is_some_and(|ticket| ticket.generation == generation);
+                let ahead = deliveries.iter().take(index).any(|other| *other == earlier);
+                if same && !ahead && earlier < *delivery {
+                    self.violate("P3", format!("a batch with delivery {delivery} of key {key} begins before {earlier}, which entered first"));
+                }
+            }
+        }
+        for key in keys {
+            if !self.model.batched.insert((batcher, key)) {
+                self.violate(
+                    "P3",
+                    format!("two batches of batcher {batcher} with key {key} run at a time"),
+                );
+            }
+        }
+    }
+
+    pub(super) fn batch_ended(&mut self, batcher: usize, ends: &[(usize, Ended)]) {
+        self.note(Event::BatchEnded(batcher, ends.to_vec()));
+        let mut failed_keys = BTreeSet::new();
+        let alone = ends.len() == 1 || !self.plan.features.bisects;
+        for (delivery, ended) in ends {
+            let stage = match ended {
+                Ended::Split => Stage::InBatcher(batcher),
+                Ended::Done | Ended::Batched(_) => Stage::Done,
+                Ended::PutOff | Ended::Cancelled => Stage::PutBack,
+                Ended::Rejected => Stage::GivenUp,
+                Ended::Failed => self.failed(*delivery),
+            };
+            if *ended == Ended::Split {
+                self.met("split batch");
+            }
+            let mut blamed = true;
+            if matches!(ended, Ended::Failed | Ended::Rejected) {
+                let written = self
+                    .broker
+                    .posts
+                    .get(self.model.post(*delivery))
+                    .map(|post| post.written);
+                if let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) {
+                    blamed = std::mem::take(&mut written.named) || alone;
+                    written.failed_in_batch |= blamed;
+                }
+                if stage == Stage::GivenUp && !blamed {
+                    let what = format!("delivery {delivery} is given up for its neighbours in a batch");
+                    self.violate("bisect", what);
+                }
+            }
+            if matches!(stage, Stage::GivenUp | Stage::Undecided) {
+                self.gives_up(*delivery);
+            }
+            let Some(found) = self.model.deliveries.get_mut(*delivery) else {
+                continue;
+            };
+            found.stage = stage;
+            found.blamed = blamed;
+            if let Some(key) = found.key {
+                found.behind_failed = failed_keys.contains(&key);
+                if *ended == Ended::Failed {
+                    failed_keys.insert(key);
+                }
+                self.model.batched.remove(&(batcher, key));
+                if !matches!(stage, Stage::Parked(_) | Stage::InBatcher(_)) {
+                    self.model.forget(*delivery);
+                }
+            }
+            self.stands_still(*delivery);
+        }
+    }
+}
