@@ -105,7 +105,7 @@ impl TopicLetters {
             let mark = Mark::read(element.offset(), element.metadata());
             marks.insert(element.partition(), (number(low), number(high), mark));
         }
-        witness::hear(&consumer, &self.topic, &mut marks).map_err(OpenError::Unavailable)?;
+        witness::hear(&self.config, &self.topic, &mut marks).map_err(OpenError::Unavailable)?;
         if visit == Visit::Replay {
             let all = marks.iter();
             let held = all.filter_map(|(partition, (_, _, mark))| Some((*partition, mark.as_ref()?)));

@@ -6,7 +6,7 @@ use millstream_core::rt;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tracing::warn;
 
 use super::mark::{Holds, Mark, Witness, print};
@@ -15,7 +15,7 @@ use super::{PATIENCE, POLL, number, offset};
 
 /// Takes away those marks that do not hold. Of each partition there is where it begins and ends, and its mark.
 pub(super) fn hear(
-    consumer: &BaseConsumer,
+    config: &ClientConfig,
     topic: &str,
     marks: &mut BTreeMap<i32, (u64, u64, Option<Mark>)>,
 ) -> Result<(), String> {
@@ -29,7 +29,7 @@ pub(super) fn hear(
             Some(Holds::Nothing) | None => *mark = None,
         }
     }
-    for partition in missing(consumer, topic, asked).map_err(|error| format!("topic `{topic}`: {error}"))? {
+    for partition in missing(config, topic, asked).map_err(|error| format!("topic `{topic}`: {error}"))? {
         if let Some((_, _, mark)) = marks.get_mut(&partition) {
             forget(topic, partition, mark);
         }
@@ -46,8 +46,11 @@ fn forget(topic: &str, partition: i32, mark: &mut Option<Mark>) {
 }
 
 /// The partitions in which these letters are not.
+///
+/// The look has a consumer of its own: librdkafka ends the process, now and then, where one is assigned a partition again
+/// that it has just begun to fetch from.
 fn missing(
-    consumer: &BaseConsumer,
+    config: &ClientConfig,
     topic: &str,
     mut asked: BTreeMap<i32, Witness>,
 ) -> Result<Vec<i32>, String> {
@@ -55,6 +58,7 @@ fn missing(
     if asked.is_empty() {
         return Ok(missing);
     }
+    let consumer: BaseConsumer = config.create().map_err(|error| error.to_string())?;
     let mut assigned = TopicPartitionList::new();
     for (partition, witness) in &asked {
         let at = Offset::Offset(offset(witness.offset));
