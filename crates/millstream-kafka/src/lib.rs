@@ -37,8 +37,8 @@
 //!
 //! # Memory
 //!
-//! librdkafka fetches up to 1 MiB of each partition ahead of demand (`queued.max.messages.kbytes`) and one fetch more, and
-//! the member's thread 8000 messages or 4 MiB of those. Neither counts in `limits`, and a drain drops both. Small messages that came one after the other
+//! librdkafka fetches up to 16 MiB ahead of demand (`queued.max.messages.kbytes`), and the member's thread 8000 messages
+//! or 4 MiB of those. Neither counts in `limits`, and a drain drops both. Small messages that came one after the other
 //! share their memory: one that stays in flight keeps up to 4 KiB of it.
 
 mod check;
@@ -47,7 +47,6 @@ mod committer;
 mod connector;
 mod copies;
 mod ends;
-mod fetched;
 mod gate;
 mod letters;
 mod member;

@@ -24,9 +24,8 @@ const BOTH: [Rule; 3] = [
     ("opaque", "is for programs"),
 ];
 
-const SOURCE: [Rule; 10] = [
+const SOURCE: [Rule; 9] = [
     ("enable.partition.eof", "is for programs"),
-    ("consume.callback.max.messages", "is for programs"),
     ("transactional.id", "is what `transactional_id` says"),
     ("group.id", "is what `group` says"),
     ("group.instance.id", "is what `static_id` says"),

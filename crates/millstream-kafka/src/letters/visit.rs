@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use millstream_core::{Letter, LetterError, Visit, rt};
@@ -10,14 +10,14 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _, Timestamp};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::group::commit;
 use super::mark::print;
 use super::partition::Partition;
 use super::{PATIENCE, POLL, REACH, number, offset};
-use crate::fetched::Given;
+use crate::copies::headers;
 
 /// A visit.
 pub(super) struct Open {
@@ -109,14 +109,18 @@ pub(super) fn is_passing(error: &KafkaError) -> bool {
 }
 
 fn letter(handle: u64, message: &BorrowedMessage<'_>) -> Letter {
-    let given = Given::from(message);
+    let timestamp = match message.timestamp() {
+        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
+        Timestamp::NotAvailable => None,
+    };
     Letter {
         handle,
         id: format!("{}@{}", message.partition(), message.offset()),
-        payload: Bytes::copy_from_slice(given.payload()),
-        key: given.key().map(Bytes::copy_from_slice),
-        headers: given.headers(),
-        timestamp: given.timestamp(),
+        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+        key: message.key().map(Bytes::copy_from_slice),
+        headers: headers(message),
+        timestamp: timestamp
+            .and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))),
         ..Letter::default()
     }
 }

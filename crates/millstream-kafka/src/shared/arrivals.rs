@@ -159,7 +159,21 @@ impl Shared {
         taken
     }
 
-    /// Whether it may be read from again.
+    /// The partitions that were stuck and are no longer.
+    pub(crate) fn freed(&self) -> Vec<Place> {
+        self.state
+            .lock()
+            .assignments
+            .values_mut()
+            .filter(|assignment| assignment.stuck && self.is_free(assignment))
+            .filter_map(|assignment| {
+                assignment.stuck = false;
+                (!assignment.gate.is_closed()).then(|| assignment.place.clone())
+            })
+            .collect()
+    }
+
+    /// Whether it may be fetched from again.
     pub(super) fn is_free(&self, assignment: &Assignment) -> bool {
         let told = !self.rules.tells_all || assignment.offsets.has_plenty();
         told && assignment.outside.is_empty() && assignment.offsets.len() <= self.rules.window / 2

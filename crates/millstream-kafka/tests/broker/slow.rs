@@ -82,8 +82,11 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
     let source = topic.reads().property("max.poll.interval.ms", "6000").unwrap();
     let first = Member::start(
         source,
-        // Nothing else ends it.
-        |spec| spec.processor.timeout = Duration::from_secs(3_600),
+        // Nothing else ends it, and messages of both partitions run.
+        |spec| {
+            spec.processor.timeout = Duration::from_secs(3_600);
+            spec.processor.concurrency = NonZeroUsize::new(16).unwrap();
+        },
         move |message| {
             ran.add(&message);
             let dropped = Dropped(ended.clone(), message);
@@ -93,7 +96,7 @@ async fn a_handler_that_does_not_end_is_cancelled_and_its_partition_given_up() {
             }
         },
     );
-    runs.reaches(8).await;
+    runs.reaches(16).await;
     let done = Done::default();
     let second = Member::counts(topic.reads(), &done);
     until("one partition is done", || async {
