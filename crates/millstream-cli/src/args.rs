@@ -45,7 +45,7 @@ pub(crate) enum Command {
 pub(crate) struct Run {
     /// The configuration.
     pub(crate) file: PathBuf,
-    /// Drain and end once nothing has arrived for this long, such as 2s, though no limit holds anything back.
+    /// Drain and end once nothing has arrived for this long, such as 2s, and no limit holds anything back.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) until_idle: Option<PositiveDuration>,
 }

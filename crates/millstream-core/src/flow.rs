@@ -238,7 +238,7 @@ impl<P: Processor> AnyFlow for Flow<P> {
 struct IntoOutgoing(Arc<Batcher<Outgoing>>);
 
 impl<T: Into<Outgoing> + Send + 'static> Entrance<T> for IntoOutgoing {
-    fn enter(&self, entries: &mut Entries<T>) {
+    fn enter(&self, hub: &Hub, entries: &mut Entries<T>) {
         let envelopes = std::mem::take(&mut entries.envelopes);
         let outputs = entries
             .outputs
@@ -249,11 +249,12 @@ impl<T: Into<Outgoing> + Send + 'static> Entrance<T> for IntoOutgoing {
                 outgoing.ticket = envelope.unsettled();
                 outgoing
             });
-        self.0.enter(&mut Entries {
+        let mut entries = Entries {
             outputs: outputs.collect(),
             envelopes,
             marks: std::mem::take(&mut entries.marks),
-        });
+        };
+        self.0.enter(hub, &mut entries);
     }
 
     fn is_stuck(&self) -> bool {

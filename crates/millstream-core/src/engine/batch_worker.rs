@@ -463,7 +463,11 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             }
             None => {
                 self.gone.push(envelope.order);
+                let ticket = envelope.ticket;
                 self.hub.ready.readmit(due, envelope);
+                if self.hub.is_lost(&ticket) {
+                    self.hub.drop_lost_ready();
+                }
             }
         }
     }

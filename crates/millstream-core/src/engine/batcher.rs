@@ -303,7 +303,7 @@ impl<T> State<T> {
 }
 
 impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
-    fn enter(&self, entries: &mut Entries<T>) {
+    fn enter(&self, hub: &Hub, entries: &mut Entries<T>) {
         let entering = entries.envelopes.len();
         self.fullness.enter(entering);
         let mut wake: Vec<usize>;
@@ -325,7 +325,9 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                     .drain(..)
                     .zip(entries.outputs.drain(..))
                     .zip(entries.marks.drain(..));
-                for ((envelope, output), mark) in messages {
+                for ((envelope, output), mut mark) in messages {
+                    // A scope that goes flushes its batches once.
+                    mark.flush |= hub.is_lost(&envelope.ticket);
                     let home = state.home(envelope.order);
                     let State { shards, spec, .. } = &mut *state;
                     if let (Some(shard), Some(wakes)) = (shards.get_mut(home), wake.get_mut(home)) {
@@ -333,9 +335,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
                     }
                 }
             }
-            if self.fullness.fills(&mut state.full)
-                && let Some(hub) = self.hub.upgrade()
-            {
+            if self.fullness.fills(&mut state.full) {
                 hub.counters.throttled.add(1);
                 hub.gate.change(|gate| gate.full_batchers += 1);
                 hub.batcher_full.notify_one();
@@ -343,9 +343,7 @@ impl<T: Send + 'static> Entrance<T> for Arc<Batcher<T>> {
         }
         if !released.is_empty() {
             self.fullness.turned_away(released.len());
-            if let Some(hub) = self.hub.upgrade() {
-                hub.release(released);
-            }
+            hub.release(released);
         }
         put_away(spent);
         for (shard, wakes) in wake.into_iter().enumerate() {

@@ -283,6 +283,7 @@ impl Both {
             entries.marks.push(Mark {
                 key: Some(key.to_string().into()),
                 flush,
+                alone: false,
             });
             if self.cut {
                 self.model.released += 1;
@@ -299,7 +300,7 @@ impl Both {
             };
             self.model.items.insert(id, item);
         }
-        self.batcher.enter(&mut entries);
+        self.batcher.enter(&self.hub, &mut entries);
         assert!(entries.is_empty() && entries.outputs.is_empty() && entries.marks.is_empty());
     }
 

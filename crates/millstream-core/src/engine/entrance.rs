@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::envelope::Envelope;
+use super::hub::Hub;
 
 /// Processed messages on their way into a batcher: envelope, output and mark go together by index.
 pub(crate) struct Entries<T> {
@@ -11,11 +12,12 @@ pub(crate) struct Entries<T> {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Which batch a message goes to, and whether it closes it.
+/// Which batch a message goes to, and whether it closes it, or is a batch of its own.
 #[derive(Default)]
 pub(crate) struct Mark {
     pub(crate) key: Option<Arc<str>>,
     pub(crate) flush: bool,
+    pub(crate) alone: bool,
 }
 
 impl<T> Entries<T> {
@@ -35,7 +37,7 @@ impl<T> Entries<T> {
 /// Where outputs of a processor go in.
 pub(crate) trait Entrance<T>: Send + Sync {
     /// Takes them in, in order.
-    fn enter(&self, entries: &mut Entries<T>);
+    fn enter(&self, hub: &Hub, entries: &mut Entries<T>);
 
     /// Whether the batcher is stuck and holds its share: then the source keeps what is for it, where it can.
     fn is_stuck(&self) -> bool;

@@ -330,7 +330,18 @@ impl Hub {
         lanes: impl Iterator<Item = LaneId>,
         left: impl Iterator<Item = Left>,
     ) {
+        // Asked while the queue takes it back: what goes after that is still found there.
+        let mut any_lost = false;
+        let left = left.inspect(|left| match left {
+            Left::Parked(_, back) | Left::Aside(back) | Left::Back(back) | Left::Behind(back) => {
+                any_lost |= self.is_lost(&back.ticket);
+            }
+            Left::Withdrawn(_) => {}
+        });
         let followers = self.ready.finish(gone, lanes, left);
+        if any_lost {
+            self.drop_lost_ready();
+        }
         self.ran_beside_suspects();
         if !followers.is_empty() {
             for follower in &followers {

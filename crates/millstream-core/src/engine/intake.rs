@@ -156,7 +156,9 @@ impl Intake {
         };
         let mut messages = if alone { 1 } else { messages.min(room) };
         if let Some(rate) = &mut self.limited.rate {
-            messages = rate.reserve(messages, |then| hub.places.limited(then)).await;
+            messages = rate
+                .reserve(messages, |then| hub.places.fetches_from(Some(then)))
+                .await;
         }
         // What a read that was dropped has left in the chunk was asked for then.
         let most = messages.max(self.chunk.len());
@@ -187,7 +189,7 @@ impl Intake {
                 return self.admit_suspect().await;
             }
         }
-        self.suspicious &= self.chunk.is_empty() || hub.held_by_breakers() > 0;
+        self.suspicious &= self.chunk.is_empty() || hub.held_by_breakers() > 0 || hub.suspects.any();
         self.await_turns().await;
         self.admit_chunk().await;
     }

@@ -189,6 +189,9 @@ async fn revoke(hub: &Hub, scope: Scope, by: Instant) -> Drained {
         () = hub.places.until(ended) => {}
         () = rt::sleep_until(by) => {}
     }
+    if hub.places.messages_of(scope) > 0 {
+        hub.drop_lost_ready();
+    }
     let dropped = revoking.dropped();
     let cancelled = hub.places.messages_of(scope);
     if cancelled > 0 {

@@ -101,6 +101,14 @@ impl Hub {
         number
     }
 
+    /// Drops what is lost and has come back to the queue since its scope went.
+    pub(super) fn drop_lost_ready(&self) {
+        let dropped = self.ready.remove(|envelope| self.is_lost(&envelope.ticket));
+        if !dropped.is_empty() {
+            self.drop_lost(&dropped);
+        }
+    }
+
     /// Changes whenever a scope has gone.
     pub(super) fn watch_losses(&self) -> watch::Receiver<u64> {
         self.losses.went.subscribe()

@@ -35,8 +35,10 @@ struct State {
     receipts: Receipts,
     /// When something last arrived or was settled, or the source came up; nothing while it is down.
     quiet_since: Option<Instant>,
-    /// Until when nothing arrives because of a limit.
+    /// Until when nothing arrives of what was given back because of a limit.
     limited_until: Option<Instant>,
+    /// Until when nothing is fetched because of the limit that is set.
+    fetches_from: Option<Instant>,
 }
 
 impl Places {
@@ -51,6 +53,7 @@ impl Places {
                 receipts: Receipts::default(),
                 quiet_since: None,
                 limited_until: None,
+                fetches_from: None,
             }),
             settled_after: Histogram::of_times(),
             freed: Notify::new(),
@@ -205,7 +208,13 @@ impl Places {
         self.state.lock().quiet_since.is_some()
     }
 
-    /// What may be there arrives only then, because of a limit: that nothing arrives before says nothing.
+    /// What is there is fetched only then, because of the limit that is set, or as soon as there is room.
+    pub(crate) fn fetches_from(&self, then: Option<Instant>) {
+        self.state.lock().fetches_from = then;
+        self.freed.notify_waiters();
+    }
+
+    /// What was given back arrives only then, because of a limit: that nothing arrives before says nothing.
     pub(crate) fn limited(&self, until: Instant) {
         let mut state = self.state.lock();
         state.limited_until = state.limited_until.max(Some(until));
@@ -216,7 +225,8 @@ impl Places {
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
         let since = state.quiet_since.filter(|_| state.messages == 0)?;
-        Some(state.limited_until.map_or(since, |until| since.max(until)))
+        let limits = [state.limited_until, state.fetches_from];
+        Some(limits.into_iter().flatten().fold(since, Instant::max))
     }
 
     /// Waits until the condition holds; it is looked at again whenever places are given back.

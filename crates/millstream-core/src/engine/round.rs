@@ -226,8 +226,8 @@ impl<'a, T> Round<'a, T> {
             }
             Some((_, outputs)) => {
                 envelope.probe = self.permit.probe.take();
-                let flush =
-                    route.flush || envelope.probe.is_some() || envelope.is_suspect() || envelope.alone;
+                let alone = envelope.is_suspect() || envelope.alone;
+                let flush = route.flush || envelope.probe.is_some();
                 if mutant(Mutant::AckBeforeBatch) {
                     self.settles.extend(envelope.settle(Settlement::Ack));
                     envelope.settled = true;
@@ -237,6 +237,7 @@ impl<'a, T> Round<'a, T> {
                 outputs.marks.push(Mark {
                     key: route.batch_key,
                     flush,
+                    alone,
                 });
             }
         }
@@ -263,7 +264,7 @@ impl<'a, T> Round<'a, T> {
         let waited: Duration = self.waited.iter().sum();
         let share = took.saturating_sub(waited) / u32::try_from(runs).unwrap_or(u32::MAX);
         let hub = self.hub;
-        if hub.adaptive.is_on() && hub.breakers.is_closed() {
+        if hub.adaptive.is_on() && !hub.one_at_a_time() {
             let pending = &self.waited;
             let taken = Taken {
                 runs,
@@ -322,7 +323,7 @@ impl<'a, T> Round<'a, T> {
         // Into the batchers before the lanes go on: messages of a key enter batches in order.
         for (entrance, outputs) in self.entrances.iter().zip(&mut self.outputs) {
             if !outputs.is_empty() {
-                entrance.enter(outputs);
+                entrance.enter(hub, outputs);
             }
         }
         if !self.settles.is_empty() {

@@ -153,10 +153,13 @@ impl<T> Shard<T> {
         deadline: Instant,
         envelope: Envelope,
         output: T,
-        Mark { key, flush }: Mark,
+        Mark { key, flush, alone }: Mark,
     ) -> usize {
         let weight = envelope.weight();
-        let mut wakes = 0;
+        let mut wakes = match alone {
+            true => self.close(&key, ClosedBy::Flush),
+            false => 0,
+        };
         let mut open = self.open.get_mut(&key);
         if open
             .as_ref()
@@ -181,7 +184,7 @@ impl<T> Shard<T> {
         open.bytes += weight;
         open.batch.push(envelope, output);
         let full = open.batch.len() >= spec.size.get();
-        if full || flush {
+        if full || flush || alone {
             let key = open.batch.key.clone();
             wakes += self.close(&key, if full { ClosedBy::Size } else { ClosedBy::Flush });
         }

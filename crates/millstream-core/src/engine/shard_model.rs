@@ -251,6 +251,7 @@ async fn run(steps: Vec<Step>) {
                 let mark = Mark {
                     key: Some(key.to_string().into()),
                     flush,
+                    alone: false,
                 };
                 both.shard
                     .add(&both.spec, rt::now() + AGE, envelope(id, order, weight), id, mark);

@@ -83,9 +83,9 @@ impl Hub {
         }
     }
 
-    /// A run has ended: a suspect may have waited for that.
+    /// A run has ended: a suspect may have waited for that, also one that intake has in hand and that is not counted yet.
     pub(super) fn ran_beside_suspects(&self) {
-        if self.suspects.any() {
+        if self.one_at_a_time() {
             self.places.freed.notify_waiters();
         }
     }

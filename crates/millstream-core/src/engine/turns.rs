@@ -77,6 +77,7 @@ impl Intake {
         }
         let shared = self.hub.shared_rate.as_ref();
         let of_key = limit.as_ref().is_some_and(|limit| limit.key.is_some());
+        self.hub.places.fetches_from(None);
         self.limited = Limited {
             rate: limit.as_ref().filter(|_| !of_key).map(Rate::new),
             paces: limit

@@ -149,16 +149,19 @@ fn busy(hub: &Hub, now: Instant) -> Vec<Busy> {
     };
     let may_run = hub.breakers.is_closed();
     let load = hub.ready.load();
+    // Where one runs at a time because of a suspect, all others wait for it.
+    let one = hub.suspects.any() && (load.running > 0 || hub.batchers().iter().any(|batcher| batcher.runs()));
     let overdue = hub.ready.next_due().is_some_and(|due| due < now) && hub.budget.has_room(now);
     let blocked = load.waiting > 0 && load.parked + load.aside == 0;
-    if may_run && (load.ready + load.running > 0 || overdue || blocked) {
+    let waits = load.ready > 0 || overdue || blocked;
+    if may_run && (load.running > 0 || waits && !one) {
         let mut firsts: Vec<_> = running(hub).collect();
         firsts.extend(hub.ready.firsts());
         add(PROCESSOR, hub.settings.timeout(), firsts);
     }
     for batcher in hub.batchers().iter().filter(|_| may_run) {
         let look = batcher.look();
-        if look.busy {
+        if look.busy && (batcher.runs() || !one) {
             add(batcher.name(), look.timeout, look.firsts);
         }
     }

@@ -34,3 +34,24 @@ async fn a_pipeline_is_not_idle_while_a_limit_holds_back_what_is_there_and_is_so
         assert!((182 * SECOND..250 * SECOND).contains(&took), "{took:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_taken_back_keeps_a_pipeline_busy_no_longer() {
+    let (_, flow) = scripted();
+    let rig = Rig::start(flow, |spec| {
+        spec.rate_limit = Some(RateLimit {
+            messages: NonZeroU32::MIN,
+            per: 3_600 * SECOND,
+            burst: NonZeroU32::MIN,
+            key: None,
+            weights: BTreeMap::new(),
+        });
+    });
+    rig.publish(&["a"]);
+    rig.settled().await;
+    rig.pipeline().change(|spec| spec.rate_limit = None).unwrap();
+    let began = Instant::now();
+    rig.host.idle(2 * SECOND).await;
+    let took = began.elapsed();
+    assert!(took < 5 * SECOND, "{took:?}");
+}

@@ -59,7 +59,7 @@ async fn a_revoked_scope_ends_what_runs_flushes_its_batches_and_drops_the_rest()
     until(|| pipeline.status().batchers[0].1 == 1).await;
     pipeline.pause();
     pipeline.resume();
-    queue.publish_all(["sleep=1000 ends flush", "hang", "unstarted"].map(Message::new));
+    queue.publish_all(["sleep=1000 ends", "hang", "unstarted"].map(Message::new));
     until(|| pipeline.status().in_flight == 4 && log.len() == 4).await;
     pipeline.pause();
     let handle = engine.lock().clone().unwrap();
@@ -244,4 +244,51 @@ async fn what_fails_while_it_is_revoked_is_not_waited_for_until_its_next_attempt
     assert!(took < 6 * SECOND, "{took:?}");
     assert_eq!((drained.ended, drained.dropped, drained.cancelled), (0, 2, 0));
     assert_eq!(rig.pipeline().status().in_flight, 0);
+}
+
+/// What fails before it is revoked may come back to the queue after that was looked through.
+#[tokio::test(start_paused = true)]
+async fn what_has_failed_in_a_take_that_goes_on_does_not_hold_up_a_revocation() {
+    let rig = Revocable::start(|spec| {
+        spec.processor.concurrency = non_zero(1);
+        spec.batchers.insert("out".to_owned(), BatcherSpec::default());
+    });
+    // Runs that take no time: from then on several are taken at once.
+    for _ in 0..50 {
+        rig.queue.publish(Message::new("done"));
+        until(|| rig.queue.is_empty()).await;
+    }
+    let log = &rig.scripted.log;
+    rig.queue
+        .publish_all(["fail", "sleep=5000 done"].map(Message::new));
+    // No time passes meanwhile: the take has not handed over what has failed.
+    for _ in 0..10_000 {
+        if log.count(What::Began, "sleep=5000 done") == 1 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.count(What::Began, "fail"), 1);
+    assert_eq!(log.count(What::Began, "sleep=5000 done"), 1);
+    let (drained, took) = rig.revoke().await;
+    assert!(took < 6 * SECOND, "{took:?}");
+    assert_eq!((drained.ended, drained.dropped, drained.cancelled), (1, 1, 0));
+}
+
+/// Nor does what goes through the processor again, since its handler has taken the items.
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_took_out_and_failed_while_it_is_revoked_is_dropped() {
+    let rig = Revocable::start(|spec| {
+        let size = non_zero(1);
+        let batcher = BatcherSpec {
+            size,
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.queue.publish(Message::new("batch-sleep=5000 batch-take"));
+    until(|| rig.batches.seen.lock().len() == 1).await;
+    let (drained, took) = rig.revoke().await;
+    assert!(took < 6 * SECOND, "{took:?}");
+    assert_eq!((drained.ended, drained.dropped, drained.cancelled), (0, 1, 0));
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use millstream_core::{
-    BatcherSpec, BreakerSpec, BreakerState, Context, Failure, Flow, Message, OnStoreFailure, Ordering,
-    Processor, Reason,
+    Batch, BatchHandler, BatcherSpec, BreakerSpec, BreakerState, Context, Failure, Flow, Message,
+    OnStoreFailure, Ordering, Processor, Reason,
 };
 use tokio::time::Instant;
 
@@ -129,6 +129,37 @@ async fn a_suspect_does_not_begin_beside_a_batch_that_runs_on_while_a_breaker_is
     rig.assert_sound();
 }
 
+/// One that a breaker holds up, in a batch that is open.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_runs_without_what_its_batch_has_collected_before_it() {
+    let batches = ScriptedBatches::default();
+    let seen = Arc::clone(&batches.seen);
+    let flow = Flow::process(Scripted::default()).batch("out", batches);
+    let rig = Rig::start(flow, |spec| {
+        spec.breaker = Some(breaker(2));
+        spec.retry.backoff = 600 * SECOND;
+        spec.retry.max_backoff = 600 * SECOND;
+        let batcher = BatcherSpec {
+            max_age: 3_600 * SECOND,
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.publish(&["innocent"]);
+    until(|| rig.pipeline().status().batchers[0].1 == 1).await;
+    rig.publish(&["fail", "fail"]);
+    until(|| rig.pipeline().status().breaker == Some(BreakerState::Open)).await;
+    rig.queue.publish(delivered("suspect", 3));
+    let with_it = || {
+        let seen = seen.lock();
+        let mut batches = seen.iter().map(|batch| batch.items.clone());
+        batches.find(|items| items.iter().any(|item| item == "suspect"))
+    };
+    until(|| with_it().is_some()).await;
+    assert_eq!(with_it().unwrap(), ["suspect"]);
+    rig.assert_sound();
+}
+
 /// Calls what may be down, and takes a while if it is not.
 #[derive(Clone, Default)]
 struct Calls {
@@ -176,6 +207,52 @@ async fn nothing_begins_beside_a_suspect_that_has_closed_the_breaker() {
     rig.settled().await;
     assert_eq!(rig.pipeline().status().counts.suspects, 1);
     assert_eq!(calls.beside.load(SeqCst), 0, "ran beside the suspect");
+    rig.assert_sound();
+}
+
+/// Takes no time.
+struct Collects;
+
+impl BatchHandler for Collects {
+    type Input = ();
+
+    async fn handle(&self, _: &mut Batch<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// What waits for a suspect that takes its time has not stalled.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_waits_for_a_suspect_to_end_is_no_stall() {
+    let calls = Calls::default();
+    let rig = Rig::start(Flow::process(calls.clone()).batch("out", Collects), |spec| {
+        let db = BreakerSpec {
+            open_for: 10 * SECOND,
+            ..breaker(1)
+        };
+        spec.dependencies.insert("db".to_owned(), db);
+        spec.retry.backoff = 600 * SECOND;
+        spec.retry.max_backoff = 600 * SECOND;
+        spec.supervisor.stall_after = SECOND / 10;
+        let batcher = BatcherSpec {
+            // Old enough while the suspect runs.
+            max_age: 10 * SECOND + SECOND / 5,
+            timeout: SECOND / 100,
+            ..BatcherSpec::default()
+        };
+        spec.batchers.insert("out".to_owned(), batcher);
+    });
+    rig.publish(&["collected"]);
+    until(|| rig.pipeline().status().batchers[0].1 == 1).await;
+    calls.down.store(true, SeqCst);
+    rig.publish(&["a"]);
+    until(|| rig.pipeline().measures().breakers[0].state == BreakerState::Open).await;
+    calls.down.store(false, SeqCst);
+    rig.queue.publish(delivered("suspect", 3));
+    until(|| calls.began.load(SeqCst) == 3).await;
+    let state = || rig.pipeline().measures().breakers[0].state;
+    until(|| state() == BreakerState::Closed && rig.queue.len() == 1).await;
+    assert_eq!(rig.pipeline().status().counts.suspects, 1);
     rig.assert_sound();
 }
 

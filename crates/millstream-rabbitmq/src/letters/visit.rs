@@ -33,6 +33,8 @@ pub(super) struct Open {
     left: u32,
     /// The delivery tags of all that was got and is not acknowledged.
     away: BTreeSet<u64>,
+    /// The last delivery tag.
+    last: u64,
     /// What was given last and not removed.
     held: Held,
     /// What was put back.
@@ -54,6 +56,7 @@ impl Open {
             publisher,
             left: messages,
             away: BTreeSet::new(),
+            last: 0,
             held: Held::new(),
             copies: Copies::default(),
         }
@@ -82,7 +85,9 @@ impl Open {
                 ..Letter::default()
             };
             letter.id = letter.fingerprint();
-            self.away.insert(letter.handle);
+            // Those between were got by a call that was broken off, and given to nobody: no acknowledgement may be of them.
+            self.away.extend(self.last + 1..=letter.handle);
+            self.last = self.last.max(letter.handle);
             letters.push((letter, again));
         }
         Ok(letters)

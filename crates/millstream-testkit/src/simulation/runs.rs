@@ -5,6 +5,7 @@ use std::time::Duration;
 use millstream_core::BreakerState;
 use millstream_core::simulation::Ended;
 
+use super::broker::Post;
 use super::model::Stage;
 use super::plan::{Letters, Order};
 use super::world::{Event, State};
@@ -107,8 +108,9 @@ impl State {
             .collect::<Vec<_>>()
         {
             let again = self.broker.posts.get(earlier);
+            let ends_unrun = |post: &Post| post.out.is_some_and(|out| self.is_settled_unrun(out));
             let again = again
-                .filter(|post| !post.settled)
+                .filter(|post| !post.settled && !ends_unrun(post))
                 .map(|post| post.out.and_then(|out| self.model.stage(out)));
             if matches!(again, Some(None | Some(Stage::Waits(_)))) {
                 self.violate(
