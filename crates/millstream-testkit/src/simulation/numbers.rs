@@ -103,11 +103,13 @@ impl State {
             return Vec::new();
         }
         let mut free = vec![delivery];
-        if number > of.last {
-            of.last = number;
-            if of.held.is_empty() {
-                of.generation = generation;
-            }
+        if number <= of.last {
+            // A repeat ends no wait.
+            return free;
+        }
+        of.last = number;
+        if of.held.is_empty() {
+            of.generation = generation;
         }
         free.extend(of.advance());
         of.since = now;
