@@ -155,7 +155,11 @@ async fn what_waits_for_room_in_its_lane_is_dropped_before_what_runs_has_ended()
     rig.queue
         .publish_all((0..5).map(|_| keyed("a", "sleep=10000 done")));
     until(|| rig.scripted.log.len() == 1 && rig.pipeline().status().in_flight == 5).await;
-    let (drained, took) = rig.revoke().await;
+    let meanwhile = async {
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(rig.pipeline().status().counts.lost, 4);
+    };
+    let ((drained, took), ()) = tokio::join!(rig.revoke(), meanwhile);
     assert_eq!((drained.ended, drained.dropped, drained.cancelled), (1, 4, 0));
     assert!(took < 10 * SECOND, "{took:?}");
 }
