@@ -66,6 +66,7 @@ impl Subject for Sqs {
                 longest_delay: Some(Duration::from_secs(12 * 3_600)),
                 orders_keys: self.fifo,
                 ids: Ids::Header("sqs-message-id"),
+                leases_singly: true,
                 ..Capabilities::default()
             },
             retry_sink: false,

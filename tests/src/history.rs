@@ -64,6 +64,8 @@ struct Past {
     completed: bool,
     /// The process that began with it last.
     last: Option<u32>,
+    /// How many faults there had been by then.
+    after: usize,
     /// The fault for which it ran again last.
     repeated_for: Option<usize>,
 }
@@ -271,8 +273,14 @@ impl History {
             .messages
             .get_mut(run.number as usize)
             .expect("every message is known");
+        let after = std::mem::replace(&mut past.after, self.faults.len());
         if let Some(last) = past.last.replace(run.actor) {
-            let fault = self.faults.iter().rposition(|fault| fault.actor == last);
+            // The first that befell it while it ran; or the last, as some last for a while.
+            let befell = |fault: &Fault| fault.actor == last;
+            let first = self.faults.iter().skip(after).position(befell);
+            let fault = first
+                .map(|first| after + first)
+                .or_else(|| self.faults.iter().rposition(befell));
             let fault = fault.unwrap_or_else(|| {
                 panic!("P1: {run:?} repeats what process {last} has, and nothing happened to that")
             });

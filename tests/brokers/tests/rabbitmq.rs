@@ -248,7 +248,7 @@ fn nothing_is_left_of_a_broker_that_is_dropped() {
         assert_ne!(processes_with(folder), Vec::<String>::new());
         // What it does every minute: it looks for epmd, and would start one.
         broker
-            .eval("rabbit_epmd_monitor ! check, sys:get_state(rabbit_epmd_monitor), ok")
+            .eval("rabbit_epmd_monitor ! check, _ = sys:get_state(rabbit_epmd_monitor, 60000), ok")
             .unwrap();
         drop(broker);
         until("its processes are gone", || processes_with(folder).is_empty());

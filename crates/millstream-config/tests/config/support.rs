@@ -184,7 +184,7 @@ impl SourceKind for Stream {
         }
         Ok(Arc::new(Fake {
             capabilities: Capabilities {
-                leases_singly: true,
+                leases_singly: url.expose().ends_with("/leased"),
                 ..Capabilities::default()
             },
         }))

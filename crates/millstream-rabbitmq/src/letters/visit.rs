@@ -114,14 +114,26 @@ impl Open {
         self.put_back(met).await.map(|()| true)
     }
 
-    /// Publishes copies of letters to their queue, and acknowledges those whose copies are confirmed. Ended in between,
-    /// it leaves letters there twice, and loses none.
+    /// Publishes copies of letters to their queue, and acknowledges those whose copies are confirmed, a few at a time: what
+    /// confirms the next ones also says that the queue has followed the acknowledgements of those before. Ended in
+    /// between, it leaves letters there twice, and loses none.
     async fn put_back(&mut self, letters: Held) -> Result<(), LetterError> {
-        let Some(publisher) = self.publisher.as_mut().filter(|_| !letters.is_empty()) else {
+        let mut letters = letters.into_iter().peekable();
+        while letters.peek().is_some() {
+            self.put_some_back(letters.by_ref().take(TOGETHER)).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_some_back(
+        &mut self,
+        letters: impl Iterator<Item = (u64, (String, Again))>,
+    ) -> Result<(), LetterError> {
+        let Some(publisher) = self.publisher.as_mut() else {
             return Ok(());
         };
-        let mut named = Vec::with_capacity(letters.len());
-        let mut copies = Vec::with_capacity(letters.len());
+        let mut named = Vec::with_capacity(TOGETHER);
+        let mut copies = Vec::with_capacity(TOGETHER);
         for (tag, (id, again)) in letters {
             named.push((tag, id));
             copies.push(again);
