@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use millstream_core::rt;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::desk::{Desk, Stage};
-use crate::service::BATCH;
+use crate::service::{BATCH, CALLS};
 
 /// No two looks at the clock come sooner than this one after the other.
 const SHORTEST: Duration = Duration::from_millis(20);
@@ -19,6 +20,7 @@ const DEPTH: Duration = Duration::from_secs(15);
 /// Puts off the time of all that is held, until the desk is closed. What cannot be put off in time is lost.
 pub(crate) async fn run(desk: Arc<Desk>) {
     let mut calls = JoinSet::new();
+    let places = Arc::new(Semaphore::new(CALLS));
     loop {
         let next = desk.next_beat().max(rt::now() + SHORTEST);
         tokio::select! {
@@ -32,8 +34,14 @@ pub(crate) async fn run(desk: Arc<Desk>) {
             desk.lose(due.expired);
         }
         for some in due.beats.chunks(BATCH) {
-            let (desk, beats) = (Arc::clone(&desk), some.to_vec());
+            let (desk, places, mut beats) = (Arc::clone(&desk), Arc::clone(&places), some.to_vec());
             calls.spawn(async move {
+                // It is never closed.
+                let _place = places.acquire().await;
+                desk.beat(&mut beats);
+                if beats.is_empty() {
+                    return;
+                }
                 let from = rt::now();
                 let entries: Vec<_> = beats
                     .iter()
