@@ -33,8 +33,8 @@ use crate::address::Address;
 
 /// Entries that a batch call takes at most, and messages that a receive gives at most.
 pub(crate) const BATCH: usize = 10;
-/// Calls that settle, and as many that put off, under way at a time. What all of 10,000 messages take so is a second
-/// where SQS answers within thirty milliseconds; more at once would each end later, and none sooner.
+/// Calls that settle under way at a time. What all of 10,000 messages take so is a second where SQS answers within thirty
+/// milliseconds; more at once would each end later, and none sooner.
 pub(crate) const CALLS: usize = 32;
 /// How long an attempt at a call may take that waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
