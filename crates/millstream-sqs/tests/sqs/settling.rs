@@ -124,7 +124,7 @@ async fn p6_what_sqs_has_taken_is_answered_for_while_another_call_waits() {
 #[tokio::test]
 async fn no_more_than_so_many_calls_settle_or_put_off_at_a_time() {
     const MOST: usize = 32;
-    const MESSAGES: usize = 10 * (MOST + 8);
+    const MESSAGES: usize = 10 * (MOST + 2);
     let bench = Bench::standard().await;
     bench.publish_numbered(MESSAGES).await;
     for action in [HIDE, DELETE] {
