@@ -1,11 +1,11 @@
 //! The member of the group: the thread that polls, [`run`], and what librdkafka calls on it, [`Callbacks`].
 //!
-//! The thread polls always, so that the group sees it alive whatever the engine does; only what it fetches follows
-//! demand. While the engine takes messages, that is done by not polling for moments; after [`PATIENCE`] the
-//! partitions are paused, which costs what was fetched of them, and polling goes on.
+//! The thread polls always, so that the group sees it alive whatever the engine does: a poll that hands out nothing counts
+//! too (`rd_kafka_q_pop_serve_maybe_consume`). What it takes of what was [`fetched`](crate::fetched) follows demand; after
+//! [`PATIENCE`] without room nothing is fetched either, which costs what was.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,7 +15,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -25,13 +24,14 @@ use tracing::{debug, error, info, warn};
 use crate::commits::{UnderWay, commit};
 use crate::committer::Committer;
 use crate::copies::{Assigned, Copies};
+use crate::fetched::{BATCH, Fetched, go_on};
 use crate::retry::welcome;
 use crate::shared::{Phase, Place, Shared};
 use crate::statistics;
 use crate::tiers::Tiers;
 use crate::transactions::work::Work;
 
-/// For how long the thread does not poll while there is no room.
+/// For how long it goes on fetching while there is no room.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The longest that it sleeps without having been woken.
@@ -42,8 +42,8 @@ const IDLE: Duration = Duration::from_millis(20);
 const ANSWER: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The most messages that are read before they are handed over.
-const BATCH: usize = 500;
+/// For how long a member that cannot go on waits for what it has read to be settled.
+const LAST: Duration = Duration::from_secs(5);
 
 /// What librdkafka calls, all of it on the thread, within polls.
 pub(crate) struct Callbacks {
@@ -56,8 +56,10 @@ pub(crate) struct Callbacks {
     pub(crate) tiers: Tiers,
     /// Where commits are transactions.
     work: Option<Arc<Work>>,
-    /// Partitions were assigned since the thread last looked.
-    assigned: AtomicBool,
+    /// Where what is fetched comes, once there is a consumer.
+    pub(crate) fetched: OnceLock<Weak<Mutex<Fetched<Self>>>>,
+    /// There was a rebalance since the thread last looked.
+    rebalanced: AtomicBool,
     degraded: AtomicBool,
     /// Why a broker was last of no use: it did not take the login, or could not be trusted.
     turned_away: Mutex<Option<String>>,
@@ -81,7 +83,8 @@ impl Callbacks {
             under_way: Arc::default(),
             tiers,
             work,
-            assigned: AtomicBool::new(false),
+            fetched: OnceLock::new(),
+            rebalanced: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             turned_away: Mutex::default(),
         }
@@ -89,6 +92,13 @@ impl Callbacks {
 
     fn origin(&self, place: &Place) -> OriginId {
         self.engine.origin(&place.name())
+    }
+
+    fn origins(&self, partitions: &TopicPartitionList) -> Vec<OriginId> {
+        places(partitions)
+            .iter()
+            .map(|place| self.origin(place))
+            .collect()
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
@@ -118,12 +128,26 @@ impl Callbacks {
                     .ok()?;
                 u64::try_from(end).ok()
             });
+            let origin = self.origin(&place);
             let delays = self.tiers.owns(&place.topic);
-            self.shared
-                .assign(self.origin(&place), place, committed, end, delays);
+            self.shared.assign(origin, place.clone(), committed, end, delays);
+            self.lead(origin, &place);
         }
-        self.assigned.store(true, Ordering::Relaxed);
         self.rebalanced(Event::Assigned);
+    }
+
+    /// Has what will be fetched of a partition come to where it is taken from.
+    fn lead(&self, origin: OriginId, place: &Place) {
+        let fetched = self.fetched.get().and_then(Weak::upgrade);
+        if let (Some(fetched), Some(assignment)) = (fetched, self.shared.assigned(origin)) {
+            let from = Assigned {
+                origin,
+                assignment,
+                wait: self.tiers.wait(&place.topic),
+            };
+            let shared = Arc::clone(&self.shared);
+            fetched.lock().begin(place, from, move || shared.signal.raise());
+        }
     }
 
     /// Says that partitions came or went.
@@ -182,8 +206,7 @@ impl Callbacks {
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
         let begun = rt::now();
         let by = begun + self.patience;
-        let places = places(partitions);
-        let origins: Vec<_> = places.iter().map(|place| self.origin(place)).collect();
+        let origins = self.origins(partitions);
         let scopes = self.shared.stop(&origins);
         if consumer.assignment_lost() {
             warn!(
@@ -293,6 +316,18 @@ impl ConsumerContext for Callbacks {
             Rebalance::Error(error) => warn!(%error, "the group could not be balanced"),
         }
     }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.rebalanced.store(true, Ordering::Relaxed);
+        if let Rebalance::Revoke(partitions) = rebalance
+            && let Some(fetched) = self.fetched.get().and_then(Weak::upgrade)
+        {
+            let mut fetched = fetched.lock();
+            self.origins(partitions)
+                .into_iter()
+                .for_each(|gone| fetched.end(gone));
+        }
+    }
 }
 
 /// Whether nothing may be read after it. librdkafka goes on behind messages that it finds damaged, and what it leaves out
@@ -302,6 +337,15 @@ fn is_final(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(code, Some(BadCompression | BadMessage | NotImplemented))
+}
+
+fn complain(error: &KafkaError) {
+    match error.rdkafka_error_code() {
+        // Said by `Callbacks::error` too, or no complaint.
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
+        Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
+        _ => warn!(%error, "the consumer complains"),
+    }
 }
 
 /// What to say of an error that ends the member.
@@ -336,45 +380,21 @@ fn offset_of(offset: Offset) -> Option<u64> {
     }
 }
 
-fn list(places: &[Place]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(places.len());
-    for place in places {
-        list.add_partition(&place.topic, place.partition);
-    }
-    list
-}
-
 /// What the thread keeps between two rounds.
 pub(crate) struct Member {
+    /// Gone before its consumer, which closes when the last who has it goes.
+    pub(crate) fetched: Arc<Mutex<Fetched<Callbacks>>>,
     pub(crate) consumer: Arc<BaseConsumer<Callbacks>>,
     pub(crate) commits: Committer,
     pub(crate) topics: Vec<String>,
     pub(crate) commit_interval: Duration,
-    /// Everything is paused, and since when there has been no room otherwise.
     pub(crate) flow: Flow,
     /// What was read and not handed over.
     pub(crate) copies: Copies,
-    /// Where a message came from last: most come from the same partition as the one before.
-    pub(crate) last: Option<Last>,
+    /// Why nothing more is read, and until when what was is waited for.
+    pub(crate) failed: Option<(String, rt::Instant)>,
     pub(crate) committed_at: rt::Instant,
     pub(crate) looked_at: rt::Instant,
-}
-
-/// A partition, and what it was assigned as when there had been so many rebalances.
-#[derive(Debug)]
-pub(crate) struct Last {
-    /// Where librdkafka keeps its topic, which it does for as long as the partition is assigned. To read its name from
-    /// there for each message costs more than to look it up.
-    topic: usize,
-    partition: i32,
-    rebalances: u64,
-    from: Assigned,
-}
-
-impl Last {
-    fn is(&self, topic: usize, partition: i32, rebalances: u64) -> bool {
-        (self.topic, self.partition, self.rebalances) == (topic, partition, rebalances)
-    }
 }
 
 /// Whether messages are fetched.
@@ -397,16 +417,16 @@ pub(crate) fn run(mut member: Member) {
             error!(why, "this member cannot go on");
             break Some(why);
         }
+        if let Some((why, by)) = &member.failed
+            && (shared.is_settled() || *by <= rt::now())
+        {
+            break Some(why.clone());
+        }
         member.commit();
         member.look();
-        match member.fetch() {
-            Ok(0) => shared.signal.wait(IDLE),
-            Ok(_) => {}
-            Err(error) => {
-                let why = told(&error);
-                error!(why, "this member cannot go on");
-                break Some(why);
-            }
+        member.serve();
+        if member.read() == 0 {
+            shared.signal.wait(IDLE);
         }
     };
     // What is settled is committed when its partitions are revoked, as the close does.
@@ -432,132 +452,123 @@ impl Member {
             .unwrap_or_else(|| error.to_string())
     }
 
-    /// Reads what there is and room for; how many messages.
-    fn fetch(&mut self) -> Result<usize, KafkaError> {
-        let shared = Arc::clone(&self.callbacks().shared);
-        let freed = shared.freed();
-        if !freed.is_empty() && self.flow != Flow::Paused {
-            self.consumer.resume(&list(&freed))?;
-        }
-        let room = shared.room();
-        self.flow = match (self.flow, room) {
-            (Flow::Open, 0) => Flow::Full(rt::now()),
-            (Flow::Full(since), 0) if since.elapsed() >= PATIENCE => {
-                self.consumer.pause(&list(&shared.fetchable()))?;
-                Flow::Paused
+    /// Serves what has come for the member, a rebalance for instance, until there is nothing.
+    fn serve(&mut self) {
+        let failed = loop {
+            match self.consumer.poll(Duration::ZERO) {
+                None => return,
+                Some(Err(error)) if !is_final(&error) => complain(&error),
+                Some(Err(error)) => break told(&error),
+                // To pass it over would look like a gap.
+                Some(Ok(_)) => break "a partition has no queue of its own".to_owned(),
             }
-            (flow, 0) => flow,
-            (Flow::Paused, _) => {
-                self.consumer.resume(&list(&shared.fetchable()))?;
-                Flow::Open
-            }
-            (Flow::Open | Flow::Full(_), _) => Flow::Open,
         };
+        // Nothing can be committed any more, or that is known of nothing.
+        self.fail(failed, Duration::ZERO);
+    }
+
+    /// Reads nothing more, and ends once what was read is settled, or after so long.
+    fn fail(&mut self, why: String, most: Duration) {
+        if self.failed.is_none() {
+            error!(why, "this member cannot go on");
+            self.failed = Some((why, rt::now() + most));
+        }
+    }
+
+    /// Has librdkafka fetch while there is room, and from where its reader is: it pauses what it fetches by itself when
+    /// partitions come or go, and what it then takes for the position may be wrong.
+    fn follow(&mut self, room: bool) -> Result<(), KafkaError> {
+        let before = self.flow;
+        self.flow = match before {
+            _ if room => Flow::Open,
+            Flow::Open => Flow::Full(rt::now()),
+            Flow::Full(since) if since.elapsed() >= PATIENCE => Flow::Paused,
+            flow => flow,
+        };
+        let paused = self.flow == Flow::Paused;
+        let callbacks = self.consumer.context();
+        if callbacks.rebalanced.swap(false, Ordering::Relaxed) || paused != (before == Flow::Paused) {
+            let positions = callbacks.shared.positions();
+            // It may have been paused when it was last assigned.
+            go_on(&self.consumer, &positions, paused)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what there is and room for, and hands it over; how many messages.
+    fn read(&mut self) -> usize {
+        let shared = Arc::clone(&self.callbacks().shared);
         let turned = shared.turn();
-        if !turned.closed.is_empty() {
-            self.consumer.pause(&list(&turned.closed))?;
-        }
-        if !turned.opened.is_empty() && self.flow != Flow::Paused {
-            self.consumer.resume(&list(&turned.opened))?;
-        }
         if let Some(halted) = shared.halted() {
             self.callbacks().engine.halted(&halted);
         }
         for (place, offset, unsettled) in shared.gaps() {
             self.callbacks().engine.commit_gap(&place, offset, unsettled);
         }
-        let most = match self.flow {
-            Flow::Full(_) => return Ok(0),
-            // What comes all the same was on its way; mostly it is the group's business.
-            Flow::Paused => BATCH,
-            Flow::Open => room.min(BATCH),
-        };
-        self.poll(most)?;
-        if self.callbacks().assigned.swap(false, Ordering::Relaxed) {
-            // It may have been paused when it was last assigned, or must be now.
-            let all = list(&shared.fetchable());
-            match self.flow {
-                Flow::Paused => self.consumer.pause(&all)?,
-                Flow::Open | Flow::Full(_) => self.consumer.resume(&all)?,
+        let (mut messages, mut bytes) = turned.room;
+        if let Err(error) = self.follow(messages > 0 && bytes > 0) {
+            self.fail(told(&error), Duration::ZERO);
+        }
+        let fetched = Arc::clone(&self.fetched);
+        let mut fetched = fetched.lock();
+        let mut read = 0;
+        for _ in 0..fetched.len() {
+            if messages == 0 || bytes == 0 || self.failed.is_some() {
+                break;
+            }
+            let Some(from) = fetched.turn().filter(|from| turned.open.contains(&from.origin)) else {
+                continue;
+            };
+            let mut failed = None;
+            let copies = &mut self.copies;
+            fetched.take(messages, |given| match given {
+                // Nothing is read past that.
+                _ if failed.is_some() => {}
+                Ok(message) => {
+                    copies.add(from, &message);
+                    messages -= 1;
+                    bytes = bytes.saturating_sub(message.size());
+                }
+                Err(error) if is_final(&error) => failed = Some(told(&error)),
+                Err(error) => complain(&error),
+            });
+            if let Some(why) = failed {
+                // Without what came before, whoever opens the source next would read just that again, and come no further.
+                self.fail(why, LAST);
+            }
+            if self.copies.len() >= BATCH {
+                read += self.hand_over();
             }
         }
-        let callbacks = Arc::clone(self.consumer.context());
+        drop(fetched);
+        if self.copies.len() > 0 || shared.may_take_in() {
+            read += self.hand_over();
+        }
+        read
+    }
+
+    /// Hands over what was read; how many messages.
+    fn hand_over(&mut self) -> usize {
         let read = self.copies.len();
-        if read > 0 || shared.may_take_in() {
-            let taken = shared.take(self.copies.drain().map(|(from, mut message)| {
+        let callbacks = self.consumer.context();
+        let taken = callbacks
+            .shared
+            .take(self.copies.drain().map(|(from, mut message)| {
                 let back = from
                     .wait
                     .map(|wait| welcome(&callbacks.engine, &mut message, wait));
                 (from, message, back.unwrap_or_default())
             }));
-            for place in &taken.stuck {
-                warn!(
-                    partition = place.name(),
-                    "paused: too much has come since its first unsettled offset"
-                );
-            }
-            if !taken.stuck.is_empty() {
-                self.consumer.pause(&list(&taken.stuck))?;
-            }
-            for scope in taken.lost {
-                self.callbacks().engine.lost(scope);
-            }
+        for place in &taken.stuck {
+            warn!(
+                partition = place.name(),
+                "nothing more is read of it: too much has come since its first unsettled offset"
+            );
         }
-        Ok(read)
-    }
-
-    /// Polls without waiting, until there is nothing or so many messages have come.
-    fn poll(&mut self, most: usize) -> Result<(), KafkaError> {
-        for _ in 0..most {
-            let message = match self.consumer.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(message)) => message,
-                Some(Err(error)) if is_final(&error) => return Err(error),
-                Some(Err(error)) => {
-                    self.complain(&error);
-                    continue;
-                }
-            };
-            let callbacks: &Callbacks = self.consumer.context();
-            let (topic, partition) = (message.topic_ptr().addr(), message.partition());
-            let rebalances = callbacks.shared.rebalances();
-            let from = match &self.last {
-                Some(last) if last.is(topic, partition, rebalances) => last.from,
-                _ => {
-                    let place = Place {
-                        topic: message.topic().into(),
-                        partition,
-                    };
-                    let origin = callbacks.origin(&place);
-                    let Some(assignment) = callbacks.shared.assigned(origin) else {
-                        continue;
-                    };
-                    let from = Assigned {
-                        origin,
-                        assignment,
-                        wait: callbacks.tiers.wait(&place.topic),
-                    };
-                    self.last = Some(Last {
-                        topic,
-                        partition,
-                        rebalances,
-                        from,
-                    });
-                    from
-                }
-            };
-            self.copies.add(from, &message);
+        for scope in taken.lost {
+            callbacks.engine.lost(scope);
         }
-        Ok(())
-    }
-
-    fn complain(&self, error: &KafkaError) {
-        match error.rdkafka_error_code() {
-            // Said by `Callbacks::error` too, or no complaint.
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) => {}
-            Some(RDKafkaErrorCode::BrokerTransportFailure) => debug!(%error, "a broker went away"),
-            _ => warn!(%error, "the consumer complains"),
-        }
+        read
     }
 
     /// Commits what is settled, when it is time or somebody waits for it.
@@ -573,6 +584,7 @@ impl Member {
     /// Leaves the group. The last who has the consumer closes it, so its other thread goes first.
     pub(crate) fn close(mut self) {
         self.commits.end();
+        drop(self.fetched);
         drop(self.consumer);
     }
 

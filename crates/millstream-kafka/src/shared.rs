@@ -40,9 +40,6 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// How far the poll thread reads ahead of the engine: messages, and bytes.
 pub(crate) const AHEAD: (usize, usize) = (8_000, 4 << 20);
-/// How many messages are read all the same while none can be handed out.
-const FEW: usize = 100;
-
 /// The most messages that go to the engine at once.
 const READ: usize = 1_000;
 
@@ -121,7 +118,7 @@ struct Assignment {
     committed: Option<(u64, String)>,
     /// What the group is known to have.
     kept: Option<(u64, String)>,
-    /// It has too many offsets in memory: nothing is fetched from it.
+    /// It has too many offsets in memory: nothing is read from it.
     stuck: bool,
     /// Where the partition ends, once statistics have said so.
     end: Option<End>,
@@ -168,27 +165,6 @@ impl Shared {
 
     pub(crate) fn phase(&self) -> Phase {
         self.state.lock().phase
-    }
-
-    /// How many more messages may be read ahead. A few may where what there is waits for something: what comes may be of
-    /// a partition that does not.
-    pub(crate) fn room(&self) -> usize {
-        let state = self.state.lock();
-        if state.phase != Phase::Running {
-            return 0;
-        }
-        let (mut messages, mut bytes) = (state.buffer.len(), state.buffer.bytes());
-        for assignment in state.assignments.values() {
-            messages += assignment.gate.held();
-            bytes += assignment.gate.held_bytes();
-        }
-        let room = if bytes < AHEAD.1 {
-            AHEAD.0.saturating_sub(messages)
-        } else {
-            0
-        };
-        let few = if state.buffer.is_empty() { FEW } else { 0 };
-        room.max(few)
     }
 
     /// Messages read ahead and not handed out.
@@ -286,6 +262,20 @@ impl Shared {
         self.rebalances.load(Ordering::Relaxed)
     }
 
+    /// The assigned partitions, each with where fetching goes on: behind what was read last, or where the group has
+    /// committed, if that is known.
+    pub(crate) fn positions(&self) -> Vec<(Place, Option<u64>)> {
+        let state = self.state.lock();
+        let of = |assignment: &Assignment| {
+            let outside = assignment.outside.back().map(|(message, _)| message.position + 1);
+            (
+                assignment.place.clone(),
+                outside.or_else(|| assignment.offsets.end()),
+            )
+        };
+        state.assignments.values().map(of).collect()
+    }
+
     /// What tells this partition's assignment from those before it.
     pub(crate) fn assigned(&self, origin: OriginId) -> Option<u32> {
         let state = self.state.lock();
@@ -295,14 +285,11 @@ impl Shared {
             .map(|assignment| assignment.assigned)
     }
 
-    /// The partitions that may be fetched from.
-    pub(crate) fn fetchable(&self) -> Vec<Place> {
+    /// Whether all that was read is settled.
+    pub(crate) fn is_settled(&self) -> bool {
         let state = self.state.lock();
-        let free = state
-            .assignments
-            .values()
-            .filter(|assignment| !assignment.stuck && !assignment.gate.is_closed());
-        free.map(|assignment| assignment.place.clone()).collect()
+        let mut assignments = state.assignments.values();
+        assignments.all(|assignment| assignment.offsets.len() == 0 && assignment.outside.is_empty())
     }
 
     /// Whoever has asked for a commit since the last call.

@@ -306,13 +306,13 @@ fn what_waits_outside_comes_after_what_waits_at_its_gate() {
     let first = buffered(&shared);
     let handed_out: Vec<_> = first.iter().map(|(ticket, _)| *ticket).collect();
     transact(&shared, &handed_out);
-    assert!(shared.freed().is_empty(), "some of it waits outside");
+    assert!(shared.turn().open.is_empty(), "some of it waits outside");
     assert!(shared.may_take_in());
     shared.take(run(assigned, 4_000..4_010));
     shared.turn();
     let all = [offsets(&first), offsets(&buffered(&shared))].concat();
     assert!(all.iter().copied().eq(0..4_010), "{all:?}");
-    assert_eq!(shared.freed().len(), 1);
+    assert_eq!(shared.turn().open.len(), 1);
 }
 
 /// Commits of an older state of the assignments would say what is no longer so.
