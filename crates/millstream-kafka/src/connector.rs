@@ -8,21 +8,22 @@ use millstream_core::{
     Outcome, Read, RetrySpec, Settle, SharedSinkConnector, Source, SourceError, rt,
 };
 use parking_lot::Mutex;
-use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaConfRes;
+use rdkafka::{ClientConfig, Offset};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::callbacks::Callbacks;
 use crate::check::{self, POLL_INTERVAL};
 use crate::commits::Commits;
 use crate::committer::Committer;
 use crate::copies::Copies;
 use crate::fetched::Fetched;
-use crate::member::{self, Callbacks, Flow, Member, plain};
+use crate::member::{self, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis, reach};
 use crate::retry::RetrySink;
 use crate::shared::{Phase, Rules, Shared};
@@ -87,6 +88,8 @@ impl KafkaConnector {
             .set("queued.max.messages.kbytes", "1024")
             .set("queued.min.messages", "5000")
             .set("fetch.queue.backoff.ms", "10")
+            // Whatever of an answer is not taken keeps all of it in memory.
+            .set("fetch.max.bytes", "4194304")
             // As Kafka's own clients do. Whoever finds his broker ten seconds after it is back may have lost his
             // partitions meanwhile, and does not know.
             .set("reconnect.backoff.max.ms", "1000")
@@ -244,6 +247,10 @@ impl Connector for KafkaConnector {
         let config = self.config();
         let work = self.transactions.as_ref().map(|_| Arc::new(Work::default()));
         let rules = Rules {
+            begins: match config.get("auto.offset.reset") {
+                Some("latest") => Offset::End,
+                _ => Offset::Beginning,
+            },
             window: self.window.max(1),
             halts: engine.rejects_to_source(),
             tells_all: work.is_some(),

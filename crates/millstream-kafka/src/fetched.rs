@@ -13,8 +13,12 @@
 //! librdkafka itself pauses all partitions during a rebalance, drops what of them was not taken, and fetches on from what it
 //! takes for the position of the application (`rd_kafka_assignment_pause`, `rd_kafka_toppar_pause_resume`). That is not
 //! exact: batches move it past errors and never back (`rd_kafka_q_serve_rkmessages`), so it would leave out what a fetch
-//! failed at, and what a log that was cut has anew. So after each pause, its own or ours, and before anything more is taken,
-//! it is told where to [`go_on`]; what it has fetched from anywhere else by then is outdated, and that it does not hand out.
+//! failed at. So after each pause, its own or ours, and before anything more is taken, it is told where to [`go_on`]; what
+//! it has fetched from anywhere else by then is outdated, and that it does not hand out.
+//!
+//! Of a partition of which nothing was taken since it began, or since it was last told, it has no such position, and goes on
+//! from where it means to, which is exact, and may be what only it knows: where the group has committed, where a log begins
+//! that was made anew, or to where one was cut.
 //!
 //! The queues have no other behind them, since one that leads elsewhere ceases to when its partition is taken away
 //! (`rd_kafka_toppar_fetch_stop`), by another thread and some time later.
@@ -113,8 +117,7 @@ impl<C: ConsumerContext> Fetched<C> {
     }
 
     /// Has what is fetched of a partition come here, from an assignment on that is about to be made. `wake` is called when
-    /// there is something after there was nothing, from any thread, with locks of librdkafka held. Without memory for it,
-    /// what is fetched comes to the consumer.
+    /// there is something after there was nothing, from any thread, with locks of librdkafka held.
     pub(crate) fn begin(&mut self, place: &Place, from: Assigned, wake: impl Fn() + Send + Sync + 'static) {
         // Before the new one, as both are of one queue.
         self.end(from.origin);
@@ -122,9 +125,10 @@ impl<C: ConsumerContext> Fetched<C> {
             // It closes.
             return;
         };
-        let handle = Handle::of(&consumer, place);
-        let wakes = consumer.split_partition_queue(&place.topic, place.partition);
-        let (Some(handle), Some(mut wakes)) = (handle, wakes) else {
+        let Some(handle) = Handle::of(&consumer, place) else {
+            return;
+        };
+        let Some(mut wakes) = consumer.split_partition_queue(&place.topic, place.partition) else {
             return;
         };
         wakes.set_nonempty_callback(wake);
@@ -145,6 +149,14 @@ impl<C: ConsumerContext> Fetched<C> {
         }
     }
 
+    /// After a pause: frees what was fetched before it, which librdkafka does not before somebody asks for more.
+    pub(crate) fn drop_outdated(&mut self) {
+        for queue in &self.queues {
+            queue.handle.take(1, &mut self.taken);
+        }
+        self.taken.clear();
+    }
+
     /// How many partitions there are.
     pub(crate) fn len(&self) -> usize {
         self.queues.len()
@@ -159,9 +171,9 @@ impl<C: ConsumerContext> Fetched<C> {
         self.queues.get(self.next).map(|queue| queue.from)
     }
 
-    /// Takes so many messages, and no more than [`BATCH`], of the partition whose turn it is, errors among them, without
-    /// waiting.
-    pub(crate) fn take(&mut self, most: usize, mut each: impl FnMut(Result<Given<'_>, KafkaError>)) {
+    /// Takes so many messages, and no more than [`BATCH`], of the partition whose turn it is, without waiting. Errors are
+    /// among them, each with what it says for an offset.
+    pub(crate) fn take(&mut self, most: usize, mut each: impl FnMut(Result<Given<'_>, (KafkaError, i64)>)) {
         if let Some(queue) = self.queues.get(self.next) {
             queue.handle.take(most, &mut self.taken);
         }
@@ -172,28 +184,25 @@ impl<C: ConsumerContext> Fetched<C> {
     }
 }
 
-/// Has librdkafka fetch on from there, or fetch nothing of these partitions. Either way, what was fetched of them before does
-/// not come any more. Where no offset is known, and of a partition that it has not begun to fetch, it keeps where it begins.
+/// Has librdkafka fetch on from there, where what it takes for the position is not to be trusted: what was fetched of those
+/// partitions before does not come any more. Others it leaves alone. They go on exactly where librdkafka means to, which may
+/// be elsewhere: it has not begun yet, or the log was cut since.
 pub(crate) fn go_on<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    positions: &[(Place, Option<u64>)],
-    paused: bool,
+    positions: &[(Place, Option<Offset>)],
 ) -> KafkaResult<()> {
-    let (mut all, mut known) = (TopicPartitionList::new(), TopicPartitionList::new());
+    let taken = consumer.position()?;
+    let mut list = TopicPartitionList::new();
     for (place, offset) in positions {
-        all.add_partition(&place.topic, place.partition);
-        if let Some(offset) = offset {
-            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-            known.add_partition_offset(&place.topic, place.partition, offset)?;
+        let taken = taken.find_partition(&place.topic, place.partition);
+        let is_moved = taken.is_some_and(|taken| taken.offset() != Offset::Invalid);
+        if let Some(offset) = offset.filter(|_| is_moved) {
+            list.add_partition_offset(&place.topic, place.partition, offset)?;
         }
     }
-    if paused {
-        return consumer.pause(&all);
-    }
-    consumer.resume(&all)?;
-    if known.count() > 0 {
+    if list.count() > 0 {
         // Without waiting: what was fetched before is outdated when the call returns.
-        consumer.seek_partitions(known, Duration::ZERO)?;
+        consumer.seek_partitions(list, Duration::ZERO)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, rt};
 use parking_lot::{Condvar, Mutex};
+use rdkafka::Offset;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
 /// What goes for every partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
+    /// Where a partition begins of which the group has committed nothing.
+    pub(crate) begins: Offset,
     /// The most offsets that are kept for a partition.
     pub(crate) window: usize,
     /// A rejected message stops its partition.
@@ -125,6 +128,16 @@ struct Assignment {
     gate: Gate,
     /// Read, and not taken in before there is room to tell of it.
     outside: VecDeque<(Message, Return)>,
+    /// Where fetching has failed last.
+    failed_at: Option<Offset>,
+}
+
+impl Assignment {
+    /// Behind what was read last; where the group has committed before that.
+    fn next(&self) -> Option<u64> {
+        let outside = self.outside.back().map(|(message, _)| message.position + 1);
+        outside.or_else(|| self.offsets.end())
+    }
 }
 
 /// A partition.
@@ -250,6 +263,7 @@ impl Shared {
             gate,
             end: None,
             outside: VecDeque::new(),
+            failed_at: None,
         };
         let mut state = self.state.lock();
         state.suspicious |= suspicious;
@@ -262,18 +276,29 @@ impl Shared {
         self.rebalances.load(Ordering::Relaxed)
     }
 
-    /// The assigned partitions, each with where fetching goes on: behind what was read last, or where the group has
-    /// committed, if that is known.
-    pub(crate) fn positions(&self) -> Vec<(Place, Option<u64>)> {
+    /// The assigned partitions, each with where fetching goes on: behind what was read last, where the group has committed,
+    /// or where fetching failed first, if any of that is known.
+    pub(crate) fn positions(&self) -> Vec<(Place, Option<Offset>)> {
         let state = self.state.lock();
         let of = |assignment: &Assignment| {
-            let outside = assignment.outside.back().map(|(message, _)| message.position + 1);
-            (
-                assignment.place.clone(),
-                outside.or_else(|| assignment.offsets.end()),
-            )
+            let next = assignment.next().and_then(|next| i64::try_from(next).ok());
+            let at = next.map(Offset::Offset).or(assignment.failed_at);
+            (assignment.place.clone(), at)
         };
         state.assignments.values().map(of).collect()
+    }
+
+    /// Takes note that a fetch has failed, of use where nothing else is known of a position: at an offset, or while the first
+    /// was looked for, if that is negative.
+    pub(crate) fn failed_at(&self, origin: OriginId, offset: i64) {
+        if let Some(assignment) = self.state.lock().assignments.get_mut(&origin) {
+            let begins = self.rules.begins;
+            assignment.failed_at = Some(if offset < 0 {
+                begins
+            } else {
+                Offset::Offset(offset)
+            });
+        }
     }
 
     /// What tells this partition's assignment from those before it.

@@ -62,11 +62,14 @@ impl<'a> Given<'a> {
         unsafe { &*self.message }
     }
 
-    /// What it says instead, if it is no message.
-    pub(super) fn error(&self) -> Option<KafkaError> {
+    /// What it says instead, if it is no message, and where: at an offset, or at what stands for one if negative.
+    pub(super) fn error(&self) -> Option<(KafkaError, i64)> {
         match self.message().err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => None,
-            error => Some(KafkaError::MessageConsumption(error.into())),
+            error => Some((
+                KafkaError::MessageConsumption(error.into()),
+                self.message().offset,
+            )),
         }
     }
 

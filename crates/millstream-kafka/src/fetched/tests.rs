@@ -15,9 +15,10 @@ const SOON: Duration = Duration::from_secs(30);
 struct Reading {
     // Each goes before what it needs.
     fetched: Fetched<DefaultConsumerContext>,
+    // It keeps the partition that it was paused with.
+    partition: TopicPartitionList,
     consumer: Arc<BaseConsumer>,
     producer: BaseProducer,
-    partition: TopicPartitionList,
     cluster: MockCluster<'static, DefaultProducerContext>,
 }
 
@@ -30,6 +31,11 @@ fn orders() -> Place {
 
 impl Reading {
     fn start() -> Self {
+        Self::start_behind(&[], 0)
+    }
+
+    /// One whose first fetches are answered so, from a log of so many messages.
+    fn start_behind(errors: &[RDKafkaRespErr], messages: usize) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("orders", 1, 1).unwrap();
         let mut config = ClientConfig::new();
@@ -45,14 +51,19 @@ impl Reading {
         partition
             .add_partition_offset("orders", 0, Offset::Offset(0))
             .unwrap();
-        consumer.assign(&partition).unwrap();
-        Self {
+        let reading = Self {
             producer: config.create().unwrap(),
             cluster,
             consumer,
             fetched,
             partition,
+        };
+        reading.publish(messages);
+        if !errors.is_empty() {
+            reading.cluster.request_errors(RDKafkaApiKey::Fetch, errors);
         }
+        reading.consumer.assign(&reading.partition).unwrap();
+        reading
     }
 
     fn publish(&self, messages: usize) {
@@ -72,18 +83,21 @@ impl Reading {
             assert!(self.consumer.poll(Duration::from_millis(5)).is_none());
             assert!(self.fetched.turn().is_some());
             self.fetched.take(messages - came.len(), |one| {
-                came.push(one.map(|given| given.offset()).map_err(|error| error.to_string()));
+                came.push(
+                    one.map(|given| given.offset())
+                        .map_err(|(error, _)| error.to_string()),
+                );
             });
         }
         came
     }
 
     /// As librdkafka does by itself in a rebalance, and what follows it.
-    fn pause_and_go_on(&self, offset: u64) {
+    fn pause_and_go_on(&mut self, offset: i64) {
         self.consumer.pause(&self.partition).unwrap();
-        go_on(&self.consumer, &[(orders(), Some(offset))], false).unwrap();
-        // At this cluster no consumer ever ends that was paused, whoever reads from it and however.
-        std::mem::forget(Arc::clone(&self.consumer));
+        self.fetched.drop_outdated();
+        self.consumer.resume(&self.partition).unwrap();
+        go_on(&self.consumer, &[(orders(), Some(Offset::Offset(offset)))]).unwrap();
     }
 }
 
@@ -99,6 +113,36 @@ fn p7_what_a_fetch_failed_at_comes_when_a_paused_partition_goes_on() {
     reading.publish(3);
     reading.pause_and_go_on(3);
     assert_eq!(reading.take(3), [Ok(3), Ok(4), Ok(5)]);
+}
+
+/// P7: nor is the first one where a fetch failed before anything was read.
+#[test]
+fn p7_what_the_first_fetch_failed_at_comes_when_a_paused_partition_goes_on() {
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    let mut reading = Reading::start_behind(&[refused], 3);
+    let mut failed_at = None;
+    let until = std::time::SystemTime::now() + SOON;
+    while failed_at.is_none() && std::time::SystemTime::now() < until {
+        assert!(reading.consumer.poll(Duration::from_millis(5)).is_none());
+        assert!(reading.fetched.turn().is_some());
+        let failed =
+            |one: Result<Given<'_>, (KafkaError, i64)>| failed_at = one.err().map(|(_, offset)| offset);
+        reading.fetched.take(1, failed);
+    }
+    assert_eq!(failed_at, Some(0));
+    reading.pause_and_go_on(0);
+    assert_eq!(reading.take(3), [Ok(0), Ok(1), Ok(2)]);
+}
+
+/// P7: librdkafka may know better by then, of a log that was cut for instance.
+#[test]
+fn p7_a_partition_of_which_nothing_was_taken_goes_on_where_librdkafka_means_to() {
+    let mut reading = Reading::start();
+    reading.publish(10);
+    assert_eq!(reading.take(10).len(), 10);
+    reading.pause_and_go_on(5);
+    reading.pause_and_go_on(10);
+    assert_eq!(reading.take(2), [Ok(5), Ok(6)]);
 }
 
 /// P7: what was fetched and not taken comes again behind a pause, from the one after the last that was taken.

@@ -6,6 +6,7 @@ use crate::ends::Note;
 
 fn shared() -> Shared {
     Shared::new(Rules {
+        begins: Offset::Beginning,
         window: 100,
         halts: false,
         tells_all: false,
@@ -220,6 +221,7 @@ fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
 
 fn transactional() -> Shared {
     Shared::new(Rules {
+        begins: Offset::Beginning,
         window: 20_000,
         halts: false,
         tells_all: true,
