@@ -216,7 +216,8 @@ impl Chunk {
 /// The engine calls it from one task, away from every handler.
 pub trait Acknowledger: Send + 'static {
     /// Settles these, and says for each what came of it. It may keep some back to coalesce them, and answer
-    /// for them in a later call; after [`flush`](Self::flush) it owes nothing.
+    /// for them in a later call. It should not wait for a broker that takes long to answer: what it was told meanwhile
+    /// goes unheard until it returns, and a drain counts what was heard by its deadline.
     ///
     /// # Cancel safety
     /// Need not be cancel safe: the engine drops the future only when it drops the acknowledger.
@@ -226,7 +227,11 @@ pub trait Acknowledger: Send + 'static {
         outcomes: &mut Vec<(Settle, Outcome)>,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Sends what was kept back, and answers for it.
+    /// Sends what was kept back, and answers for it: for some of it at least, and for the rest in later calls, which the
+    /// engine makes for as long as anything is owed.
+    ///
+    /// # Cancel safety
+    /// As for [`settle`](Self::settle).
     fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) -> impl Future<Output = ()> + Send;
 }
 

@@ -101,6 +101,11 @@ impl EngineHandle {
         self.0.wants_ids()
     }
 
+    /// How many messages workers and batches hold while all of them are busy: with fewer underway some have nothing to do.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// The connector cannot do its work now, and keeps trying.
     pub fn degraded(&self, cause: &str) {
         self.0.degraded(Some(cause));
@@ -140,6 +145,7 @@ pub(crate) trait EngineCalls: Send + Sync {
     fn commit_gap(&self, place: &str, offset: u64, unsettled: u64);
     fn rejects_to_source(&self) -> bool;
     fn wants_ids(&self) -> bool;
+    fn capacity(&self) -> usize;
     fn halted(&self, at: &[String]);
     fn degraded(&self, cause: Option<&str>);
 }
@@ -158,6 +164,7 @@ struct Told {
     commits_failed: usize,
     commit_gaps: Vec<(String, u64, u64)>,
     rejects_elsewhere: bool,
+    capacity: usize,
     halted: Vec<String>,
     degraded: Option<String>,
 }
@@ -196,6 +203,11 @@ impl Detached {
     /// From now on what is given up goes elsewhere than to the source.
     pub fn rejects_elsewhere(&self) {
         self.0.lock().rejects_elsewhere = true;
+    }
+
+    /// From now on so many messages are held while workers and batches are busy; none until this is said.
+    pub fn has_capacity(&self, messages: usize) {
+        self.0.lock().capacity = messages;
     }
 
     /// The places that stand still, as it was told last.
@@ -250,6 +262,10 @@ impl EngineCalls for Detached {
 
     fn wants_ids(&self) -> bool {
         false
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.lock().capacity
     }
 
     fn halted(&self, at: &[String]) {

@@ -11,6 +11,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use millstream_core::{DeadLetter, Facts, Finding, OpenError, RetryStrategy};
 
 use crate::dial::{Dial, Line};
+use crate::inbox::in_order;
 use crate::settings::{OnFailure, REMEDY, ReaderSettings};
 use crate::stream::undeclared;
 use crate::topology::{Topology, short};
@@ -147,8 +148,16 @@ async fn look(
 
 /// What a pool of workers and batchers wants to have in hand at least.
 fn prefetch(settings: &ReaderSettings, facts: &Facts<'_>) -> Option<Finding> {
-    let prefetch = usize::from(settings.prefetch?);
     let workers = facts.pipeline.processor.concurrency.get();
+    let Some(prefetch) = settings.prefetch.map(usize::from) else {
+        let prefetch = in_order(facts.pipeline.limits.bytes.get());
+        let what = format!(
+            "with an `ordering` and without a `prefetch` no more than {prefetch} of the {workers} workers may ever have a \
+             message: so many of 64 KiB fit into `limits.bytes`"
+        );
+        let help = format!("write `prefetch = {workers}` or more, if messages are smaller");
+        return (settings.ordered && prefetch < workers).then(|| Finding::warning(what, help).at("queue"));
+    };
     if prefetch < workers {
         let what = format!(
             "with a `prefetch` of {prefetch} no more than {prefetch} of the {workers} workers ever have a message"

@@ -15,7 +15,8 @@ use tokio::sync::{Notify, watch};
 use crate::progress::Progress;
 use crate::tags::Tags;
 
-/// The most that is prefetched where the settings leave it to demand.
+/// The most that is prefetched where the settings leave it to demand: more hides no longer way to the broker, and keeps
+/// from other processes what nobody here gets to for a while.
 const MOST: usize = 2_000;
 /// The most that is prefetched where they do, while it is not known how large messages are.
 const FIRST: usize = 100;
@@ -24,6 +25,11 @@ const LIKELY: usize = 64 << 10;
 
 /// Deliveries of a message without an outcome above which it may be what ends the process.
 const UNSUSPECTED: u32 = 3;
+
+/// How many messages are sent ahead where order matters, the settings say nothing, and there is room for so many bytes.
+pub(crate) fn in_order(bytes: usize) -> usize {
+    (bytes / LIKELY).max(FIRST)
+}
 
 /// What the readers shall ask of the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,9 +233,12 @@ impl Inbox {
 
     /// Tells the readers how much of the broker's messages they shall have underway.
     fn want(&self, state: &State, credit: Credit) {
+        // Where more than that can be worked on at a time, so much, and half of it again for what is on its way.
+        let capacity = self.engine.capacity();
+        let sent_ahead = MOST.max(capacity.saturating_add(capacity / 2));
         let by_size = || match state.size {
-            Some(size) => (state.most_credit.bytes / size.max(1)).clamp(1, MOST),
-            None if self.ordered => (state.most_credit.bytes / LIKELY).clamp(FIRST, MOST),
+            Some(size) => (state.most_credit.bytes / size.max(1)).clamp(1, sent_ahead),
+            None if self.ordered => in_order(state.most_credit.bytes).min(sent_ahead),
             None => FIRST,
         };
         // Each connection reads: one without a share would only be there.

@@ -293,30 +293,32 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// Counts all states in one statement, and so of one moment: what goes from one state to another meanwhile would be in
+/// none, and a queue that is not empty would look so.
 fn counts(connection: &Connection, queue: &str, group: Option<&str>) -> rusqlite::Result<Counts> {
-    let number = |sql| -> rusqlite::Result<u64> {
-        let number: i64 = connection
-            .prepare_cached(sql)?
-            .query_row(params![queue, group], |row| row.get(0))?;
-        Ok(u64::try_from(number).unwrap_or(0))
-    };
-    Ok(Counts {
-        ready: number(
-            "SELECT count(*) FROM millstream_messages INDEXED BY millstream_ready
-             WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2) AND lease IS NULL AND not_before = 0",
-        )?,
-        delayed: number(
-            "SELECT count(*) FROM millstream_messages INDEXED BY millstream_delayed
-             WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2) AND not_before > 0",
-        )?,
-        leased: number(
-            "SELECT count(*) FROM millstream_sessions AS s
-             CROSS JOIN millstream_messages AS m INDEXED BY millstream_leased
-             WHERE s.queue = ?1 AND (?2 IS NULL OR s.grp = ?2) AND m.lease = s.token",
-        )?,
-        dead: number(
-            "SELECT count(*) FROM millstream_dead INDEXED BY millstream_dead_queue
-             WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2)",
-        )?,
-    })
+    connection
+        .prepare_cached(
+            "SELECT
+                 (SELECT count(*) FROM millstream_messages INDEXED BY millstream_ready
+                  WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2) AND lease IS NULL AND not_before = 0),
+                 (SELECT count(*) FROM millstream_messages INDEXED BY millstream_delayed
+                  WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2) AND not_before > 0),
+                 (SELECT count(*) FROM millstream_sessions AS s
+                  CROSS JOIN millstream_messages AS m INDEXED BY millstream_leased
+                  WHERE s.queue = ?1 AND (?2 IS NULL OR s.grp = ?2) AND m.lease = s.token),
+                 (SELECT count(*) FROM millstream_dead INDEXED BY millstream_dead_queue
+                  WHERE queue = ?1 AND (?2 IS NULL OR grp = ?2))",
+        )?
+        .query_row(params![queue, group], |row| {
+            let number = |column| {
+                row.get(column)
+                    .map(|number: i64| u64::try_from(number).unwrap_or(0))
+            };
+            Ok(Counts {
+                ready: number(0)?,
+                delayed: number(1)?,
+                leased: number(2)?,
+                dead: number(3)?,
+            })
+        })
 }

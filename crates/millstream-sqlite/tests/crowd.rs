@@ -10,6 +10,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use parking_lot::Mutex;
@@ -67,4 +68,31 @@ fn a_database_that_many_open_at_once_for_the_first_time_is_made_once() {
         }
     });
     assert_eq!(place.queue().counts().unwrap().ready, 8);
+}
+
+/// A queue was taken for empty whose last message had just gone from a process that had died to the next one.
+#[test]
+fn what_goes_from_one_state_to_another_is_counted_in_one_of_them() {
+    let place = Place::new();
+    place.queue().publish(&[message("the only one")]).unwrap();
+    let (raw, queue, counted) = (place.raw(), place.queue(), AtomicBool::new(false));
+    raw.pragma_update(None, "synchronous", "off").unwrap();
+    let wrong: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let raw = raw;
+            while !counted.load(Ordering::Relaxed) {
+                for not_before in [1, 0] {
+                    raw.execute("UPDATE millstream_messages SET not_before = ?1", [not_before])
+                        .unwrap();
+                }
+            }
+        });
+        let counts = (0..3_000).map(|_| queue.counts());
+        let wrong =
+            counts.filter(|counts| !matches!(counts, Ok(counts) if counts.ready + counts.delayed == 1));
+        let wrong = wrong.collect();
+        counted.store(true, Ordering::Relaxed);
+        wrong
+    });
+    assert!(wrong.is_empty(), "{} times, such as {:?}", wrong.len(), wrong[0]);
 }

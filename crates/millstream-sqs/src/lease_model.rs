@@ -114,7 +114,7 @@ impl Model {
     /// What a look at the clock brings is what has to come, and nothing that may not.
     fn look(&mut self, leases: &mut Leases) {
         let now = rt::now();
-        let due = leases.due();
+        let mut due = leases.due();
         let ours = |lease: &Modelled| lease.ours > now;
         let over = self
             .leases
@@ -167,6 +167,9 @@ impl Model {
             assert!(self.leases.remove(&sequence).is_some());
             assert!(leases.remove(sequence).is_some());
         }
+        // Each call begins at once, and needs all that it was made for.
+        leases.beat(&mut due.beats);
+        assert_eq!(due.beats.len(), beats.len());
         let calls = beats.chunks(BATCH).map(|entries| Call {
             from: now,
             entries: entries.to_vec(),

@@ -38,19 +38,24 @@ pub(crate) struct Lease {
     expires: Instant,
     /// When to put that off.
     beat: Instant,
-    /// It is being put off.
+    /// It is to be put off, or is being put off.
     beating: bool,
+    /// The call that does is under way.
+    called: bool,
     /// A settlement is on its way: it is not to be put off.
     settling: bool,
     /// The engine has it.
     out: bool,
 }
 
+/// What is to be put off, by its receipt, and by how much.
+pub(crate) type Beat = (u64, Arc<str>, Duration);
+
 /// What a look at the clock says.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
-    /// To be put off now, by so much.
-    pub(crate) beats: Vec<(u64, Arc<str>, Duration)>,
+    /// To be put off now.
+    pub(crate) beats: Vec<Beat>,
     /// Lost.
     pub(crate) expired: Vec<u64>,
 }
@@ -102,6 +107,7 @@ impl Leases {
             expires: hidden + early(self.visibility),
             beat: now + self.jittered(),
             beating: false,
+            called: false,
             settling: false,
             out: false,
         };
@@ -140,6 +146,8 @@ impl Leases {
         if std::mem::replace(&mut lease.settling, true) {
             return None;
         }
+        // Nothing waits for a call that has not begun.
+        lease.beating &= lease.called;
         Some(lease)
     }
 
@@ -181,14 +189,14 @@ impl Leases {
         idle
     }
 
-    /// Whether any of these is being put off.
+    /// Whether any of these is to be put off, or is being put off.
     pub(crate) fn is_beating(&self, sequences: &[u64]) -> bool {
         sequences
             .iter()
             .any(|sequence| self.leases.get(sequence).is_some_and(|lease| lease.beating))
     }
 
-    /// What is due, which is then on its way. What will be due soon goes along, so that calls are full.
+    /// What is due, which then waits for its call. What will be due soon goes along, so that calls are full.
     pub(crate) fn due(&mut self) -> Due {
         let now = rt::now();
         let mut due = Due::default();
@@ -213,9 +221,7 @@ impl Leases {
             if lease.expires <= now {
                 due.expired.push(*sequence);
             } else if (lease.beat <= until || along) && !lease.beating {
-                let left = LONGEST.saturating_sub(now - lease.received);
-                // In whole seconds, and no more than there are.
-                let time = self.visibility.min(Duration::from_secs(left.as_secs()));
+                let time = self.visibility.min(lease.left(now));
                 if time > Duration::ZERO {
                     lease.beating = true;
                     due.beats.push((*sequence, Arc::clone(&lease.receipt), time));
@@ -226,6 +232,20 @@ impl Leases {
         due.expired.sort_unstable();
         due.beats.sort_unstable();
         due
+    }
+
+    /// Their call begins. Leaves out those that are being settled by now, or are gone: a call for them would hold up their
+    /// settlement, or come after it.
+    pub(crate) fn beat(&mut self, beats: &mut Vec<Beat>) {
+        let now = rt::now();
+        beats.retain_mut(|(sequence, _, time)| {
+            let Some(lease) = self.leases.get_mut(sequence) else {
+                return false;
+            };
+            *time = (*time).min(lease.left(now));
+            lease.beating &= *time > Duration::ZERO;
+            lease.beating && !std::mem::replace(&mut lease.called, true)
+        });
     }
 
     /// When to look again, at the latest after half the time between two beats.
@@ -248,7 +268,7 @@ impl Leases {
     pub(crate) fn extended(&mut self, sequence: u64, from: Instant, time: Duration) {
         let beat = from + self.jittered();
         if let Some(lease) = self.leases.get_mut(&sequence) {
-            lease.beating = false;
+            (lease.beating, lease.called) = (false, false);
             lease.expires = from + early(time);
             lease.beat = beat;
         }
@@ -258,9 +278,16 @@ impl Leases {
     pub(crate) fn not_extended(&mut self, sequence: u64) {
         let beat = rt::now() + self.jittered() / 4;
         if let Some(lease) = self.leases.get_mut(&sequence) {
-            lease.beating = false;
+            (lease.beating, lease.called) = (false, false);
             lease.beat = beat;
         }
+    }
+}
+
+impl Lease {
+    /// For how long SQS may keep it hidden yet, in whole seconds.
+    fn left(&self, now: Instant) -> Duration {
+        Duration::from_secs(LONGEST.saturating_sub(now - self.received).as_secs())
     }
 }
 
@@ -309,7 +336,7 @@ mod tests {
         assert!(leases.begin(1).is_some());
         assert!(leases.begin(1).is_none());
         let due = leases.due();
-        assert_eq!((beats(&due), due.expired), (vec![(0, VISIBILITY)], vec![]));
+        assert_eq!((beats(&due), &due.expired), (vec![(0, VISIBILITY)], &vec![]));
         assert!(leases.is_beating(&[1, 0]) && !leases.is_beating(&[1]));
         assert!(leases.due().beats.is_empty());
         leases.extended(0, rt::now(), VISIBILITY);
@@ -317,6 +344,38 @@ mod tests {
         // The settlement came to nothing.
         leases.relent(1);
         assert_eq!(beats(&leases.due()), [(1, VISIBILITY)]);
+    }
+
+    /// P6: a drain has two seconds to give back what is held, and all of that may have become due just before.
+    #[tokio::test(start_paused = true)]
+    async fn a_settlement_waits_for_no_call_that_has_not_begun() {
+        let mut leases = leases(0..4, None);
+        rt::sleep(HEARTBEAT).await;
+        let mut first = leases.due().beats;
+        let mut second = first.split_off(2);
+        leases.beat(&mut first);
+        assert_eq!(
+            (first.len(), leases.is_beating(&[1]), leases.is_beating(&[3])),
+            (2, true, true)
+        );
+        for settled in [1, 3] {
+            assert!(leases.begin(settled).is_some());
+        }
+        assert!(leases.is_beating(&[1]) && !leases.is_beating(&[3]));
+        // The second call begins: one of its two is being settled, and no other is made for it meanwhile.
+        assert!(leases.due().beats.is_empty());
+        leases.beat(&mut second);
+        assert_eq!(
+            second.iter().map(|(sequence, ..)| *sequence).collect::<Vec<_>>(),
+            [2]
+        );
+        // That settlement came to nothing: it is put off after all, and once, however many calls were to do it.
+        leases.relent(3);
+        let mut third = leases.due().beats;
+        let mut fourth = third.clone();
+        leases.beat(&mut third);
+        leases.beat(&mut fourth);
+        assert_eq!((third.len(), fourth.len()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

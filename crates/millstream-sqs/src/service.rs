@@ -33,6 +33,9 @@ use crate::address::Address;
 
 /// Entries that a batch call takes at most, and messages that a receive gives at most.
 pub(crate) const BATCH: usize = 10;
+/// Calls that settle under way at a time. What all of 10,000 messages take so is a second where SQS answers within thirty
+/// milliseconds; more at once would each end later, and none sooner.
+pub(crate) const CALLS: usize = 32;
 /// How long an attempt at a call may take that waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How much longer than it waits for messages an attempt at a receive may take: an answer that is lost is not awaited

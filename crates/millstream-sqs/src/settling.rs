@@ -6,29 +6,36 @@ use std::time::Duration;
 
 use millstream_core::rt;
 use millstream_core::{Acknowledger, Outcome, Settle, Settlement};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::condition::Part;
 use crate::desk::{Desk, Seat};
 use crate::leases::{LONGEST, Lease};
-use crate::service::{BATCH, Kind, Service, Taken, Trouble};
+use crate::service::{BATCH, CALLS, Kind, Service, Taken, Trouble};
 use crate::wire::Parcel;
-
-/// Calls under way at a time.
-const CALLS: usize = 16;
 
 /// The acknowledger of an [`SqsConnector`](crate::SqsConnector).
 ///
 /// It keeps settlements back until there are ten of a kind, which is what one call takes, and answers for them when
-/// SQS has.
+/// SQS has: for those of each call as soon as that has ended, since a drain counts what it has heard of by its deadline.
 pub struct Settling {
     desk: Arc<Desk>,
     _seat: Arc<Seat>,
     deletions: Vec<Held>,
     returns: Vec<Held>,
     rejections: Vec<Held>,
-    calls: JoinSet<Vec<(Settle, Outcome)>>,
+    calls: JoinSet<Ended>,
+    /// Calls with fewer than ten that are under way.
+    short: usize,
+    places: Arc<Semaphore>,
+}
+
+/// What has come of a call.
+struct Ended {
+    answers: Vec<(Settle, Outcome)>,
+    short: bool,
 }
 
 /// A settlement that waits for its call.
@@ -47,6 +54,8 @@ impl Settling {
             returns: Vec::new(),
             rejections: Vec::new(),
             calls: JoinSet::new(),
+            short: 0,
+            places: Arc::new(Semaphore::new(CALLS)),
         }
     }
 
@@ -54,27 +63,31 @@ impl Settling {
     fn start(&mut self, all: bool) {
         for kind in [&mut self.deletions, &mut self.returns, &mut self.rejections] {
             while kind.len() >= BATCH || (all && !kind.is_empty()) {
-                let some = kind.drain(..kind.len().min(BATCH)).collect();
-                self.calls.spawn(call(Arc::clone(&self.desk), some));
+                let some: Vec<_> = kind.drain(..kind.len().min(BATCH)).collect();
+                let short = some.len() < BATCH;
+                self.short += usize::from(short);
+                let (desk, places) = (Arc::clone(&self.desk), Arc::clone(&self.places));
+                self.calls.spawn(async move {
+                    let answers = call(&desk, &places, some).await;
+                    Ended { answers, short }
+                });
             }
         }
     }
 
-    /// Takes the answers of calls that have ended, and waits while more than so many are under way.
-    async fn gather(&mut self, most: usize, outcomes: &mut Vec<(Settle, Outcome)>) {
-        loop {
-            let answered = if self.calls.len() > most {
-                self.calls.join_next().await
-            } else {
-                self.calls.try_join_next()
-            };
-            match answered {
-                Some(Ok(answers)) => outcomes.extend(answers),
-                // It is never aborted, and does not panic.
-                Some(Err(_)) => {}
-                None => return,
+    /// Takes the answers of calls that have ended.
+    fn gather(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
+        while let Some(ended) = self.calls.try_join_next() {
+            // It is never aborted, and does not panic.
+            if let Ok(ended) = ended {
+                self.take(ended, outcomes);
             }
         }
+    }
+
+    fn take(&mut self, ended: Ended, outcomes: &mut Vec<(Settle, Outcome)>) {
+        self.short -= usize::from(ended.short);
+        outcomes.extend(ended.answers);
     }
 }
 
@@ -101,12 +114,16 @@ impl Acknowledger for Settling {
             });
         }
         self.start(false);
-        self.gather(CALLS, outcomes).await;
+        self.gather(outcomes);
     }
 
     async fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
-        self.start(true);
-        self.gather(0, outcomes).await;
+        // While a call with few is under way, what comes is gathered for the next one: SQS is paid for by calls.
+        self.start(self.short == 0);
+        if let Some(Ok(ended)) = self.calls.join_next().await {
+            self.take(ended, outcomes);
+        }
+        self.gather(outcomes);
     }
 }
 
@@ -123,12 +140,22 @@ impl fmt::Debug for Settling {
     }
 }
 
-/// Settles up to ten deliveries of a kind in one call.
-async fn call(desk: Arc<Desk>, held: Vec<Held>) -> Vec<(Settle, Outcome)> {
+/// Settles up to ten deliveries of a kind in one call, when there is a place for it.
+async fn call(desk: &Desk, places: &Semaphore, held: Vec<Held>) -> Vec<(Settle, Outcome)> {
+    let returns = !matches!(
+        held.first().map(|held| &held.settle.settlement),
+        Some(Settlement::Ack | Settlement::Reject(_))
+    );
+    if returns {
+        let sequences: Vec<_> = held.iter().map(|held| held.settle.ticket.sequence).collect();
+        desk.quiet(&sequences).await;
+    }
+    // It is never closed.
+    let _place = places.acquire().await;
     let taken = match held.first().map(|held| &held.settle.settlement) {
         Some(Settlement::Ack) => delete(&desk.service, &held).await,
-        Some(Settlement::Reject(_)) => bury(&desk, &held).await,
-        _ => give_back(&desk, &held).await,
+        Some(Settlement::Reject(_)) => bury(desk, &held).await,
+        _ => give_back(&desk.service, &held).await,
     };
     let trouble = taken.iter().find_map(|taken| match taken {
         Err(trouble) if !trouble.kind.is_of_the_delivery() => Some(trouble.text.clone()),
@@ -138,7 +165,7 @@ async fn call(desk: Arc<Desk>, held: Vec<Held>) -> Vec<(Settle, Outcome)> {
     held.into_iter()
         .zip(taken)
         .map(|(held, taken)| {
-            let outcome = conclude(&desk, &held, taken);
+            let outcome = conclude(desk, &held, taken);
             (held.settle, outcome)
         })
         .collect()
@@ -176,14 +203,12 @@ async fn delete(service: &Service, held: &[Held]) -> Vec<Taken> {
     service.delete(&receipts).await
 }
 
-async fn give_back(desk: &Desk, held: &[Held]) -> Vec<Taken> {
-    let sequences: Vec<_> = held.iter().map(|held| held.settle.ticket.sequence).collect();
-    desk.quiet(&sequences).await;
+async fn give_back(service: &Service, held: &[Held]) -> Vec<Taken> {
     let entries: Vec<_> = held
         .iter()
         .map(|held| (Arc::clone(&held.lease.receipt), wait(held)))
         .collect();
-    desk.service.hide(&entries).await
+    service.hide(&entries).await
 }
 
 /// How long it shall be hidden from now on.

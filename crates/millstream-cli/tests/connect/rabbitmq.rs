@@ -69,6 +69,18 @@ m.toml:10:12: warning: with a `prefetch` of 50 a batch of `out` never has its 10
         OK,
     ),
     (
+        &[
+            ("[pipelines.orders]\n", "[pipelines.orders]\nordering = \"key\"\n"),
+            ("prefetch = 100", ""),
+            ("concurrency = 16", "concurrency = 2000"),
+        ],
+        "ok: 1 pipeline, 1 warning
+m.toml:10:9: warning: with an `ordering` and without a `prefetch` no more than 1024 of the 2000 workers may ever have a \
+message: so many of 64 KiB fit into `limits.bytes`
+  help: write `prefetch = 2000` or more, if messages are smaller
+",
+    ),
+    (
         &[("timeout = \"10s\"", "timeout = \"6m\"")],
         "ok: 1 pipeline, 1 warning
 m.toml:15:11: warning: attempts, the waits between them and batches may keep a message for 2162s, and the broker closes the \

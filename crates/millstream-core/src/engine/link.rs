@@ -163,6 +163,16 @@ impl EngineCalls for Calls {
         self.0.upgrade().is_some_and(|hub| hub.twins.is_some())
     }
 
+    fn capacity(&self) -> usize {
+        self.0.upgrade().map_or(0, |hub| {
+            let batches = hub.spec.batchers.values();
+            let batched: usize = batches
+                .map(|batcher| batcher.size.get().saturating_mul(batcher.concurrency.get()))
+                .fold(0, usize::saturating_add);
+            hub.ready.seats().saturating_add(batched)
+        })
+    }
+
     fn halted(&self, at: &[String]) {
         if let Some(hub) = self.0.upgrade() {
             hub.halted(at);

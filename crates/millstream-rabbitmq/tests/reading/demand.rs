@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use millstream_core::{Chunk, Credit, Settlement, Source, rt};
+use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
 
-use crate::tools::{BROKER, PLENTY, Reading, counts, filled, numbers, settings, tickets, until};
+use crate::tools::{BROKER, Client, PLENTY, Reading, counts, filled, numbers, settings, tickets, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_fetched_before_there_is_demand() {
@@ -49,6 +50,30 @@ async fn without_a_setting_no_more_is_underway_than_there_was_credit_for() {
         counts(&BROKER, queue) == (90 - messages.len(), 10, 1)
     })
     .await;
+}
+
+/// With 2,000 at most, four thousand workers of which half had slow messages left the rest of the queue to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_setting_as_much_is_sent_ahead_as_can_be_worked_on() {
+    for kind in ["classic", "quorum"] {
+        let queue = format!("capacity-{kind}");
+        let client = Client::of(&BROKER).await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        client.declare(&queue, arguments).await;
+        client.publish(&queue, 0..3_000).await;
+        let mut reading = Reading::open(settings(&BROKER, &queue)).await;
+        reading.engine.has_capacity(3_000);
+        let mut held = 0;
+        while held < 3_000 {
+            let credit = Credit {
+                messages: 10_000 - held,
+                ..PLENTY
+            };
+            // Not one of them is settled.
+            held += reading.read(credit).await.len();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use millstream_core::rt::Instant;
 use millstream_core::{Scope, Ticket};
 use tracing::debug;
 
 use super::{Desk, Excuse, tickets};
-use crate::leases::{Due, Lease};
+use crate::leases::{Beat, Due, Lease};
 use crate::service::Taken;
 
 impl Desk {
@@ -32,7 +31,7 @@ impl Desk {
         self.give_back(&unread, Excuse::Unread);
     }
 
-    /// Waits until none of these is being put off: what is on its way would undo what comes now.
+    /// Waits until no call puts any of these off: what is on its way would undo what comes now.
     pub(crate) async fn quiet(&self, sequences: &[u64]) {
         loop {
             let mut beaten = std::pin::pin!(self.beaten.notified());
@@ -65,13 +64,13 @@ impl Desk {
         self.state.lock().leases.due()
     }
 
+    /// A call is about to put these off; leaves out those that it need not.
+    pub(crate) fn beat(&self, beats: &mut Vec<Beat>) {
+        self.state.lock().leases.beat(beats);
+    }
+
     /// What came of putting these off, from then on. Gives those that are lost.
-    pub(crate) fn beaten(
-        &self,
-        from: Instant,
-        beats: &[(u64, Arc<str>, Duration)],
-        taken: &[Taken],
-    ) -> Vec<u64> {
+    pub(crate) fn beaten(&self, from: Instant, beats: &[Beat], taken: &[Taken]) -> Vec<u64> {
         let mut lost = Vec::new();
         {
             let leases = &mut self.state.lock().leases;

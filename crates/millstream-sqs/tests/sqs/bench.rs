@@ -238,7 +238,9 @@ impl Reader {
         let mut outcomes = Vec::new();
         soon("the settlements", async {
             self.acknowledger.settle(&settlements, &mut outcomes).await;
-            self.acknowledger.flush(&mut outcomes).await;
+            while outcomes.len() < settlements.len() {
+                self.acknowledger.flush(&mut outcomes).await;
+            }
         })
         .await;
         let outcome = |settle: &Settle| {

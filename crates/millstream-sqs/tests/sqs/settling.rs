@@ -94,6 +94,64 @@ async fn a_deletion_that_fails_in_a_batch_fails_alone_and_can_be_tried_again() {
     bench.empties().await;
 }
 
+/// P6: what a drain has not heard of by its deadline counts as left, though SQS has taken it.
+#[tokio::test]
+async fn p6_what_sqs_has_taken_is_answered_for_while_another_call_waits() {
+    let bench = Bench::standard().await;
+    bench.publish_numbered(40).await;
+    let mut reader = bench.open().await;
+    let read = reader.collect(40).await;
+    bench.proxy.hold(HIDE, Duration::from_secs(600));
+    let settlements: Vec<_> = read
+        .iter()
+        .map(|(ticket, _)| Settle {
+            ticket: *ticket,
+            settlement: Settlement::Release,
+        })
+        .collect();
+    let mut outcomes = Vec::new();
+    soon("the answers of three calls of four", async {
+        reader.acknowledger.settle(&settlements, &mut outcomes).await;
+        while outcomes.len() < 30 {
+            reader.acknowledger.flush(&mut outcomes).await;
+        }
+    })
+    .await;
+    assert_eq!(outcomes.len(), 30);
+    assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Sent));
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_calls_settle_or_put_off_at_a_time() {
+    const MOST: usize = 32;
+    const MESSAGES: usize = 10 * (MOST + 8);
+    let bench = Bench::standard().await;
+    bench.publish_numbered(MESSAGES).await;
+    for action in [HIDE, DELETE] {
+        for _ in 0..MESSAGES / 10 {
+            bench.proxy.hold(action, Duration::from_millis(300));
+        }
+    }
+    let connector = bench
+        .connector()
+        .visibility_timeout(Duration::from_secs(60))
+        .heartbeat(Duration::from_secs(2));
+    let mut reader = Reader::open(&connector).await;
+    let read = reader.collect(MESSAGES).await;
+    soon("a beat for each", async {
+        while bench.proxy.entries(HIDE) < MESSAGES {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    reader.ack(&read).await;
+    for (action, allowed) in [(HIDE, MOST / 2), (DELETE, MOST)] {
+        let most = bench.proxy.most_at_once(action);
+        assert!((2..=allowed).contains(&most), "{most} of {action}");
+    }
+    bench.empties().await;
+}
+
 #[tokio::test]
 async fn p2_a_message_twice_in_a_batch_spoils_no_settlement() {
     let bench = Bench::standard().await;

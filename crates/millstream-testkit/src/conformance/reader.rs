@@ -100,7 +100,13 @@ impl Reader {
         let mut outcomes = Vec::new();
         soon("the settlements", async {
             self.acknowledger.settle(settlements, &mut outcomes).await;
-            self.acknowledger.flush(&mut outcomes).await;
+            loop {
+                let before = outcomes.len();
+                self.acknowledger.flush(&mut outcomes).await;
+                if outcomes.len() == before || outcomes.len() >= settlements.len() {
+                    break;
+                }
+            }
         })
         .await;
         assert_eq!(

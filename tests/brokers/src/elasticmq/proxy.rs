@@ -33,6 +33,8 @@ struct State {
 struct Plan {
     calls: usize,
     entries: usize,
+    under_way: usize,
+    most_at_once: usize,
     failing: usize,
     /// Whether all entries of one delivery fail: whose, once one has come.
     failing_delivery: Option<Option<String>>,
@@ -74,6 +76,13 @@ impl SqsProxy {
     #[must_use]
     pub fn entries(&self, action: &str) -> usize {
         self.state.plans.lock().get(action).map_or(0, |plan| plan.entries)
+    }
+
+    /// The most calls of this action that were under way at a time.
+    #[must_use]
+    pub fn most_at_once(&self, action: &str) -> usize {
+        let plans = self.state.plans.lock();
+        plans.get(action).map_or(0, |plan| plan.most_at_once)
     }
 
     /// How many calls there were of any action.
@@ -142,7 +151,12 @@ impl State {
             if self.is_cut() {
                 return;
             }
-            let Ok(answer) = self.answer(request) else {
+            let action = request.action.clone();
+            let answer = self.answer(request);
+            if let Some(plan) = self.plans.lock().get_mut(&action) {
+                plan.under_way -= 1;
+            }
+            let Ok(answer) = answer else {
                 return;
             };
             if self.is_cut() || answers.write_all(&answer).is_err() {
@@ -164,6 +178,8 @@ impl State {
             let mut plans = self.plans.lock();
             let plan = plans.entry(request.action.clone()).or_default();
             plan.calls += 1;
+            plan.under_way += 1;
+            plan.most_at_once = plan.most_at_once.max(plan.under_way);
             if let Some(entries) = entries {
                 plan.entries += entries.len();
                 let failing = plan.failing.min(entries.len());
