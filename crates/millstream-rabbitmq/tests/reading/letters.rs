@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{Letter, Letters, OpenError, SinkConnector as _, Visit};
 use millstream_rabbitmq::lapin::options::{
@@ -14,7 +15,7 @@ use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
 use millstream_rabbitmq::lapin::{BasicProperties, ExchangeKind};
 use millstream_rabbitmq::{Dial, RabbitSink, Topology};
 
-use crate::tools::{BROKER, Client, counts, start, until};
+use crate::tools::{BROKER, BROKER_4, Client, counts, start, until};
 
 fn quorum(limit: i32) -> FieldTable {
     let mut arguments = FieldTable::default();
@@ -57,7 +58,7 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 /// broker drops none that is delivered more than once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_in_a_quorum_queue_stays_as_it_is_however_often_it_is_looked_at() {
-    for broker in [&*BROKER, &start(Series::V4)] {
+    for broker in [&*BROKER, &*BROKER_4] {
         let (exchange, work, dead) = ("looked-at.x", "looked-at", "looked-at.dead");
         let client = Client::of(broker).await;
         client.declare(dead, quorum(1)).await;
@@ -174,6 +175,72 @@ async fn what_is_passed_over_is_put_back_in_its_order() {
     assert_eq!(payloads(&look(&BROKER, queue, 500).await), numbers(5..60));
     // The look has put them back.
     assert_eq!(payloads(&look(&BROKER, queue, 500).await), numbers(5..60));
+}
+
+/// How many messages a quorum queue has now, those that are underway included; its counts are as of some seconds ago.
+fn total(broker: &RabbitMq, queue: &str) -> usize {
+    let expression = format!(
+        "{{ok,{{_,N}},_}}=ra:local_query({{list_to_atom(\"%2F_{queue}\"),node()}}, \
+         fun rabbit_fifo:query_messages_total/1), N"
+    );
+    broker.eval(&expression).unwrap().trim().parse().unwrap()
+}
+
+/// P1: a quorum queue forgets no acknowledgement of a letter that was said to be removed, however soon the visit ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_is_gone_also_where_the_visit_ends_at_once() {
+    for (broker, every) in [(&*BROKER, 3), (&*BROKER_4, 1)] {
+        let queue = "removed";
+        let client = Client::of(broker).await;
+        client.declare(queue, quorum(20)).await;
+        client.publish(queue, 0..300).await;
+        let mut visit = visit(&broker.url(), queue, Visit::Purge).await.unwrap();
+        let (mut seen, mut removed) = (0, 0);
+        loop {
+            let letters = visit.next(500).await.unwrap();
+            if letters.is_empty() {
+                break;
+            }
+            let numbered = letters.iter().zip(seen..);
+            let chosen = numbered.filter(|(_, number)| number % every == 0);
+            let chosen: Vec<_> = chosen.map(|(letter, _)| letter.handle).collect();
+            seen += letters.len();
+            removed += visit.remove(&chosen).await.unwrap();
+        }
+        visit.close().await.unwrap();
+        assert_eq!((seen, removed), (300, 300 / every as u64));
+        let stay = 300 - 300 / every;
+        until(&format!("{stay} are left"), || total(broker, queue) == stay).await;
+    }
+}
+
+/// P1: what a call of `next` got that was broken off is not acknowledged with what a later one has given.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_off_call_got_is_not_acknowledged() {
+    let queue = "broken-off";
+    let client = Client::of(&BROKER).await;
+    client.declare(queue, quorum(20)).await;
+    client.publish(queue, 0..60).await;
+    let mut visit = visit(&BROKER.url(), queue, Visit::Purge).await.unwrap();
+    // The first call gets one.
+    let mut removed = 0;
+    for _ in 0..2 {
+        let letters = visit.next(16).await.unwrap();
+        let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
+        removed += visit.remove(&handles).await.unwrap();
+    }
+    assert!(visit.next(16).now_or_never().is_none(), "it has asked, and waits");
+    let letters = visit.next(16).await.unwrap();
+    let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
+    assert_eq!(
+        handles,
+        (34..50).collect::<Vec<_>>(),
+        "the call that was broken off has got 16"
+    );
+    removed += visit.remove(&handles).await.unwrap();
+    visit.close().await.unwrap();
+    assert_eq!(removed, 33);
+    assert_eq!(payloads(&look(&BROKER, queue, 500).await).len(), 27);
 }
 
 /// P1: a visit whose connections are cut half way leaves letters there twice at worst.
