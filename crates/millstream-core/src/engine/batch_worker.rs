@@ -443,7 +443,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             // Under an ordering it stays, so that what follows it stays behind it, until the cut releases all.
             Next::Return(wait) if !self.ordered => {
                 self.gone.push(envelope.order);
-                return self.hub.return_later(envelope, wait);
+                return self.hub.return_failed(envelope, wait);
             }
             Next::Return(wait) => rt::now() + wait,
             Next::Park(due) => {
