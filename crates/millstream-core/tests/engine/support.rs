@@ -71,7 +71,8 @@ pub(crate) struct Scripted {
     pub(crate) most_running: Arc<AtomicUsize>,
 }
 
-struct Bomb;
+/// Panics when it is dropped.
+pub(crate) struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
