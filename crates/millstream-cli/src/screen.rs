@@ -17,6 +17,26 @@ pub(crate) fn has_colours() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Whether standard output bears lines on the terminal beside it: it is that terminal, or a file. At the other end of a pipe
+/// there may be a pager, which has the terminal for itself.
+pub(crate) fn may_show_beside_output() -> bool {
+    io::stdout().is_terminal() || is_file()
+}
+
+#[cfg(unix)]
+fn is_file() -> bool {
+    use std::os::fd::AsFd;
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let metadata = stdout.and_then(|stdout| std::fs::File::from(stdout).metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Elsewhere it is not asked.
+#[cfg(not(unix))]
+fn is_file() -> bool {
+    false
+}
+
 /// The lines at the bottom of the terminal; there must be one.
 pub(crate) fn lines() -> &'static MultiProgress {
     SCREEN.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::member::Callbacks;
+use crate::callbacks::Callbacks;
 use crate::metadata;
 use crate::shared::{Commit, Shared};
 
@@ -277,6 +277,7 @@ mod tests {
 
     fn shared() -> Shared {
         Shared::new(Rules {
+            begins: Offset::Beginning,
             window: 100,
             halts: false,
             tells_all: false,

@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
+use crate::callbacks::Callbacks;
 use crate::commits::Commits;
-use crate::member::Callbacks;
 use crate::transactions::writer::Running;
 
 /// Who commits what is settled, as the thread that polls has it.

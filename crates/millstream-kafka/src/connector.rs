@@ -7,20 +7,23 @@ use millstream_core::{
     Acknowledger, Capabilities, Chunk, Connector, Credit, EngineHandle, Facts, Finding, Ids, OpenError,
     Outcome, Read, RetrySpec, Settle, SharedSinkConnector, Source, SourceError, rt,
 };
-use rdkafka::ClientConfig;
+use parking_lot::Mutex;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaConfRes;
+use rdkafka::{ClientConfig, Offset};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::callbacks::Callbacks;
 use crate::check::{self, POLL_INTERVAL};
 use crate::commits::Commits;
 use crate::committer::Committer;
 use crate::copies::Copies;
-use crate::member::{self, Callbacks, Flow, Member, plain};
+use crate::fetched::Fetched;
+use crate::member::{self, Flow, Member, plain};
 use crate::properties::{InvalidProperty, check_source, millis, reach};
 use crate::retry::RetrySink;
 use crate::shared::{Phase, Rules, Shared};
@@ -81,9 +84,12 @@ impl KafkaConnector {
             .set("auto.offset.reset", "earliest")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // What is fetched ahead, for all partitions together, and how soon fetching goes on after it was too much.
-            .set("queued.max.messages.kbytes", "16384")
+            // What is fetched ahead of each partition, and how soon fetching goes on after it was too much.
+            .set("queued.max.messages.kbytes", "1024")
+            .set("queued.min.messages", "5000")
             .set("fetch.queue.backoff.ms", "10")
+            // Whatever of an answer is not taken keeps all of it in memory.
+            .set("fetch.max.bytes", "4194304")
             // As Kafka's own clients do. Whoever finds his broker ten seconds after it is back may have lost his
             // partitions meanwhile, and does not know.
             .set("reconnect.backoff.max.ms", "1000")
@@ -165,7 +171,7 @@ impl KafkaConnector {
     }
 
     /// How many offsets of a partition are kept from the first unsettled one on, 20000 unless told otherwise. A
-    /// partition that has more is paused.
+    /// partition that has more is not read from.
     #[must_use]
     pub const fn window(mut self, offsets: usize) -> Self {
         self.window = offsets;
@@ -241,6 +247,10 @@ impl Connector for KafkaConnector {
         let config = self.config();
         let work = self.transactions.as_ref().map(|_| Arc::new(Work::default()));
         let rules = Rules {
+            begins: match config.get("auto.offset.reset") {
+                Some("latest") => Offset::End,
+                _ => Offset::Beginning,
+            },
             window: self.window.max(1),
             halts: engine.rejects_to_source(),
             tells_all: work.is_some(),
@@ -292,14 +302,17 @@ impl Connector for KafkaConnector {
         };
         let commits =
             commits.map_err(|error| OpenError::Unavailable(format!("cannot start a thread: {error}")))?;
+        let fetched = Arc::new(Mutex::new(Fetched::new(&consumer)));
+        consumer.context().fetched.set(Arc::downgrade(&fetched)).ok();
         let member = Member {
+            fetched,
             consumer,
             commits,
             topics: self.topics.clone(),
             commit_interval: self.commit_interval,
             flow: Flow::Open,
             copies: Copies::default(),
-            last: None,
+            failed: None,
             committed_at: rt::now(),
             looked_at: rt::now(),
         };

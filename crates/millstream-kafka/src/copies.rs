@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use millstream_core::{Headers, Message, OriginId};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
+
+use crate::fetched::Given;
 
 /// How many bytes of payloads and keys share an allocation. What is larger has one of its own.
 const SHARED: usize = 4096;
@@ -25,11 +26,13 @@ pub(crate) struct Assigned {
 /// Copies messages one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    /// With their payloads and keys.
-    done: Vec<(Assigned, Message)>,
-    /// Whose payloads and keys are in `bytes`, one after the other.
-    open: Vec<Open>,
+    /// All of them, in order.
+    messages: Vec<Open>,
+    /// Payloads and keys, one after the other, and of how many messages.
+    full: Vec<(Bytes, usize)>,
+    /// Those of the last messages, and how many those are.
     bytes: Vec<u8>,
+    open: usize,
 }
 
 /// A message but for its payload and key, and where those end.
@@ -46,35 +49,30 @@ struct Open {
 impl Copies {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.done.len() + self.open.len()
+        self.messages.len()
     }
 
     /// Copies one that came from there.
-    pub(crate) fn add(&mut self, from: Assigned, message: &BorrowedMessage<'_>) {
-        let timestamp = match message.timestamp() {
-            Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
-            Timestamp::NotAvailable => None,
-        };
-        let timestamp =
-            timestamp.and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
-        let (payload, key) = self.copy(message.payload().unwrap_or_default(), message.key());
-        self.open.push(Open {
+    pub(crate) fn add(&mut self, from: Assigned, message: &Given<'_>) {
+        let (payload, key) = self.copy(message.payload(), message.key());
+        self.messages.push(Open {
             from,
-            position: u64::try_from(message.offset()).unwrap_or_default(),
-            headers: headers(message),
-            timestamp,
+            position: message.offset(),
+            headers: message.headers(),
+            timestamp: message.timestamp(),
             payload,
             key,
         });
     }
 
-    /// Copies both; where they end.
+    /// Copies both for the next message; where they end.
     fn copy(&mut self, payload: &[u8], key: Option<&[u8]>) -> (usize, Option<usize>) {
         let size = payload.len() + key.map_or(0, <[u8]>::len);
         if self.bytes.len() + size > self.bytes.capacity() {
             self.close();
             self.bytes = Vec::with_capacity(size.max(SHARED));
         }
+        self.open += 1;
         self.bytes.extend_from_slice(payload);
         let payload = self.bytes.len();
         let key = key.map(|key| {
@@ -84,16 +82,29 @@ impl Copies {
         (payload, key)
     }
 
-    /// Gives the open ones their payloads and keys.
+    /// Leaves the bytes of the last messages as they are.
     fn close(&mut self) {
+        if self.open == 0 {
+            return;
+        }
         let mut bytes = std::mem::take(&mut self.bytes);
         if bytes.len() < bytes.capacity() / 2 {
             // What comes one at a time keeps no room for more.
             bytes.shrink_to_fit();
         }
-        let bytes = Bytes::from(bytes);
-        let mut at = 0;
-        for open in self.open.drain(..) {
+        self.full.push((bytes.into(), std::mem::take(&mut self.open)));
+    }
+
+    /// All of them, in order.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Assigned, Message)> {
+        self.close();
+        let mut full = self.full.drain(..);
+        let (mut bytes, mut left, mut at) = (Bytes::new(), 0, 0);
+        self.messages.drain(..).map(move |open| {
+            if left == 0 {
+                (bytes, left) = full.next().unwrap_or_default();
+                at = 0;
+            }
             let mut message = Message {
                 payload: bytes.slice(at..open.payload),
                 key: open.key.map(|key| bytes.slice(open.payload..key)),
@@ -106,31 +117,11 @@ impl Copies {
             if !message.headers.is_empty() {
                 message.take_failures();
             }
+            left -= 1;
             at = open.key.unwrap_or(open.payload);
-            self.done.push((open.from, message));
-        }
-    }
-
-    /// All of them, in order.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Assigned, Message)> {
-        self.close();
-        self.done.drain(..)
-    }
-}
-
-/// What a message has of them.
-pub(crate) fn headers(message: &BorrowedMessage<'_>) -> Headers {
-    // Most messages have none, and to collect none would cost as much as a few.
-    let Some(headers) = message.headers() else {
-        return Headers::new();
-    };
-    headers
-        .iter()
-        .map(|header| {
-            let value = String::from_utf8_lossy(header.value.unwrap_or_default());
-            (header.key, value)
+            (open.from, message)
         })
-        .collect()
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +137,7 @@ mod tests {
 
     fn push(copies: &mut Copies, payload: &[u8], key: Option<&[u8]>) {
         let (payload, key) = copies.copy(payload, key);
-        copies.open.push(Open {
+        copies.messages.push(Open {
             from: Assigned::default(),
             position: 0,
             headers: Headers::new(),

@@ -10,7 +10,7 @@ use millstream_core::rt;
 use crate::ends::Ends;
 use crate::shared::AHEAD;
 
-/// How much waits before nothing more is fetched: messages, and bytes.
+/// How much waits before nothing more is read: messages, and bytes.
 const MOST: (usize, usize) = (500, 1 << 20);
 /// As much as is read ahead at all where it waits no longer than this.
 const SOON: Duration = Duration::from_millis(250);
@@ -25,7 +25,7 @@ pub(crate) struct Gate {
     delays: bool,
     /// It stands still at this offset.
     halted: Option<u64>,
-    /// Nothing is fetched, on account of what waits here.
+    /// Nothing is read, on account of what waits here.
     closed: bool,
 }
 
@@ -116,20 +116,15 @@ impl Gate {
         self.halted
     }
 
-    /// Whether nothing is to be fetched.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    /// Whether that has changed. What will go on soon is not paused, as that would throw away what was fetched.
+    /// Whether anything is to be read. Of what will go on soon, as much is as is read ahead at all.
     pub(crate) fn turn(&mut self, now: rt::Instant) -> bool {
         let due = self.waits.first_key_value().and_then(|(_, (due, _))| *due);
         let soon = !self.closed && due.is_some_and(|due| due <= now + SOON);
         let (messages, bytes) = if soon { AHEAD } else { MOST };
         let part = if self.closed { 2 } else { 1 };
         let full = self.waits.len() >= messages / part || self.bytes >= bytes / part;
-        let close = full || self.halted.is_some();
-        std::mem::replace(&mut self.closed, close) != close
+        self.closed = full || self.halted.is_some();
+        !self.closed
     }
 }
 
@@ -173,7 +168,7 @@ mod tests {
         gate.halt(9);
         gate.halt(7);
         assert_eq!((gate.let_through(rt::now()), gate.halted()), (None, Some(7)));
-        assert!(gate.turn(rt::now()) && gate.is_closed());
+        assert!(!gate.turn(rt::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,21 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn fetching_stops_when_much_waits_and_goes_on_once_half_of_it_is_gone() {
+    fn reading_stops_when_much_waits_and_goes_on_once_half_of_it_is_gone() {
         let mut gate = noted(Note::default(), true);
         let (messages, bytes) = MOST;
         for offset in 0..messages as u64 {
-            assert!(!gate.turn(rt::now()));
+            assert!(gate.turn(rt::now()));
             gate.hold(offset, None, 1);
         }
-        assert!(gate.turn(rt::now()) && gate.is_closed());
         for offset in 0..messages as u64 / 2 {
             assert!(!gate.turn(rt::now()));
             gate.remove(offset);
         }
         gate.remove(499);
-        assert!(gate.turn(rt::now()) && !gate.is_closed());
+        assert!(gate.turn(rt::now()));
         gate.hold(1_000, None, bytes);
-        assert!(gate.turn(rt::now()) && gate.is_closed());
+        assert!(!gate.turn(rt::now()));
     }
 }

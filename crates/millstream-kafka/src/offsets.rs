@@ -210,6 +210,11 @@ impl<T> Offsets<T> {
         (mark, ranges)
     }
 
+    /// Behind what was handed out last; what had been committed before the first is.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.end
+    }
+
     /// How many offsets are kept in memory.
     pub(crate) fn len(&self) -> usize {
         self.window.len()

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use millstream_core::{Chunk, Credit, Message, OriginId, Partition, Scope, rt};
 use parking_lot::{Condvar, Mutex};
+use rdkafka::Offset;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
@@ -40,9 +41,6 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// How far the poll thread reads ahead of the engine: messages, and bytes.
 pub(crate) const AHEAD: (usize, usize) = (8_000, 4 << 20);
-/// How many messages are read all the same while none can be handed out.
-const FEW: usize = 100;
-
 /// The most messages that go to the engine at once.
 const READ: usize = 1_000;
 
@@ -64,6 +62,8 @@ pub(crate) struct Shared {
 /// What goes for every partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
+    /// Where a partition begins of which the group has committed nothing.
+    pub(crate) begins: Offset,
     /// The most offsets that are kept for a partition.
     pub(crate) window: usize,
     /// A rejected message stops its partition.
@@ -121,13 +121,23 @@ struct Assignment {
     committed: Option<(u64, String)>,
     /// What the group is known to have.
     kept: Option<(u64, String)>,
-    /// It has too many offsets in memory: nothing is fetched from it.
+    /// It has too many offsets in memory: nothing is read from it.
     stuck: bool,
     /// Where the partition ends, once statistics have said so.
     end: Option<End>,
     gate: Gate,
     /// Read, and not taken in before there is room to tell of it.
     outside: VecDeque<(Message, Return)>,
+    /// Where fetching has failed last.
+    failed_at: Option<Offset>,
+}
+
+impl Assignment {
+    /// Behind what was read last; where the group has committed before that.
+    fn next(&self) -> Option<u64> {
+        let outside = self.outside.back().map(|(message, _)| message.position + 1);
+        outside.or_else(|| self.offsets.end())
+    }
 }
 
 /// A partition.
@@ -168,27 +178,6 @@ impl Shared {
 
     pub(crate) fn phase(&self) -> Phase {
         self.state.lock().phase
-    }
-
-    /// How many more messages may be read ahead. A few may where what there is waits for something: what comes may be of
-    /// a partition that does not.
-    pub(crate) fn room(&self) -> usize {
-        let state = self.state.lock();
-        if state.phase != Phase::Running {
-            return 0;
-        }
-        let (mut messages, mut bytes) = (state.buffer.len(), state.buffer.bytes());
-        for assignment in state.assignments.values() {
-            messages += assignment.gate.held();
-            bytes += assignment.gate.held_bytes();
-        }
-        let room = if bytes < AHEAD.1 {
-            AHEAD.0.saturating_sub(messages)
-        } else {
-            0
-        };
-        let few = if state.buffer.is_empty() { FEW } else { 0 };
-        room.max(few)
     }
 
     /// Messages read ahead and not handed out.
@@ -274,6 +263,7 @@ impl Shared {
             gate,
             end: None,
             outside: VecDeque::new(),
+            failed_at: None,
         };
         let mut state = self.state.lock();
         state.suspicious |= suspicious;
@@ -286,6 +276,31 @@ impl Shared {
         self.rebalances.load(Ordering::Relaxed)
     }
 
+    /// The assigned partitions, each with where fetching goes on: behind what was read last, where the group has committed,
+    /// or where fetching failed first, if any of that is known.
+    pub(crate) fn positions(&self) -> Vec<(Place, Option<Offset>)> {
+        let state = self.state.lock();
+        let of = |assignment: &Assignment| {
+            let next = assignment.next().and_then(|next| i64::try_from(next).ok());
+            let at = next.map(Offset::Offset).or(assignment.failed_at);
+            (assignment.place.clone(), at)
+        };
+        state.assignments.values().map(of).collect()
+    }
+
+    /// Takes note that a fetch has failed, of use where nothing else is known of a position: at an offset, or while the first
+    /// was looked for, if that is negative.
+    pub(crate) fn failed_at(&self, origin: OriginId, offset: i64) {
+        if let Some(assignment) = self.state.lock().assignments.get_mut(&origin) {
+            let begins = self.rules.begins;
+            assignment.failed_at = Some(if offset < 0 {
+                begins
+            } else {
+                Offset::Offset(offset)
+            });
+        }
+    }
+
     /// What tells this partition's assignment from those before it.
     pub(crate) fn assigned(&self, origin: OriginId) -> Option<u32> {
         let state = self.state.lock();
@@ -295,14 +310,11 @@ impl Shared {
             .map(|assignment| assignment.assigned)
     }
 
-    /// The partitions that may be fetched from.
-    pub(crate) fn fetchable(&self) -> Vec<Place> {
+    /// Whether all that was read is settled.
+    pub(crate) fn is_settled(&self) -> bool {
         let state = self.state.lock();
-        let free = state
-            .assignments
-            .values()
-            .filter(|assignment| !assignment.stuck && !assignment.gate.is_closed());
-        free.map(|assignment| assignment.place.clone()).collect()
+        let mut assignments = state.assignments.values();
+        assignments.all(|assignment| assignment.offsets.len() == 0 && assignment.outside.is_empty())
     }
 
     /// Whoever has asked for a commit since the last call.

@@ -1,9 +1,10 @@
 //! What librdkafka's statistics tell the engine: how much waits, and how far behind each partition is.
 
 use millstream_core::EngineHandle;
+use rdkafka::Offset;
 use rdkafka::statistics::Statistics;
 
-use crate::shared::Shared;
+use crate::shared::{Place, Shared};
 
 /// What the statistics say of the end of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl End {
 
 /// Takes note of them, and tells the engine.
 pub(crate) fn tell(engine: &EngineHandle, shared: &Shared, statistics: &Statistics) {
-    engine.depth(depth(statistics) + shared.ahead() as u64);
+    engine.depth(depth(statistics, &shared.positions()) + shared.ahead() as u64);
     for (topic, partitions) in &statistics.topics {
         for partition in partitions.partitions.values() {
             // Negative where it is not known yet.
@@ -44,15 +45,19 @@ pub(crate) fn tell(engine: &EngineHandle, shared: &Shared, statistics: &Statisti
 }
 
 /// How many messages wait in the partitions that are fetched from, and were not read.
-fn depth(statistics: &Statistics) -> u64 {
-    let waiting: i64 = statistics
-        .topics
-        .values()
-        .flat_map(|topic| topic.partitions.values())
-        .filter(|partition| partition.app_offset >= 0 && partition.fetch_state == "active")
-        .map(|partition| (partition.ls_offset.max(0) - partition.app_offset).max(0))
-        .sum();
-    u64::try_from(waiting).unwrap_or_default()
+fn depth(statistics: &Statistics, positions: &[(Place, Option<Offset>)]) -> u64 {
+    let waiting = |(place, position): &(Place, Option<Offset>)| {
+        let topic = statistics.topics.get(&*place.topic)?;
+        let partition = topic.partitions.get(&place.partition)?;
+        let next = match position {
+            Some(Offset::Offset(next)) => *next,
+            // Nothing was read, and this is where fetching began.
+            _ => partition.app_offset,
+        };
+        let active = next >= 0 && partition.fetch_state == "active";
+        u64::try_from(partition.ls_offset - next).ok().filter(|_| active)
+    };
+    positions.iter().filter_map(waiting).sum()
 }
 
 #[cfg(test)]

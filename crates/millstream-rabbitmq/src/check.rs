@@ -120,7 +120,7 @@ async fn look(
         let what = undeclared(queue);
         return Err(Finding::error(what, "put that right: `run` would refuse to start").at("queue"));
     }
-    found.extend(unknown(settings, there, &known));
+    found.extend(unknown(settings, facts, there, &known));
     found.extend(delivery_limit(settings, facts, &known));
     found.extend(consumer_timeout(facts, &known));
     found.extend(retry_queues(settings, facts, &known));
@@ -178,7 +178,8 @@ fn prefetch(settings: &ReaderSettings, facts: &Facts<'_>) -> Option<Finding> {
 }
 
 /// What could not be compared.
-fn unknown(settings: &ReaderSettings, there: bool, known: &Known) -> Option<Finding> {
+fn unknown(settings: &ReaderSettings, facts: &Facts<'_>, there: bool, known: &Known) -> Option<Finding> {
+    let leaves = leaving(facts);
     let queue = &settings.topology.queue;
     if settings.management_url.is_some() && cfg!(feature = "management") {
         return (!there && !queue.is_empty()).then(|| {
@@ -190,6 +191,10 @@ fn unknown(settings: &ReaderSettings, there: bool, known: &Known) -> Option<Find
     let mut facts = vec!["`consumer_timeout`"];
     if !matches!(known.kind.as_str(), "classic" | "stream") {
         facts.insert(0, "a quorum queue's delivery limit");
+    }
+    let leaves = leaves.map(|(what, _, _)| format!("whether {what} leaves a quorum queue for classic ones"));
+    if known.kind.is_empty() {
+        facts.extend(leaves.as_deref());
     }
     let what = format!(
         "not compared, as AMQP does not tell what policies give queue `{queue}`: {}",
@@ -243,19 +248,39 @@ fn consumer_timeout(facts: &Facts<'_>, known: &Known) -> Option<Finding> {
     Some(Finding::warning(what, help).in_pipeline(["processor", "timeout"]))
 }
 
-/// What waits for its next attempt has fewer copies than what does not.
+/// What goes to retry queues by the settings of the pipeline, what to do where that must not be, and which keys say so.
+fn leaving(facts: &Facts<'_>) -> Option<(&'static str, &'static str, [&'static str; 2])> {
+    let pipeline = facts.pipeline;
+    if pipeline.retry.strategy == RetryStrategy::Redeliver {
+        return Some((
+            "what waits for its next attempt",
+            "write `strategy = \"in_place\"`, with which it stays in its queue, or bear that",
+            ["retry", "strategy"],
+        ));
+    }
+    let of_a_key = pipeline
+        .rate_limit
+        .as_ref()
+        .is_some_and(|limit| limit.key.is_some());
+    (of_a_key && !pipeline.ordering.is_ordered()).then_some((
+        "what is over the limit of one key",
+        "leave `key` out of `rate_limit`, with which it stays in its queue, or bear that",
+        ["rate_limit", "key"],
+    ))
+}
+
+/// What waits in retry queues has fewer copies than what does not.
 fn retry_queues(settings: &ReaderSettings, facts: &Facts<'_>, known: &Known) -> Option<Finding> {
-    let redelivers = facts.pipeline.retry.strategy == RetryStrategy::Redeliver;
-    if !redelivers || known.kind != "quorum" || known.members == Some(1) {
+    let (waits, help, key) = leaving(facts)?;
+    if known.kind != "quorum" || known.members == Some(1) {
         return None;
     }
     let queue = &settings.topology.queue;
     let what = format!(
-        "what waits for its next attempt leaves the quorum queue `{queue}` for classic ones, `{queue}.retry.*`, which one node \
+        "{waits} leaves the quorum queue `{queue}` for classic ones, `{queue}.retry.*`, which one node \
          of a cluster has alone: if that is lost for good, so is what waits there"
     );
-    let help = "write `strategy = \"in_place\"`, with which it stays in its queue, or bear that";
-    Some(Finding::warning(what, help).in_pipeline(["retry", "strategy"]))
+    Some(Finding::warning(what, help).in_pipeline(key))
 }
 
 fn unasked(trouble: Trouble) -> Finding {

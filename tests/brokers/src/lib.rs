@@ -55,6 +55,7 @@ mod error;
 mod group;
 mod http;
 mod kafka;
+mod line;
 mod ports;
 mod prometheus;
 mod rabbitmq;

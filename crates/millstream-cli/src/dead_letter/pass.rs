@@ -10,6 +10,7 @@ use super::choice::{Choice, Chosenness};
 use crate::args::Chosen;
 use crate::named::counted;
 use crate::progress::Progress;
+use crate::screen;
 use crate::signals::Signals;
 
 /// How long a store has to end what it is at when a signal comes, so that nothing is left half done.
@@ -49,8 +50,12 @@ impl Pass {
             letters,
             signals,
             choice: Choice::new(chosen),
-            looked: (visit == Visit::Look || !chosen.filter.is_empty())
-                .then(|| (Progress::counting("looked at"), 0)),
+            looked: match visit {
+                // What it finds goes to standard output meanwhile.
+                Visit::Look => screen::may_show_beside_output(),
+                Visit::Replay | Visit::Purge => !chosen.filter.is_empty(),
+            }
+            .then(|| (Progress::counting("looked at"), 0)),
             left: chosen.limit.unwrap_or(u64::MAX),
             elsewhere: 0,
         })

@@ -88,3 +88,28 @@ fn a_command_shows_how_many_letters_it_has_looked_at() {
         assert!(ended.stdout.contains(part), "{part} in {}", ended.stdout);
     }
 }
+
+/// What a pager shows is not drawn over.
+#[test]
+fn a_list_that_goes_into_a_pipe_shows_nothing_else() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "m.toml",
+        r#"
+            [pipelines.orders]
+            source = { type = "sqlite", path = "q.db", queue = "orders" }
+            processor = { handler = "http", url = "http://127.0.0.1:9/" }
+            dead_letter = { type = "file", path = "dead.jsonl" }
+        "#,
+    );
+    scratch.write("dead.jsonl", &"{\"payload\":\"a\"}\n".repeat(2_000));
+    for (to, shows) in [("> out", true), ("| cat", false)] {
+        let command = format!("dead-letter list m.toml --pipeline orders {to}");
+        let Some(process) = in_terminal(&scratch, &command) else {
+            return;
+        };
+        let ended = process.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(ended.stdout.contains("looked at"), shows, "{to}");
+    }
+}

@@ -246,4 +246,23 @@ fn letters_in_kafka_are_looked_after() {
     // What comes later is there.
     place.fill();
     assert_eq!(place.payloads("").len(), 3);
+    // Of what others commit for the group of the replays a command says what that means.
+    let others = r#"
+        [pipelines.others]
+        source = { type = "kafka", brokers = "${KAFKA}", group = "millstream.replay.dead", topics = ["dead"] }
+        processor = { handler = "forward" }
+        dead_letter = "discard"
+        batchers.out = { max_age = "10ms", sink = { type = "stdout" } }
+    "#;
+    let list = ["dead-letter", "list", "m.toml", "--pipeline", "orders"];
+    let warning = "others than a replay have committed";
+    let (_, complaints, _) = place.file.run(&list, &place.text, "");
+    assert!(!complaints.contains(warning), "{complaints}");
+    let (said, complaints, code) = place
+        .file
+        .run(&["run", "m.toml", "--until-idle", "5s"], others, "");
+    assert_eq!((said.lines().count(), code), (4, Some(0)), "{said}{complaints}");
+    let (said, complaints, _) = place.file.run(&list, &place.text, "");
+    assert_eq!(said.lines().count(), 4, "{said}");
+    assert!(complaints.contains(warning), "{complaints}");
 }

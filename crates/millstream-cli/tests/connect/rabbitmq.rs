@@ -317,6 +317,26 @@ fn each_finding_of_rabbitmq_3_has_its_cause() {
         ("management_url = \"${MANAGEMENT}\"\n", "\n"),
     ]);
     assert!(found.contains(REDELIVERS), "{found}");
+    let unknown = file.with(&[("max_deliveries = 16", "strategy = \"redeliver\""), NO_MANAGEMENT]);
+    assert!(
+        unknown
+            .contains(", whether what waits for its next attempt leaves a quorum queue for classic ones\n"),
+        "{unknown}"
+    );
+    let by_key =
+        "[pipelines.orders.rate_limit]\nmessages = 1000\nkey = \"header:tenant\"\n\n[pipelines.orders.retry]";
+    let found = file.with(&[
+        (
+            "prefetch = 100",
+            "declare = { arguments = { x-queue-type = \"quorum\" } }",
+        ),
+        ("[pipelines.orders.retry]", by_key),
+        NO_MANAGEMENT,
+    ]);
+    assert!(
+        found.contains("what is over the limit of one key leaves the quorum queue `orders` for classic ones"),
+        "{found}"
+    );
     let limited =
         "queue = \"limited\"\ndeclare = { arguments = { x-queue-type = \"quorum\", x-delivery-limit = 9 } }";
     file.publish(&FILE.replace(QUEUE, limited), "orders");

@@ -145,7 +145,7 @@ impl From<Result<Result<(), Failure>, String>> for Ran {
     }
 }
 
-/// A batch while its handler runs. Dropped before its end, the worker has died: the batch fails.
+/// A batch while its handler runs. Dropped before its end, the worker has died: the batch fails, unless it was cancelled.
 struct Running<'a, T: Send + 'static> {
     batcher: &'a Batcher<T>,
     hub: &'a Hub,
@@ -161,7 +161,11 @@ struct Running<'a, T: Send + 'static> {
 impl<T: Send + 'static> Drop for Running<'_, T> {
     fn drop(&mut self) {
         if !self.envelopes.is_empty() {
-            self.end(&Ran::Died);
+            let ran = match self.batch.cancellation.is_cancelled() {
+                true => Ran::Cancelled,
+                false => Ran::Died,
+            };
+            self.end(&ran);
         }
     }
 }
@@ -290,7 +294,7 @@ impl<T: Send + 'static> Running<'_, T> {
     /// Whether the message at fault is to be found out: not while what all of them need is away or not permitted, and not
     /// where the handler took the items out.
     fn is_to_be_split(&self, ran: &Ran, messages: usize) -> bool {
-        matches!(ran, Ran::Failed(_) | Ran::Panicked(_) | Ran::TimedOut(_))
+        !matches!(ran, Ran::Ended | Ran::Cancelled)
             && ran
                 .fault()
                 .is_some_and(|fault| fault.kind() != Failed::NotPermitted)
@@ -443,7 +447,7 @@ impl<'a, T: Send + 'static> Verdict<'a, T> {
             // Under an ordering it stays, so that what follows it stays behind it, until the cut releases all.
             Next::Return(wait) if !self.ordered => {
                 self.gone.push(envelope.order);
-                return self.hub.return_later(envelope, wait);
+                return self.hub.return_failed(envelope, wait);
             }
             Next::Return(wait) => rt::now() + wait,
             Next::Park(due) => {

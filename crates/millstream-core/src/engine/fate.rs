@@ -171,7 +171,7 @@ impl Hub {
                 if lane != LaneId::NONE {
                     self.returning.add_followed(envelope.ticket, envelope.order);
                 }
-                self.return_later(envelope, after);
+                self.return_failed(envelope, after);
                 Some(Left::Withdrawn(lane))
             }
             Next::GiveUp(reason, error) => {
@@ -274,6 +274,18 @@ impl Hub {
                 .into_iter()
                 .filter_map(|envelope| envelope.settle(Settlement::Release)),
         );
+    }
+
+    /// Gives back a message that would have another attempt after this long. What was to wait in place stays where it is in
+    /// its source, whose retry sink may keep it less well, and forgets its attempts there.
+    pub(crate) fn return_failed(&self, envelope: Envelope, after: Duration) {
+        let can = &self.capabilities;
+        let in_place = self.retry.read().strategy == RetryStrategy::InPlace;
+        if in_place && !can.delay && !can.holds_places {
+            self.release([envelope]);
+        } else {
+            self.return_later(envelope, after);
+        }
     }
 
     /// Gives a message back to the source, to be tried again after this long where the source can wait or has a

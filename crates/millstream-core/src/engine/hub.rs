@@ -308,7 +308,7 @@ impl Hub {
             if mutant(Mutant::DrainForgetsParked) {
                 continue;
             }
-            self.return_later(envelope, due.saturating_duration_since(now));
+            self.return_failed(envelope, due.saturating_duration_since(now));
             self.release(followers);
         }
         for batcher in self.batchers() {

@@ -313,7 +313,12 @@ impl Supervisor {
         if hub.places.messages() == 0 && hub.gate.state().ended {
             balance::tell(&hub, balance::look(&hub));
         }
-        (beginning.report(&hub), order.deadline)
+        let report = beginning.report(&hub);
+        if !cut {
+            // What runs still was lost, or settled by its handler: it has no outcome, and ends with the pipeline.
+            hub.cut();
+        }
+        (report, order.deadline)
     }
 }
 

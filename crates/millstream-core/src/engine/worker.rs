@@ -20,6 +20,7 @@ use super::fate::Fault;
 use super::guard::{caught, text_of};
 use super::hub::{FAIR_TAKE, Hub};
 use super::probes::Permit;
+use super::ready::Left;
 use super::round::{Ran, Round, show};
 use super::seat::Seat;
 use crate::decode::Decode;
@@ -214,7 +215,7 @@ fn flatten<T>(result: Result<Result<T, crate::Failure>, String>) -> Result<T, Fa
     }
 }
 
-/// The message that runs. Dropped with it, the worker has died: the message fails.
+/// The message that runs. Dropped with it, the worker has died: the message fails, unless it was cancelled.
 struct Running<'a> {
     /// The user's code has settled what runs.
     settled: AtomicBool,
@@ -231,12 +232,32 @@ impl Running<'_> {
     }
 }
 
+impl Running<'_> {
+    /// The worker was gone before it heard that the run is cancelled.
+    fn cancelled(&self, envelope: Envelope, is_lost: bool) {
+        let (hub, lane) = (self.hub, envelope.lane);
+        see(Seen::Ended(envelope.ticket, Ended::Cancelled));
+        if is_lost {
+            hub.drop_lost(&[envelope]);
+            let lane = Some(lane).filter(|lane| *lane != LaneId::NONE);
+            hub.finish(1, lane.into_iter(), std::iter::empty());
+        } else {
+            hub.release([envelope]);
+            hub.finish(0, std::iter::empty(), std::iter::once(Left::Withdrawn(lane)));
+        }
+    }
+}
+
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Some(mut envelope) = self.envelope.take() else {
             return;
         };
         envelope.settled |= self.settled.load(Ordering::Relaxed);
+        let is_lost = self.hub.is_lost(&envelope.ticket);
+        if is_lost || self.hub.is_cut() {
+            return self.cancelled(envelope, is_lost);
+        }
         see(Seen::Ended(envelope.ticket, Ended::Failed));
         self.hub.processor.failed(Failed::Died, 1);
         let permit = Permit {

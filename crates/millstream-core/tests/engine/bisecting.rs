@@ -11,7 +11,7 @@ use millstream_core::{
 };
 use parking_lot::Mutex;
 
-use crate::support::{Rig, keyed, non_zero, until};
+use crate::support::{Bomb, Rig, keyed, non_zero, until};
 
 /// Passes on what it gets.
 struct Pass;
@@ -25,8 +25,8 @@ impl Processor for Pass {
     }
 }
 
-/// Fails every batch with a poison in it, in the way that the poison says: `err`, `reject`, `panic`, `hang`, and `once`
-/// in the first run that it is in. Ends the others.
+/// Fails every batch with a poison in it, in the way that the poison says: `err`, `reject`, `panic`, `hang`, `bomb` (its
+/// worker dies of the timeout), and `once` in the first run that it is in. Ends the others.
 #[derive(Clone, Default)]
 struct Poisonable {
     runs: Arc<Mutex<Vec<Vec<String>>>>,
@@ -76,6 +76,10 @@ impl BatchHandler for Poisonable {
                 "reject" => return Err(Failure::reject("poison")),
                 "panic" => panic!("poison"),
                 "hang" => std::future::pending().await,
+                "bomb" => {
+                    let _bomb = Bomb;
+                    std::future::pending::<()>().await;
+                }
                 _ => {}
             }
         }
@@ -216,6 +220,16 @@ async fn a_poison_that_hangs_is_found_by_the_timeout() {
     bisecting.assert_all_but(16, &[5]);
     let counts = bisecting.rig.pipeline().status().counts;
     assert_eq!((counts.timed_out, counts.restarts), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_poison_that_ends_its_worker_is_found_too() {
+    let bisecting = Bisecting::start(8, |spec, _| spec.retry.attempts = NonZeroU32::MIN);
+    bisecting.publish(8, &[(5, "bomb")]);
+    bisecting.rig.settled().await;
+    bisecting.assert_all_but(8, &[5]);
+    assert_eq!(bisecting.dead(), [("5 bomb".to_owned(), 1, Reason::Attempts)]);
+    assert_eq!(bisecting.rig.pipeline().status().counts.restarts, 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ mod changing;
 mod dependencies;
 mod draining;
 mod dropping;
+mod ending;
 mod fairness;
 mod halting;
 mod idling;

@@ -17,6 +17,15 @@ use crate::support::{Scripted, ScriptedBatches, What, keyed, non_zero, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+fn batches_of_one(spec: &mut PipelineSpec) {
+    let size = non_zero(1);
+    let batcher = BatcherSpec {
+        size,
+        ..BatcherSpec::default()
+    };
+    spec.batchers.insert("out".to_owned(), batcher);
+}
+
 /// A connector that hands its test the engine's handle, on a queue in memory.
 struct Watched(MemoryQueue, Arc<parking_lot::Mutex<Option<EngineHandle>>>);
 
@@ -166,14 +175,7 @@ async fn what_waits_for_room_in_its_lane_is_dropped_before_what_runs_has_ended()
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_batch_does_not_hold_up_a_revocation() {
-    let rig = Revocable::start(|spec| {
-        let size = non_zero(1);
-        let batcher = BatcherSpec {
-            size,
-            ..BatcherSpec::default()
-        };
-        spec.batchers.insert("out".to_owned(), batcher);
-    });
+    let rig = Revocable::start(batches_of_one);
     rig.queue.publish(Message::new("batch-fail"));
     until(|| rig.batches.seen.lock().len() == 1).await;
     rig.revokes_at_once(1).await;
@@ -229,14 +231,7 @@ async fn what_waits_for_the_store_of_ids_does_not_hold_up_a_revocation() {
 
 #[tokio::test(start_paused = true)]
 async fn what_fails_while_it_is_revoked_is_not_waited_for_until_its_next_attempt() {
-    let rig = Revocable::start(|spec| {
-        let size = non_zero(1);
-        let batcher = BatcherSpec {
-            size,
-            ..BatcherSpec::default()
-        };
-        spec.batchers.insert("out".to_owned(), batcher);
-    });
+    let rig = Revocable::start(batches_of_one);
     rig.queue
         .publish_all(["sleep=5000 fail", "batch-sleep=5000 batch-fail"].map(Message::new));
     until(|| rig.scripted.log.len() == 3 && rig.batches.seen.lock().len() == 1).await;
@@ -278,14 +273,7 @@ async fn what_has_failed_in_a_take_that_goes_on_does_not_hold_up_a_revocation() 
 /// Nor does what goes through the processor again, since its handler has taken the items.
 #[tokio::test(start_paused = true)]
 async fn what_a_handler_took_out_and_failed_while_it_is_revoked_is_dropped() {
-    let rig = Revocable::start(|spec| {
-        let size = non_zero(1);
-        let batcher = BatcherSpec {
-            size,
-            ..BatcherSpec::default()
-        };
-        spec.batchers.insert("out".to_owned(), batcher);
-    });
+    let rig = Revocable::start(batches_of_one);
     rig.queue.publish(Message::new("batch-sleep=5000 batch-take"));
     until(|| rig.batches.seen.lock().len() == 1).await;
     let (drained, took) = rig.revoke().await;

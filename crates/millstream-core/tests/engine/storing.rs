@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
+use millstream_core::memory::MemoryQueue;
 use millstream_core::{
-    Acknowledger, BoxFuture, Capabilities, Connector, DedupError, DedupStore, DeduplicateSpec, EngineHandle,
-    Host, IdBy, MemoryStore, Message, OnStoreFailure, OpenError, Ordering, Outcome, PipelineSpec, Settle,
+    BoxFuture, DedupError, DedupStore, DeduplicateSpec, Host, IdBy, MemoryStore, Message, OnStoreFailure,
+    Ordering, PipelineSpec,
 };
 
-use crate::support::{Log, Rig, non_zero, scripted, until};
+use crate::support::{Log, Rig, Slow, non_zero, scripted, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -108,36 +108,6 @@ async fn p2_a_connection_that_is_lost_while_the_store_hangs_loses_no_settlement(
     assert_eq!(rig.pipeline().status().in_flight, 0);
 }
 
-/// A queue in memory that takes a while to settle.
-struct Slowly(MemoryQueue);
-
-struct SlowAcknowledger(MemoryAcknowledger);
-
-impl Connector for Slowly {
-    type Source = MemorySource;
-    type Acknowledger = SlowAcknowledger;
-
-    fn capabilities(&self) -> Capabilities {
-        Connector::capabilities(&self.0)
-    }
-
-    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, SlowAcknowledger), OpenError> {
-        let (source, acknowledger) = Connector::open(&self.0, engine).await?;
-        Ok((source, SlowAcknowledger(acknowledger)))
-    }
-}
-
-impl Acknowledger for SlowAcknowledger {
-    async fn settle(&mut self, settlements: &[Settle], outcomes: &mut Vec<(Settle, Outcome)>) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        self.0.settle(settlements, outcomes).await;
-    }
-
-    async fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
-        self.0.flush(outcomes).await;
-    }
-}
-
 /// P5: while one call of the acknowledger follows the other, the store's answer is heard.
 #[tokio::test(start_paused = true)]
 async fn the_store_is_heard_while_there_is_always_something_to_settle() {
@@ -145,7 +115,11 @@ async fn the_store_is_heard_while_there_is_always_something_to_settle() {
         unreachable!()
     };
     let queue = MemoryQueue::new();
-    let mut spec = PipelineSpec::new("test", Arc::new(Slowly(queue.clone())), scripted().1);
+    let mut spec = PipelineSpec::new(
+        "test",
+        Arc::new(Slow(queue.clone(), Duration::from_millis(5))),
+        scripted().1,
+    );
     spec.processor.concurrency = non_zero(2);
     spec.deduplicate = Some(DeduplicateSpec {
         by: IdBy::By(by),

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_core::memory::MemoryQueue;
+use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
 use millstream_core::{
-    Batch, BatchHandler, Context, Failure, Flow, Host, Message, Pipeline, PipelineSpec, Processor, SharedFlow,
+    Acknowledger, Batch, BatchHandler, Capabilities, Connector, Context, EngineHandle, Failure, Flow, Host,
+    Message, OpenError, Outcome, Pipeline, PipelineSpec, Processor, Settle, SharedFlow,
 };
 use parking_lot::Mutex;
 
@@ -70,7 +71,8 @@ pub(crate) struct Scripted {
     pub(crate) most_running: Arc<AtomicUsize>,
 }
 
-struct Bomb;
+/// Panics when it is dropped.
+pub(crate) struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
@@ -324,4 +326,34 @@ pub(crate) fn non_zero(number: usize) -> std::num::NonZeroUsize {
 pub(crate) fn scripted() -> (Log, Flow<Scripted>) {
     let processor = Scripted::default();
     (processor.log.clone(), Flow::process(processor))
+}
+
+/// A queue whose acknowledger answers only after so long, each time.
+pub(crate) struct Slow(pub(crate) MemoryQueue, pub(crate) Duration);
+
+pub(crate) struct SlowAcknowledger(MemoryAcknowledger, Duration);
+
+impl Connector for Slow {
+    type Source = MemorySource;
+    type Acknowledger = SlowAcknowledger;
+
+    fn capabilities(&self) -> Capabilities {
+        Connector::capabilities(&self.0)
+    }
+
+    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, SlowAcknowledger), OpenError> {
+        let (source, acknowledger) = Connector::open(&self.0, engine).await?;
+        Ok((source, SlowAcknowledger(acknowledger, self.1)))
+    }
+}
+
+impl Acknowledger for SlowAcknowledger {
+    async fn settle(&mut self, settlements: &[Settle], outcomes: &mut Vec<(Settle, Outcome)>) {
+        tokio::time::sleep(self.1).await;
+        self.0.settle(settlements, outcomes).await;
+    }
+
+    async fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
+        self.0.flush(outcomes).await;
+    }
 }

@@ -6,44 +6,14 @@ use std::time::Duration;
 
 use millstream_core::memory::{MemoryAcknowledger, MemoryQueue, MemorySource};
 use millstream_core::{
-    Acknowledger, BatcherSpec, BreakerSpec, Capabilities, Chunk, Condition, Connector, Credit, DeadLetter,
-    Delivered, EngineHandle, Host, Message, OpenError, Outcome, Outgoing, PipelineSpec, Read, Sentinel,
-    Settle, Sink, SinkConnector, SinkError, Source, SourceError,
+    BatcherSpec, BreakerSpec, Capabilities, Chunk, Condition, Connector, Credit, DeadLetter, Delivered,
+    EngineHandle, Host, Message, OpenError, Outgoing, PipelineSpec, Read, Sentinel, Sink, SinkConnector,
+    SinkError, Source, SourceError,
 };
 
-use crate::support::{Rig, ScriptedBatches, keyed, scripted, until};
+use crate::support::{Rig, ScriptedBatches, Slow, keyed, scripted, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// A queue whose acknowledger answers only after so long, each time.
-struct Slow(MemoryQueue, Duration);
-
-struct SlowAcknowledger(MemoryAcknowledger, Duration);
-
-impl Connector for Slow {
-    type Source = MemorySource;
-    type Acknowledger = SlowAcknowledger;
-
-    fn capabilities(&self) -> Capabilities {
-        Connector::capabilities(&self.0)
-    }
-
-    async fn open(&self, engine: EngineHandle) -> Result<(MemorySource, SlowAcknowledger), OpenError> {
-        let (source, acknowledger) = Connector::open(&self.0, engine).await?;
-        Ok((source, SlowAcknowledger(acknowledger, self.1)))
-    }
-}
-
-impl Acknowledger for SlowAcknowledger {
-    async fn settle(&mut self, settlements: &[Settle], outcomes: &mut Vec<(Settle, Outcome)>) {
-        tokio::time::sleep(self.1).await;
-        self.0.settle(settlements, outcomes).await;
-    }
-
-    async fn flush(&mut self, outcomes: &mut Vec<(Settle, Outcome)>) {
-        self.0.flush(outcomes).await;
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn p8_a_broker_that_does_not_answer_is_a_stall_until_it_does_also_while_paused() {

@@ -103,6 +103,14 @@ impl TopicLetters {
                 .fetch_watermarks(&self.topic, element.partition(), REACH)
                 .map_err(unavailable)?;
             let mark = Mark::read(element.offset(), element.metadata());
+            if mark.is_none() && matches!(element.offset(), Offset::Offset(_)) {
+                warn!(
+                    topic = %self.topic,
+                    partition = element.partition(),
+                    "others than a replay have committed for the group of its replays: all letters that it has count as not \
+                     replayed"
+                );
+            }
             marks.insert(element.partition(), (number(low), number(high), mark));
         }
         witness::hear(&self.config, &self.topic, &mut marks).map_err(OpenError::Unavailable)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_core::{Letter, LetterError, Visit, rt};
@@ -10,14 +10,14 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _, Timestamp};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::group::commit;
 use super::mark::print;
 use super::partition::Partition;
 use super::{PATIENCE, POLL, REACH, number, offset};
-use crate::copies::headers;
+use crate::fetched::Given;
 
 /// A visit.
 pub(super) struct Open {
@@ -109,18 +109,14 @@ pub(super) fn is_passing(error: &KafkaError) -> bool {
 }
 
 fn letter(handle: u64, message: &BorrowedMessage<'_>) -> Letter {
-    let timestamp = match message.timestamp() {
-        Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => u64::try_from(millis).ok(),
-        Timestamp::NotAvailable => None,
-    };
+    let given = Given::from(message);
     Letter {
         handle,
         id: format!("{}@{}", message.partition(), message.offset()),
-        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
-        key: message.key().map(Bytes::copy_from_slice),
-        headers: headers(message),
-        timestamp: timestamp
-            .and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))),
+        payload: Bytes::copy_from_slice(given.payload()),
+        key: given.key().map(Bytes::copy_from_slice),
+        headers: given.headers(),
+        timestamp: given.timestamp(),
         ..Letter::default()
     }
 }

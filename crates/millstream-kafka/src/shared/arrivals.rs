@@ -159,21 +159,7 @@ impl Shared {
         taken
     }
 
-    /// The partitions that were stuck and are no longer.
-    pub(crate) fn freed(&self) -> Vec<Place> {
-        self.state
-            .lock()
-            .assignments
-            .values_mut()
-            .filter(|assignment| assignment.stuck && self.is_free(assignment))
-            .filter_map(|assignment| {
-                assignment.stuck = false;
-                (!assignment.gate.is_closed()).then(|| assignment.place.clone())
-            })
-            .collect()
-    }
-
-    /// Whether it may be fetched from again.
+    /// Whether it may be read from again.
     pub(super) fn is_free(&self, assignment: &Assignment) -> bool {
         let told = !self.rules.tells_all || assignment.offsets.has_plenty();
         told && assignment.outside.is_empty() && assignment.offsets.len() <= self.rules.window / 2

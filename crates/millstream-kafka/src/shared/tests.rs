@@ -6,6 +6,7 @@ use crate::ends::Note;
 
 fn shared() -> Shared {
     Shared::new(Rules {
+        begins: Offset::Beginning,
         window: 100,
         halts: false,
         tells_all: false,
@@ -220,6 +221,7 @@ fn a_commit_that_is_waited_for_is_answered_when_a_revocation_begins() {
 
 fn transactional() -> Shared {
     Shared::new(Rules {
+        begins: Offset::Beginning,
         window: 20_000,
         halts: false,
         tells_all: true,
@@ -306,13 +308,13 @@ fn what_waits_outside_comes_after_what_waits_at_its_gate() {
     let first = buffered(&shared);
     let handed_out: Vec<_> = first.iter().map(|(ticket, _)| *ticket).collect();
     transact(&shared, &handed_out);
-    assert!(shared.freed().is_empty(), "some of it waits outside");
+    assert!(shared.turn().open.is_empty(), "some of it waits outside");
     assert!(shared.may_take_in());
     shared.take(run(assigned, 4_000..4_010));
     shared.turn();
     let all = [offsets(&first), offsets(&buffered(&shared))].concat();
     assert!(all.iter().copied().eq(0..4_010), "{all:?}");
-    assert_eq!(shared.freed().len(), 1);
+    assert_eq!(shared.turn().open.len(), 1);
 }
 
 /// Commits of an older state of the assignments would say what is no longer so.

@@ -1,19 +1,24 @@
 //! What may be handed out by now, after it could not be at first.
 
-use millstream_core::{Chunk, Ticket, rt};
+use millstream_core::{Chunk, OriginId, Ticket, rt};
+use rustc_hash::FxHashSet;
 
-use super::{Assignment, Phase, Place, Shared, State};
+use super::{AHEAD, Assignment, Phase, Shared, State};
 
-/// Partitions that are to be paused, and to be fetched from again.
+/// How much is read all the same while none can be handed out: messages, and bytes.
+const FEW: (usize, usize) = (100, 256 << 10);
+
+/// What may be read by now.
 #[derive(Debug, Default)]
 pub(crate) struct Turned {
-    pub(crate) closed: Vec<Place>,
-    pub(crate) opened: Vec<Place>,
+    /// How much may be read ahead: messages, and bytes.
+    pub(crate) room: (usize, usize),
+    /// The partitions that may be read from.
+    pub(crate) open: FxHashSet<OriginId>,
 }
 
 impl Shared {
-    /// Lets through what may be handed out by now, and says which partitions are to be paused or fetched from again on
-    /// account of what may not.
+    /// Lets through what may be handed out by now, and says what may be read on account of what may not.
     pub(crate) fn turn(&self) -> Turned {
         let mut turned = Turned::default();
         let mut state = self.state.lock();
@@ -29,6 +34,7 @@ impl Shared {
         if *phase != Phase::Running {
             return turned;
         }
+        let (mut messages, mut bytes) = (0, 0);
         for (origin, assignment) in assignments {
             // What may be at fault may end in offsets that nothing is at.
             if let Some(mark) = assignment.offsets.mark() {
@@ -40,16 +46,21 @@ impl Shared {
                     buffer.push_back(ticket, message.size());
                 }
             }
-            if assignment.gate.turn(now) {
-                let list = if assignment.gate.is_closed() {
-                    &mut turned.closed
-                } else {
-                    &mut turned.opened
-                };
-                if !assignment.stuck {
-                    list.push(assignment.place.clone());
-                }
+            assignment.stuck &= !self.is_free(assignment);
+            if assignment.gate.turn(now) && !assignment.stuck {
+                turned.open.insert(*origin);
             }
+            messages += assignment.gate.held();
+            bytes += assignment.gate.held_bytes();
+        }
+        messages += buffer.len();
+        bytes += buffer.bytes();
+        if messages < AHEAD.0 && bytes < AHEAD.1 {
+            turned.room = (AHEAD.0 - messages, AHEAD.1 - bytes);
+        }
+        // What comes may be of a partition that does not wait for anything.
+        if buffer.is_empty() {
+            turned.room = (turned.room.0.max(FEW.0), turned.room.1.max(FEW.1));
         }
         if buffer.len() > before || *suspicious {
             self.arrived.notify_one();

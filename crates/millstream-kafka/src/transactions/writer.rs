@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::producer::{Producer, Trouble};
 use super::work::{Round, Work, Write};
-use crate::member::Callbacks;
+use crate::callbacks::Callbacks;
 use crate::shared::transactional::Standing;
 use crate::shared::{Commit, Shared};
 

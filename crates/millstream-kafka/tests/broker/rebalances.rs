@@ -1,10 +1,12 @@
 //! Rebalances that come while something else goes on.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::{Rebalance, rt};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use tokio::sync::Semaphore;
 
 use crate::support::{Done, Member, SOON, Topic, config, keyed, until};
@@ -75,6 +77,71 @@ async fn a_partition_that_comes_back_after_a_revocation_that_waited_is_read_on()
     let report = first.drain().await;
     assert_eq!((report.left, report.lost), (0, 0), "{report}");
     assert_eq!((done.total(), others.total()), (64, 0));
+}
+
+/// P7: a member keeps a partition while another comes and goes, and most of its log, with markers of transactions, is
+/// fetched and not read. librdkafka drops that each time, and nothing of it is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_a_partition_that_is_kept_is_read_on_from_where_its_reader_was() {
+    const TRANSACTIONS: usize = 24;
+    const MESSAGES: usize = 4 * TRANSACTIONS;
+    let topic = Topic::make("kept", 2).await;
+    let to = topic.clone();
+    let publish = move || {
+        let producer: ThreadedProducer<DefaultProducerContext> = config(&to.brokers)
+            .set("transactional.id", "kept")
+            .create()
+            .unwrap();
+        producer.init_transactions(SOON).unwrap();
+        for number in 0..MESSAGES {
+            if number % 4 == 0 {
+                producer.begin_transaction().unwrap();
+            }
+            let payload = number.to_string();
+            let record = BaseRecord::<(), str>::to(&to.name).payload(&payload);
+            producer.send(record.partition((number % 2) as i32)).unwrap();
+            if number % 4 == 3 {
+                producer.commit_transaction(SOON).unwrap();
+            }
+        }
+    };
+    tokio::task::spawn_blocking(publish).await.unwrap();
+    let done = Done::default();
+    let member = || {
+        let counted = done.clone();
+        Member::start(
+            topic.reads().window(10),
+            |spec| spec.processor.concurrency = NonZeroUsize::MIN,
+            move |message| {
+                let counted = counted.clone();
+                async move {
+                    rt::sleep(Duration::from_millis(50)).await;
+                    counted.add(&message);
+                    Ok(())
+                }
+            },
+        )
+    };
+    let first = member();
+    done.reaches(10).await;
+    let second = member();
+    until("another was assigned what the first gave up", || async {
+        times(&first, Rebalance::Revoked) == 1 && times(&second, Rebalance::Assigned) > 0
+    })
+    .await;
+    second.drain().await;
+    until("the first has both again", || async {
+        times(&first, Rebalance::Assigned) > 1
+    })
+    .await;
+    assert!(done.distinct() < MESSAGES, "there is nothing left to leave out");
+    done.reaches(MESSAGES).await;
+    first.drain().await;
+    // The last of each is a marker, which nobody reads.
+    assert_eq!(
+        topic.total_committed().await,
+        (MESSAGES + 2 * TRANSACTIONS) as u64 - 2
+    );
 }
 
 /// P6, and Parallel Consumer's 857, in which a member that drained polled no more, and the group waited for it: one that

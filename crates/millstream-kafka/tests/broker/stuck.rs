@@ -52,7 +52,7 @@ async fn a_stuck_offset_stops_its_partition_at_a_bound() {
         topic.has_a_partition_at_its_end()
     })
     .await;
-    assert!(stuck.lock().is_some());
+    until("the first message is stuck", || async { stuck.lock().is_some() }).await;
     assert!(
         *beside.lock() <= WINDOW + BATCH,
         "{} messages went by the stuck one",

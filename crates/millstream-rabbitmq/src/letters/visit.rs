@@ -1,13 +1,15 @@
 //! One way through the letters of a queue: [`Open`].
-
-use std::collections::BTreeSet;
-use std::time::Duration;
+//!
+//! The channel of a quorum queue passes on thirty-two acknowledgements that its queue has not applied, keeps back all further
+//! ones, and forgets these when it is closed. A get is answered once the queue has applied what it was told before. So few
+//! letters are got at a time, and all of them are acknowledged or given up before the next get: no more than twice as many
+//! acknowledgements are ever underway, and each is the queue's.
 
 use futures_util::future::join_all;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::ShortString;
-use millstream_core::{BoxFuture, Letter, LetterError, Letters, rt};
+use millstream_core::{BoxFuture, Letter, LetterError, Letters};
 
 use super::again::Again;
 use super::copies::{BYTES, Copies, Held, MOST};
@@ -16,11 +18,8 @@ use crate::dial::Line;
 use crate::publisher::{Fate, Publisher, Route};
 use crate::trouble::{self, code};
 
-/// How many are asked for at a time.
+/// How many are got, and acknowledged, at a time at most: twice as many may be underway.
 const TOGETHER: usize = 16;
-
-/// For how long letters are got, once there is one, before they are handed on.
-const TURN: Duration = Duration::from_millis(250);
 
 /// A visit. Dropped, it closes its connection, and the broker puts back what was got: a quorum queue counts a delivery.
 pub(super) struct Open {
@@ -31,10 +30,8 @@ pub(super) struct Open {
     publisher: Option<Publisher>,
     /// How many of those that were there when it began are not got yet, at most.
     left: u32,
-    /// The delivery tags of all that was got and is not acknowledged.
-    away: BTreeSet<u64>,
-    /// The last delivery tag.
-    last: u64,
+    /// The size of the largest letter so far.
+    largest: Option<usize>,
     /// What was given last and not removed.
     held: Held,
     /// What was put back.
@@ -55,8 +52,7 @@ impl Open {
             queue,
             publisher,
             left: messages,
-            away: BTreeSet::new(),
-            last: 0,
+            largest: None,
             held: Held::new(),
             copies: Copies::default(),
         }
@@ -85,12 +81,17 @@ impl Open {
                 ..Letter::default()
             };
             letter.id = letter.fingerprint();
-            // Those between were got by a call that was broken off, and given to nobody: no acknowledgement may be of them.
-            self.away.extend(self.last + 1..=letter.handle);
-            self.last = self.last.max(letter.handle);
+            self.largest = self.largest.max(Some(size_of(&letter)));
             letters.push((letter, again));
         }
         Ok(letters)
+    }
+
+    /// How many letters are got at a time: those that have room by the size of the largest, and one where that is not known
+    /// yet.
+    fn at_once(&self) -> usize {
+        let fit = self.largest.map_or(1, |largest| BYTES / largest.max(1));
+        fit.clamp(1, TOGETHER)
     }
 
     /// Puts back what was got again, to have room for more of it. Whether there is anything else to get.
@@ -171,25 +172,17 @@ impl Open {
         worst
     }
 
-    /// Acknowledges letters, in one frame as far as nothing that stays was got before them. The channel of a quorum queue keeps
-    /// back what it is told while its queue has not followed some thirty calls, and forgets that when it is closed.
-    async fn acknowledge(&mut self, tags: &[u64]) -> Result<(), LetterError> {
+    /// Acknowledges letters, each by itself: an acknowledgement that covers many would be of what a call got that was broken
+    /// off, too.
+    async fn acknowledge(&self, tags: &[u64]) -> Result<(), LetterError> {
         for tag in tags {
-            self.away.remove(tag);
-        }
-        let stays = self.away.first().copied();
-        let (before, behind): (Vec<u64>, Vec<u64>) = tags
-            .iter()
-            .partition(|tag| stays.is_none_or(|stays| **tag < stays));
-        let all = before.into_iter().max().map(|last| (last, true));
-        for (tag, multiple) in all.into_iter().chain(behind.into_iter().map(|tag| (tag, false))) {
-            let acked = self.channel.basic_ack(tag, BasicAckOptions { multiple }).await;
+            let acked = self.channel.basic_ack(*tag, BasicAckOptions::default()).await;
             acked.map_err(|error| self.failed(&error))?;
         }
-        Ok(())
+        self.settled().await
     }
 
-    /// Waits until the broker has all that was said: acknowledgements have no answer, and what is asked after them has.
+    /// Waits until the queue has all that was said: acknowledgements have no answer, and what is asked after them has.
     async fn settled(&self) -> Result<(), LetterError> {
         let asked = look_for(&self.channel, &self.queue).await;
         asked.map(drop).map_err(|error| self.failed(&error))
@@ -221,6 +214,10 @@ impl Open {
     }
 }
 
+fn size_of(letter: &Letter) -> usize {
+    letter.payload.len() + letter.headers.size()
+}
+
 impl Letters for Open {
     fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Vec<Letter>, LetterError>> {
         Box::pin(async move {
@@ -229,23 +226,21 @@ impl Letters for Open {
                 self.put_back(held).await?;
             }
             let mut letters = Vec::new();
-            let until = rt::after(TURN);
-            let most = most.max(1);
-            while letters.len() < most && self.left > 0 && (letters.is_empty() || rt::now() < until) {
+            while letters.is_empty() && self.left > 0 {
                 let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-                let asked = TOGETHER.min(most - letters.len()).min(left);
+                let asked = self.at_once().min(most.max(1)).min(left);
                 let got = self.get(asked).await?;
                 if got.len() < asked {
                     self.left = 0;
                 }
                 for (letter, again) in got {
-                    let size = letter.payload.len() + letter.headers.size();
-                    let Some(kept) = self.copies.meet(letter.handle, letter.id.clone(), again, size) else {
+                    let (handle, id) = (letter.handle, letter.id.clone());
+                    let Some(kept) = self.copies.meet(handle, id, again, size_of(&letter)) else {
                         continue;
                     };
                     self.left = self.left.saturating_sub(1);
                     if self.publisher.is_some() {
-                        self.held.insert(letter.handle, kept);
+                        self.held.insert(handle, kept);
                     }
                     letters.push(letter);
                 }
@@ -263,7 +258,6 @@ impl Letters for Open {
             for handle in handles {
                 self.held.remove(handle);
             }
-            self.settled().await?;
             Ok(handles.len() as u64)
         })
     }

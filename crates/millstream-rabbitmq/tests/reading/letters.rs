@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{Letter, Letters, OpenError, SinkConnector as _, Visit};
 use millstream_rabbitmq::lapin::options::{
     BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ExchangeDeclareOptions, QueueBindOptions,
 };
 use millstream_rabbitmq::lapin::types::{AMQPValue, FieldTable};
-use millstream_rabbitmq::lapin::{BasicProperties, ExchangeKind};
+use millstream_rabbitmq::lapin::{BasicProperties, ExchangeKind, PublisherConfirm};
 use millstream_rabbitmq::{Dial, RabbitSink, Topology};
 
-use crate::tools::{BROKER, Client, counts, start, until};
+use crate::tools::{BROKER, BROKER_4, Client, counts, start, until};
 
 fn quorum(limit: i32) -> FieldTable {
     let mut arguments = FieldTable::default();
@@ -57,7 +58,7 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
 /// broker drops none that is delivered more than once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_in_a_quorum_queue_stays_as_it_is_however_often_it_is_looked_at() {
-    for broker in [&*BROKER, &start(Series::V4)] {
+    for broker in [&*BROKER, &*BROKER_4] {
         let (exchange, work, dead) = ("looked-at.x", "looked-at", "looked-at.dead");
         let client = Client::of(broker).await;
         client.declare(dead, quorum(1)).await;
@@ -174,6 +175,91 @@ async fn what_is_passed_over_is_put_back_in_its_order() {
     assert_eq!(payloads(&look(&BROKER, queue, 500).await), numbers(5..60));
     // The look has put them back.
     assert_eq!(payloads(&look(&BROKER, queue, 500).await), numbers(5..60));
+}
+
+/// How many messages a quorum queue has now, those that are underway included; its counts are as of some seconds ago.
+fn total(broker: &RabbitMq, queue: &str) -> usize {
+    let expression = format!(
+        "{{ok,{{_,N}},_}}=ra:local_query({{list_to_atom(\"%2F_{queue}\"),node()}}, \
+         fun rabbit_fifo:query_messages_total/1), N"
+    );
+    broker.eval(&expression).unwrap().trim().parse().unwrap()
+}
+
+/// Has the log that all quorum queues share write 16 MiB, so that acknowledgements wait for it.
+async fn burden(client: &Client) -> Vec<PublisherConfirm> {
+    let body = vec![b'x'; 256 << 10];
+    let mut confirms = Vec::new();
+    for _ in 0..64 {
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default();
+        let published = client
+            .channel
+            .basic_publish("".into(), "burden".into(), options, &body, properties);
+        confirms.push(published.await.unwrap());
+    }
+    confirms.remove(0).await.unwrap();
+    confirms
+}
+
+/// P1: a quorum queue forgets no acknowledgement of a letter that was said to be removed, however soon the visit ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_is_gone_also_where_the_visit_ends_at_once() {
+    for broker in [&*BROKER, &*BROKER_4] {
+        let queue = "removed";
+        let client = Client::of(broker).await;
+        client.declare("burden", quorum(20)).await;
+        client.declare(queue, quorum(20)).await;
+        client.publish(queue, 0..300).await;
+        let mut visit = visit(&broker.url(), queue, Visit::Purge).await.unwrap();
+        let (mut removed, mut unconfirmed) = (0, Vec::new());
+        loop {
+            let letters = visit.next(500).await.unwrap();
+            if letters.is_empty() {
+                break;
+            }
+            let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
+            if removed + handles.len() as u64 == 300 {
+                unconfirmed = burden(&client).await;
+            }
+            removed += visit.remove(&handles).await.unwrap();
+        }
+        visit.close().await.unwrap();
+        for confirm in unconfirmed {
+            confirm.await.unwrap();
+        }
+        assert_eq!(removed, 300);
+        until("none is left", || total(broker, queue) == 0).await;
+    }
+}
+
+/// P1: what a call of `next` got that was broken off is not acknowledged with what a later one has given.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_off_call_got_is_not_acknowledged() {
+    let queue = "broken-off";
+    let client = Client::of(&BROKER).await;
+    client.declare(queue, quorum(20)).await;
+    client.publish(queue, 0..60).await;
+    let mut visit = visit(&BROKER.url(), queue, Visit::Purge).await.unwrap();
+    // The first call gets one.
+    let mut removed = 0;
+    for _ in 0..2 {
+        let letters = visit.next(16).await.unwrap();
+        let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
+        removed += visit.remove(&handles).await.unwrap();
+    }
+    assert!(visit.next(16).now_or_never().is_none(), "it has asked, and waits");
+    let letters = visit.next(16).await.unwrap();
+    let handles: Vec<_> = letters.iter().map(|letter| letter.handle).collect();
+    assert_eq!(
+        handles,
+        (34..50).collect::<Vec<_>>(),
+        "the call that was broken off has got 16"
+    );
+    removed += visit.remove(&handles).await.unwrap();
+    visit.close().await.unwrap();
+    assert_eq!(removed, 33);
+    assert_eq!(payloads(&look(&BROKER, queue, 500).await).len(), 27);
 }
 
 /// P1: a visit whose connections are cut half way leaves letters there twice at worst.

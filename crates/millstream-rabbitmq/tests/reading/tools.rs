@@ -1,8 +1,9 @@
 //! What these tests share: a broker, a plain client, and an opened connector.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use millstream_brokers::RabbitMq;
+use millstream_brokers::{RabbitMq, Series};
 use millstream_core::{
     Acknowledger, Chunk, Connector, Credit, Detached, EngineHandle, Message, OpenError, Outcome, Read,
     Reason, Rejection, Settle, Settlement, Source, Ticket, rt,
@@ -16,6 +17,9 @@ use millstream_rabbitmq::{
 use parking_lot::Mutex;
 
 pub(crate) use crate::common::{BROKER, Client, start};
+
+/// The same of the newer series.
+pub(crate) static BROKER_4: LazyLock<RabbitMq> = LazyLock::new(|| start(Series::V4));
 
 const SOON: Duration = Duration::from_secs(30);
 

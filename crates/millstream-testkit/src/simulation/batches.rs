@@ -11,6 +11,7 @@ impl State {
     pub(super) fn batch_began(&mut self, batcher: usize, deliveries: &[usize]) {
         self.note(Event::BatchBegan(batcher, deliveries.to_vec()));
         let mut keys = BTreeSet::new();
+        let in_turn = self.plan.features.sequence.is_none();
         for (index, delivery) in deliveries.iter().enumerate() {
             let Some(found) = self.model.deliveries.get_mut(*delivery) else {
                 continue;
@@ -34,12 +35,18 @@ impl State {
                 .get(&(batcher, key))
                 .cloned()
                 .unwrap_or_default();
-            let before = others.into_iter().take_while(|other| other != delivery);
+            // One that succeeded behind a failed one comes again, and has no turn.
+            let turn = others.iter().position(|other| other == delivery);
+            let before = others
+                .into_iter()
+                .enumerate()
+                .filter(|(place, _)| turn.map_or(in_turn, |turn| *place < turn))
+                .map(|(_, other)| other);
             for earlier in before.filter(|_| !lost) {
-                let same = self
-                    .model
-                    .ticket(earlier)
-                    .is_some_and(|ticket| ticket.generation == generation);
+                // What its handler has settled may have been dropped unseen.
+                let earlier_one = self.model.deliveries.get(earlier);
+                let same = earlier_one
+                    .is_some_and(|earlier| earlier.ticket.generation == generation && !earlier.answered);
                 let ahead = deliveries.iter().take(index).any(|other| *other == earlier);
                 if same && !ahead && earlier < *delivery {
                     self.violate("P3", format!("a batch with delivery {delivery} of key {key} begins before {earlier}, which entered first"));
@@ -60,6 +67,7 @@ impl State {
         self.note(Event::BatchEnded(batcher, ends.to_vec()));
         let mut failed_keys = BTreeSet::new();
         let alone = ends.len() == 1 || !self.plan.features.bisects;
+        let named = self.named(ends);
         for (delivery, ended) in ends {
             let stage = match ended {
                 Ended::Split => Stage::InBatcher(batcher),
@@ -73,13 +81,9 @@ impl State {
             }
             let mut blamed = true;
             if matches!(ended, Ended::Failed | Ended::Rejected) {
-                let written = self
-                    .broker
-                    .posts
-                    .get(self.model.post(*delivery))
-                    .map(|post| post.written);
-                if let Some(written) = written.and_then(|written| self.broker.written.get_mut(written)) {
-                    blamed = std::mem::take(&mut written.named) || alone;
+                let written = self.written_of(*delivery);
+                blamed = alone || named.contains(&written);
+                if let Some(written) = self.broker.written.get_mut(written) {
                     written.failed_in_batch |= blamed;
                 }
                 if stage == Stage::GivenUp && !blamed {
@@ -107,5 +111,18 @@ impl State {
             }
             self.stands_still(*delivery);
         }
+    }
+
+    /// What the handler has named of a batch that ends so. One message may be in it more than once.
+    fn named(&mut self, ends: &[(usize, Ended)]) -> BTreeSet<usize> {
+        let all: BTreeSet<_> = ends
+            .iter()
+            .map(|(delivery, _)| self.written_of(*delivery))
+            .collect();
+        let mut is_named = |number: &usize| {
+            let written = self.broker.written.get_mut(*number);
+            written.is_some_and(|written| std::mem::take(&mut written.named))
+        };
+        all.into_iter().filter(|number| is_named(number)).collect()
     }
 }

@@ -45,12 +45,12 @@ pub(super) struct Post {
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    by_offset: BTreeMap<u64, usize>,
+    pub(super) by_offset: BTreeMap<u64, usize>,
     /// Not handed out in this assignment, or given back.
     pending: BTreeSet<u64>,
-    settled: BTreeSet<u64>,
-    next: u64,
-    committed: u64,
+    pub(super) settled: BTreeSet<u64>,
+    pub(super) next: u64,
+    pub(super) committed: u64,
     /// The assignment, while there is one.
     pub(super) assigned: Option<u32>,
     held_until: Duration,
@@ -164,27 +164,36 @@ impl State {
             out: None,
             message,
         };
-        if broker.partitions.is_empty() {
-            if delay.is_zero() {
-                broker.ready.insert(number);
-            } else {
-                broker.delayed.insert((due, number));
-            }
-        } else {
+        if !broker.partitions.is_empty() {
             let key =
                 group(&post.message).map_or(number, |key| key.iter().map(|byte| usize::from(*byte)).sum());
             post.partition = key % broker.partitions.len();
-            if let Some(partition) = broker.partitions.get_mut(post.partition) {
-                // As compaction and transaction markers leave gaps.
-                partition.next += self.rng.u64(1..3);
-                post.offset = partition.next;
-                partition.by_offset.insert(post.offset, number);
-                partition.pending.insert(post.offset);
-                partition.next += 1;
-            }
         }
         broker.posts.push(post);
+        if delay.is_zero() {
+            self.arrive(number);
+        } else {
+            self.broker.delayed.insert((due, number));
+        }
         self.note(Event::Published(number));
+    }
+
+    /// From now on it can be handed out.
+    fn arrive(&mut self, number: usize) {
+        let broker = &mut self.broker;
+        let Some(post) = broker.posts.get_mut(number) else {
+            return;
+        };
+        let Some(partition) = broker.partitions.get_mut(post.partition) else {
+            broker.ready.insert(number);
+            return;
+        };
+        // As compaction and transaction markers leave gaps.
+        partition.next += self.rng.u64(1..3);
+        post.offset = partition.next;
+        partition.by_offset.insert(post.offset, number);
+        partition.pending.insert(post.offset);
+        partition.next += 1;
     }
 
     /// A source opens: what an earlier one had is handed out again.
@@ -296,7 +305,7 @@ impl State {
             .filter(|(due, _)| *due <= now)
         {
             self.broker.delayed.remove(&(due, number));
-            self.broker.ready.insert(number);
+            self.arrive(number);
         }
         let first = self.rng.usize(..self.broker.partitions.len().max(1));
         while chunk.len() < most && chunk.bytes() < bytes {
@@ -465,46 +474,5 @@ impl State {
         }
         debug_assert!(ticket.generation <= self.broker.generation);
         Outcome::Sent
-    }
-
-    /// Commits what may be of this partition: up to its first message that is not settled (P7).
-    pub(super) fn commit(&mut self, number: usize) {
-        let past_a_gap = super::faulty_commits();
-        let Some(partition) = self
-            .broker
-            .partitions
-            .get_mut(number)
-            .filter(|partition| partition.assigned.is_some())
-        else {
-            return;
-        };
-        let unsettled = |offset: &u64| !partition.settled.contains(offset);
-        let mark = if past_a_gap {
-            partition
-                .settled
-                .last()
-                .map_or(partition.committed, |last| last + 1)
-        } else {
-            let mut offsets = partition
-                .by_offset
-                .range(partition.committed..)
-                .map(|(offset, _)| *offset);
-            offsets.find(unsettled).unwrap_or(partition.next)
-        };
-        if mark <= partition.committed {
-            return;
-        }
-        let passed: Vec<usize> = partition
-            .by_offset
-            .range(partition.committed..mark)
-            .map(|(_, post)| *post)
-            .collect();
-        partition.committed = mark;
-        self.note(Event::Committed(number, mark));
-        for post in passed {
-            if self.broker.posts.get(post).is_some_and(|post| !post.settled) {
-                self.violate("P7", format!("partition {number} was committed up to {mark}, past message {post}, which is not settled"));
-            }
-        }
     }
 }

@@ -32,6 +32,7 @@
 mod batches;
 mod bounds;
 mod broker;
+mod commits;
 mod connector;
 mod drain;
 mod features;
@@ -91,6 +92,7 @@ pub struct Simulation {
     change: Change,
     prepare: Prepare,
     seeds: Range<u64>,
+    keeps_going: bool,
 }
 
 impl Simulation {
@@ -111,6 +113,7 @@ impl Simulation {
             change: Arc::new(|_| {}),
             prepare: Arc::new(|| {}),
             seeds: 0..1_000,
+            keeps_going: false,
         }
     }
 
@@ -118,6 +121,13 @@ impl Simulation {
     #[must_use]
     pub fn seeds(mut self, seeds: Range<u64>) -> Self {
         self.seeds = seeds;
+        self
+    }
+
+    /// Goes on past seeds that break a promise, so that [`Report::violations`] has all of them.
+    #[must_use]
+    pub fn keep_going(mut self) -> Self {
+        self.keeps_going = true;
         self
     }
 
@@ -161,18 +171,22 @@ impl Simulation {
             let (log, broken) = self.replay(seed);
             println!("{}", log.join("\n"));
             if let Some(broken) = broken {
-                panic!("{} is broken: {}", broken.promise, broken.what);
+                panic!("{broken}");
             }
             return self.clone().seeds(seed..seed + 1).explore();
         }
-        let report = self.explore();
-        if let Some(broken) = &report.broken {
-            panic!("{broken}");
+        let mut simulation = self.clone();
+        simulation.keeps_going |= std::env::var_os("MILLSTREAM_KEEP_GOING").is_some();
+        let report = simulation.explore();
+        match &report.broken {
+            Some(_) if simulation.keeps_going => panic!("{report}"),
+            Some(broken) => panic!("{broken}"),
+            None => report,
         }
-        report
     }
 
-    /// The same, but a broken promise is in the report, and ends the search.
+    /// The same, but a broken promise is in the report, and ends the search unless it is to [keep
+    /// going](Self::keep_going).
     pub fn explore(&self) -> Report {
         let began = millstream_core::rt::now();
         let next = AtomicU64::new(self.seeds.start);
@@ -184,7 +198,8 @@ impl Simulation {
                     (self.prepare)();
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= self.seeds.end || report.lock().broken.is_some() {
+                        let over = !self.keeps_going && report.lock().broken.is_some();
+                        if seed >= self.seeds.end || over {
                             return;
                         }
                         let outcome = self.one(seed, false);

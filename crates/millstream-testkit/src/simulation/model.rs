@@ -331,9 +331,17 @@ impl State {
     /// The source has answered for it.
     pub(super) fn answered(&mut self, delivery: usize) {
         self.model.out.remove(&delivery);
-        self.model.forget(delivery);
-        if let Some(found) = self.model.deliveries.get_mut(delivery) {
-            found.answered = true;
+        let Some(found) = self.model.deliveries.get_mut(delivery) else {
+            return;
+        };
+        found.answered = true;
+        // What its handler has settled keeps its turn until it has ended.
+        let goes_on = matches!(
+            found.stage,
+            Stage::Runs | Stage::InBatcher(_) | Stage::RunsInBatch(_)
+        );
+        if !(found.settled_now && goes_on) {
+            self.model.forget(delivery);
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// The first promise that was found broken.
     pub broken: Option<Broken>,
+    /// What was found broken by each seed: one, unless runs [keep going](super::Simulation::keep_going).
+    pub violations: BTreeMap<u64, Violation>,
     /// How long all of it took.
     pub took: Duration,
     pub(super) fingerprints: HashSet<u64>,
@@ -45,9 +47,11 @@ impl Report {
         for fault in outcome.met {
             *self.faults.entry(fault).or_default() += 1;
         }
-        if let Some(violation) = outcome.violation
-            && self.broken.as_ref().is_none_or(|broken| seed < broken.seed)
-        {
+        let Some(violation) = outcome.violation else {
+            return;
+        };
+        self.violations.insert(seed, violation.clone());
+        if self.broken.as_ref().is_none_or(|broken| seed < broken.seed) {
             self.broken = Some(Broken {
                 seed,
                 violation,
@@ -72,6 +76,9 @@ impl fmt::Display for Report {
             let share = 100.0 * *seeds as f64 / self.seeds.max(1) as f64;
             writeln!(f, "{share:>6.1} % {fault}")?;
         }
+        for (seed, violation) in &self.violations {
+            writeln!(f, "seed {seed}: {violation}")?;
+        }
         match &self.broken {
             Some(broken) => write!(f, "{broken}"),
             None => Ok(()),
@@ -91,7 +98,7 @@ impl fmt::Display for Broken {
         for line in self.log.iter().skip(first) {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "{} is broken: {}", self.violation.promise, self.violation.what)?;
+        writeln!(f, "{}", self.violation)?;
         write!(
             f,
             "seed {0}; again, with its whole log: MILLSTREAM_SEED={0}",

@@ -138,6 +138,7 @@ impl State {
             return;
         };
         let (key, lost) = (found.key, found.lost);
+        let unrun = matches!(found.stage, Stage::Waits(_));
         found.blamed = true;
         if std::mem::replace(&mut found.stage, stage) == Stage::Runs {
             self.model.running -= 1;
@@ -149,6 +150,10 @@ impl State {
             self.gives_up(delivery);
         }
         self.stands_still(delivery);
+        if let (Some(key), false, true) = (key, lost, unrun && ended == Ended::Rejected) {
+            // What does not decode has had its turn.
+            self.in_sequence(key, delivery);
+        }
         if let (Some(key), false, false) = (key, lost, matches!(stage, Stage::Parked(_))) {
             self.model.forget(delivery);
             if let Stage::InBatcher(batcher) = stage {

@@ -39,7 +39,7 @@ impl Flights {
 }
 
 impl State {
-    fn written_of(&self, delivery: usize) -> usize {
+    pub(super) fn written_of(&self, delivery: usize) -> usize {
         let post = self.broker.posts.get(self.model.post(delivery));
         post.map_or(usize::MAX, |post| post.written)
     }

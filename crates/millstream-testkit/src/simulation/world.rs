@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use super::broker::Broker;
 use super::model::Model;
 use super::plan::{Plan, Step};
 use super::twins::Known;
+
+/// More than happens in any run that comes to rest: in a circle, simulated time may stand still.
+const MOST_EVENTS: usize = 200_000;
 
 /// One run: broker, model and log. Every clone is the same.
 #[derive(Clone, Debug)]
@@ -72,6 +76,12 @@ pub struct Violation {
     pub promise: &'static str,
     /// What happened.
     pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is broken: {}", self.promise, self.what)
+    }
 }
 
 /// What happens in a run. Messages are named by their number at the broker.
@@ -221,6 +231,9 @@ impl State {
     pub(super) fn note(&mut self, event: Event) {
         let now = self.now();
         self.events.push((now, event));
+        if self.events.len() == MOST_EVENTS {
+            self.violate("P1", format!("there is no end of it after {MOST_EVENTS} events"));
+        }
     }
 
     pub(super) fn met(&mut self, fault: &'static str) {

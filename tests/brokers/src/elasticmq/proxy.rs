@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,19 +10,20 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::line::Line;
+
 /// An HTTP proxy before a broker that speaks SQS' JSON protocol.
 ///
 /// It knows calls by the names of their actions, such as `DeleteMessageBatch`.
 #[derive(Debug)]
 pub struct SqsProxy {
-    port: u16,
+    line: Line,
     state: Arc<State>,
 }
 
 #[derive(Debug)]
 struct State {
     broker: u16,
-    closed: AtomicBool,
     cut: AtomicBool,
     plans: Mutex<HashMap<String, Plan>>,
 }
@@ -49,31 +50,20 @@ impl SqsProxy {
     /// # Errors
     /// If there is no port for it.
     pub fn start(broker: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
         let state = Arc::new(State {
             broker,
-            closed: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             plans: Mutex::default(),
         });
         let serving = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if serving.closed.load(Ordering::Acquire) {
-                    return;
-                }
-                let serving = Arc::clone(&serving);
-                std::thread::spawn(move || serving.serve(client));
-            }
-        });
-        Ok(Self { port, state })
+        let line = Line::open(move |client| serving.serve(client))?;
+        Ok(Self { line, state })
     }
 
     /// What clients take for the endpoint of SQS.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.line.port())
     }
 
     /// How often this action was called.
@@ -145,9 +135,7 @@ impl SqsProxy {
 
 impl Drop for SqsProxy {
     fn drop(&mut self) {
-        self.state.closed.store(true, Ordering::Release);
-        // The thread that listens finds out with its next client.
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok();
+        self.cut();
     }
 }
 
@@ -178,7 +166,7 @@ impl State {
     }
 
     fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
+        self.cut.load(Ordering::Acquire)
     }
 
     fn answer(&self, mut request: Request) -> io::Result<Vec<u8>> {

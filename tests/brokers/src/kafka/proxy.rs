@@ -1,9 +1,11 @@
 //! What stands between a node and its clients, and counts what they ask: [`Proxy`].
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::line::Line;
 
 /// What a request for messages has for its API key.
 const FETCH: [u8; 2] = [0, 1];
@@ -11,57 +13,37 @@ const FETCH: [u8; 2] = [0, 1];
 /// The line to one node, which counts requests for messages. Dropped, it takes no more clients.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    port: u16,
+    line: Line,
     state: Arc<State>,
 }
 
 #[derive(Debug)]
 struct State {
     broker: u16,
-    closed: AtomicBool,
     fetches: AtomicUsize,
 }
 
 impl Proxy {
     /// Starts one before the node at this port, which need not listen yet.
     pub(crate) fn start(broker: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
         let state = Arc::new(State {
             broker,
-            closed: AtomicBool::new(false),
             fetches: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if serving.closed.load(Ordering::Acquire) {
-                    return;
-                }
-                let serving = Arc::clone(&serving);
-                // What goes wrong on the way ends the connection, as it would elsewhere.
-                std::thread::spawn(move || serving.serve(client).ok());
-            }
-        });
-        Ok(Self { port, state })
+        // What goes wrong on the way ends the connection, as it would elsewhere.
+        let line = Line::open(move |client| _ = serving.serve(client))?;
+        Ok(Self { line, state })
     }
 
     /// What clients take for the node's address.
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.line.port())
     }
 
     /// How often the node was asked for messages.
     pub(crate) fn fetches(&self) -> usize {
         self.state.fetches.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.state.closed.store(true, Ordering::Release);
-        // The thread that listens finds out with its next client.
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok();
     }
 }
 

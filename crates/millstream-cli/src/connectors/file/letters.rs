@@ -15,6 +15,7 @@ use millstream_core::{Aside, BoxFuture, Letter, LetterBox, LetterError, Letters,
 use tracing::warn;
 
 use super::append::Appender;
+use super::keeper::position_of;
 use super::lines::{Line, Lines};
 use super::lock::lock;
 use super::position::{Position, beside};
@@ -39,6 +40,7 @@ impl FileLetters {
         let mut held = None;
         if visit != Visit::Look {
             let folder = hold(&self.path)?;
+            refuse_if_read(&self.path)?;
             finish(&self.path, &removing, &folder)
                 .map_err(|error| OpenError::Unavailable(format!("{}: {error}", removing.display())))?;
             held = Some(Held {
@@ -109,6 +111,23 @@ fn finish(path: &Path, removing: &Path, folder: &File) -> io::Result<()> {
         rewrite(path, removing, folder)?;
     }
     Ok(())
+}
+
+/// Lines may not be moved where a pipeline has read some of them: its place would be among others then, and it would not start
+/// again.
+fn refuse_if_read(path: &Path) -> Result<(), OpenError> {
+    let place = position_of(path);
+    let position = Position::load(&place).map_err(|error| OpenError::Refused(error.to_string()))?;
+    if position.offset == 0 {
+        return Ok(());
+    }
+    Err(OpenError::Refused(format!(
+        "a pipeline has read {path} up to line {line}, as {place} says, and would not find its place again once lines are \
+         removed: remove {place} if none is to go on there; one that reads the file after that begins at its start",
+        path = path.display(),
+        line = position.line,
+        place = place.display(),
+    )))
 }
 
 /// Appends all lines of the renamed file that are not blank to the new one, and removes the renamed one.
@@ -404,6 +423,31 @@ mod tests {
         assert_eq!(letters.begin(Visit::Look).unwrap().read(9).unwrap().len(), 1);
         let refused = letters.begin(Visit::Purge).err().unwrap().to_string();
         assert!(refused.contains("a pipeline may be reading"), "{refused}");
+    }
+
+    /// A pipeline that finds other lines before its place refuses to start, at every start.
+    #[test]
+    fn a_file_that_a_pipeline_has_read_in_part_keeps_its_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dead");
+        fs::write(&path, [envelope("a"), envelope("b")].concat()).unwrap();
+        let letters = FileLetters::new(path.clone());
+        Position::default().save(&position_of(&path)).unwrap();
+        letters.begin(Visit::Purge).unwrap();
+        let position = Position {
+            line: 1,
+            offset: envelope("a").len() as u64,
+            tail: 0,
+        };
+        position.save(&position_of(&path)).unwrap();
+        letters.begin(Visit::Look).unwrap();
+        for visit in [Visit::Replay, Visit::Purge] {
+            let refused = letters.begin(visit).err().unwrap().to_string();
+            assert!(
+                refused.contains("up to line 1") && refused.contains("remove"),
+                "{refused}"
+            );
+        }
     }
 
     /// A source keeps its place in bytes, which the end of a visit moves.

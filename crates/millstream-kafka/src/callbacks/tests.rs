@@ -13,6 +13,7 @@ fn a_revocation_is_over_before_the_next_assignment_and_does_not_undo_it() {
         .build()
         .unwrap();
     let shared = Arc::new(Shared::new(Rules {
+        begins: Offset::Beginning,
         window: 100,
         halts: false,
         tells_all: false,
