@@ -304,7 +304,8 @@ impl Hub {
             self.release(sequence.remove(|_| true));
         }
         let now = rt::now();
-        for (due, envelope, followers) in self.ready.remove_parked() {
+        // What intake has in hand of their keys goes back behind them.
+        for (due, envelope, followers) in self.ready.remove_parked(&self.returning) {
             if mutant(Mutant::DrainForgetsParked) {
                 continue;
             }

@@ -453,20 +453,20 @@ impl Ready {
         removed
     }
 
-    /// Takes out what is parked, each with what waits behind it: its key stays in order by leaving together.
-    pub(crate) fn remove_parked(&self) -> Vec<(Instant, Envelope, VecDeque<Envelope>)> {
+    /// Takes out what is parked, each with what waits behind it, and later ones follow: its key stays in order that way.
+    pub(crate) fn remove_parked(&self, back: &Returning) -> Vec<(Instant, Envelope, VecDeque<Envelope>)> {
         self.lane_room.notify_one();
         let mut state = self.state.lock();
         let parked = state.parked.take_all();
         parked
             .map(|(due, envelope)| {
-                let followers = if envelope.lane == LaneId::NONE {
-                    VecDeque::new()
-                } else {
-                    let followers = state.lanes.take_followers(envelope.lane);
+                let mut followers = VecDeque::new();
+                if envelope.lane != LaneId::NONE {
+                    followers = state.lanes.take_followers(envelope.lane);
+                    let gone = followers.iter().chain([&envelope]);
+                    gone.for_each(|gone| back.add_followed(gone.ticket, gone.order));
                     state.lanes.advance(envelope.lane);
-                    followers
-                };
+                }
                 (due, envelope, followers)
             })
             .collect()

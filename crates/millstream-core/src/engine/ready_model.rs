@@ -291,7 +291,7 @@ async fn run(steps: Vec<Step>) {
             }
             Step::RemoveParked => {
                 let removed: Vec<_> = ready
-                    .remove_parked()
+                    .remove_parked(&Returning::default())
                     .iter()
                     .map(|(due, parked, followers)| {
                         (*due, id(parked), followers.iter().map(id).collect::<Vec<_>>())

@@ -177,6 +177,27 @@ async fn the_drain_of_a_host_has_one_deadline_for_all_its_pipelines() {
 }
 
 /// Gives what it has fetched before it ends, as a broker that pushes does.
+/// P3, P6: its lane is free then, but what intake has in hand must not run before what goes back comes again.
+#[tokio::test(start_paused = true)]
+async fn p6_what_waits_for_room_behind_a_parked_message_goes_back_with_it() {
+    let queue = MemoryQueue::with_capabilities(Capabilities {
+        keeps_rejected: true,
+        ..Capabilities::default()
+    });
+    let (log, flow) = scripted();
+    let rig = Rig::on(queue, flow, |spec| {
+        spec.ordering = Ordering::Key;
+        spec.limits.per_key = non_zero(1);
+        spec.retry.backoff = Duration::from_secs(3_600);
+        spec.retry.max_backoff = spec.retry.backoff;
+    });
+    rig.publish_keyed(&[("k", "fail"), ("k", "b")]);
+    until(|| rig.pipeline().status().counts.throttled == 1).await;
+    let report = rig.pipeline().drain(Duration::from_secs(25)).await;
+    assert_eq!((report.done, report.released), (0, 2), "{report}");
+    assert!(log.ended().is_empty(), "{:?}", log.ended());
+}
+
 struct Pushed(MemoryQueue);
 
 struct PushedSource {

@@ -10,6 +10,9 @@ use super::world::{Event, State};
 impl State {
     pub(super) fn batch_began(&mut self, batcher: usize, deliveries: &[usize]) {
         self.note(Event::BatchBegan(batcher, deliveries.to_vec()));
+        self.model.last_batch = deliveries.to_vec();
+        self.model.batches_begun += 1;
+        self.model.batches_running += 1;
         let mut keys = BTreeSet::new();
         let in_turn = self.plan.features.sequence.is_none();
         for (index, delivery) in deliveries.iter().enumerate() {
@@ -17,6 +20,8 @@ impl State {
                 continue;
             };
             let stage = found.enter(Stage::RunsInBatch(batcher));
+            found.named = false;
+            found.batched = true;
             let (key, generation, lost) = (found.key, found.ticket.generation, found.lost);
             // A message that succeeded beside a failed one of its key comes again with it.
             let may = matches!(stage, Stage::InBatcher(_) | Stage::Parked(_) | Stage::Undecided)
@@ -65,9 +70,9 @@ impl State {
 
     pub(super) fn batch_ended(&mut self, batcher: usize, ends: &[(usize, Ended)]) {
         self.note(Event::BatchEnded(batcher, ends.to_vec()));
+        self.model.batches_running -= 1;
         let mut failed_keys = BTreeSet::new();
         let alone = ends.len() == 1 || !self.plan.features.bisects;
-        let named = self.named(ends);
         for (delivery, ended) in ends {
             let stage = match ended {
                 Ended::Split => Stage::InBatcher(batcher),
@@ -82,7 +87,8 @@ impl State {
             let mut blamed = true;
             if matches!(ended, Ended::Failed | Ended::Rejected) {
                 let written = self.written_of(*delivery);
-                blamed = alone || named.contains(&written);
+                let found = self.model.deliveries.get(*delivery);
+                blamed = alone || found.is_some_and(|found| found.named);
                 if let Some(written) = self.broker.written.get_mut(written) {
                     written.failed_in_batch |= blamed;
                 }
@@ -113,16 +119,14 @@ impl State {
         }
     }
 
-    /// What the handler has named of a batch that ends so. One message may be in it more than once.
-    fn named(&mut self, ends: &[(usize, Ended)]) -> BTreeSet<usize> {
-        let all: BTreeSet<_> = ends
-            .iter()
-            .map(|(delivery, _)| self.written_of(*delivery))
-            .collect();
-        let mut is_named = |number: &usize| {
-            let written = self.broker.written.get_mut(*number);
-            written.is_some_and(|written| std::mem::take(&mut written.named))
-        };
-        all.into_iter().filter(|number| is_named(number)).collect()
+    /// The handler of the batch that began last says that it is this message. One may be in it more than once.
+    pub(super) fn names(&mut self, number: usize) {
+        for delivery in self.model.last_batch.clone() {
+            if self.written_of(delivery) == number
+                && let Some(found) = self.model.get(delivery)
+            {
+                found.named = true;
+            }
+        }
     }
 }

@@ -75,14 +75,23 @@ impl State {
         } else {
             BTreeSet::new()
         };
-        let begun = model.begun;
-        if let Some((before, waited)) = &model.watched
+        let (begun, batches) = (model.begun, model.batches_begun);
+        // What waits in a batcher may wait for a batch that runs, or ran until now.
+        let waits = |delivery: &&usize| {
+            let found = model.deliveries.get(**delivery);
+            let same = model
+                .watched
+                .as_ref()
+                .is_some_and(|(_, before, _)| *before == batches);
+            found.is_some_and(|found| found.batched) && (model.batches_running > 0 || !same)
+        };
+        if let Some((before, _, waited)) = &model.watched
             && *before == begun
-            && let Some(stuck) = waited.intersection(&ready).next()
+            && let Some(stuck) = waited.intersection(&ready).find(|delivery| !waits(delivery))
         {
             let what = format!("delivery {stuck} could run, workers are free, and it does not");
             self.violate("P5", what);
         }
-        self.model.watched = Some((begun, ready));
+        self.model.watched = Some((begun, batches, ready));
     }
 }

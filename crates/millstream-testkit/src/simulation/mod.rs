@@ -247,7 +247,6 @@ impl Simulation {
                     done: false,
                     dead: false,
                     failed_in_batch: false,
-                    named: false,
                 };
                 let messages = (0..plan.messages).map(own).collect();
                 run::run(seed, &plan, messages, &|_, _, _| flow(), &*self.change, log)

@@ -33,6 +33,10 @@ pub(super) struct Model {
     pub(super) given_back: BTreeMap<(u32, u64), BTreeSet<usize>>,
     pub(super) running: usize,
     pub(super) begun: u64,
+    pub(super) batches_begun: u64,
+    pub(super) batches_running: usize,
+    /// What the batch that began last is of.
+    pub(super) last_batch: Vec<usize>,
     /// Suspects have been seen: what was fetched with them is given back out of turn.
     pub(super) suspects: bool,
     /// Generations that are being revoked: nothing of them starts, and what waits is forgotten.
@@ -41,7 +45,7 @@ pub(super) struct Model {
     pub(super) halted: BTreeSet<u32>,
     pub(super) sequences: Sequences,
     pub(super) flights: Flights,
-    pub(super) watched: Option<(u64, BTreeSet<usize>)>,
+    pub(super) watched: Option<(u64, u64, BTreeSet<usize>)>,
     pub(super) tally: Tally,
 }
 
@@ -70,6 +74,10 @@ pub(super) struct Delivery {
     pub(super) written: bool,
     /// Its last run that failed was of it alone, or it was named as the one at fault.
     pub(super) blamed: bool,
+    /// The handler of its batch has named it as the one that failed, or has taken it out.
+    pub(super) named: bool,
+    /// It has run in a batch, and would run there again.
+    pub(super) batched: bool,
     /// It was the retry sink.
     pub(super) put_off: bool,
 }
@@ -240,6 +248,8 @@ impl Model {
         self.batched.clear();
         self.given_back.clear();
         self.running = 0;
+        self.batches_running = 0;
+        self.last_batch.clear();
         self.suspects = false;
         self.withdrawn.clear();
         self.halted.clear();
@@ -285,6 +295,8 @@ impl State {
             settled_now: false,
             written: false,
             blamed: true,
+            named: false,
+            batched: false,
             put_off: false,
         });
         self.joins(delivery, deadly);

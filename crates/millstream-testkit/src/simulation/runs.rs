@@ -18,6 +18,7 @@ impl State {
             return;
         };
         let stage = found.enter(Stage::Runs);
+        found.batched = false;
         let (key, generation, post) = (found.key, found.ticket.generation, found.post);
         let (told, answered, lost) = (found.told, found.answered && !found.settled_now, found.lost);
         let deliveries = found.deliveries;

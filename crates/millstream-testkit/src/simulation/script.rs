@@ -95,7 +95,6 @@ pub(super) fn messages(plan: &Plan, rng: &mut Rng) -> Vec<Written> {
                 done: false,
                 dead: false,
                 failed_in_batch: false,
-                named: false,
             }
         })
         .collect();
@@ -330,13 +329,6 @@ impl State {
     fn poisons(&self, number: usize) -> bool {
         let written = self.broker.written.get(number);
         written.is_some_and(|written| written.deed == Deed::Poisons)
-    }
-
-    /// A batch handler says that it is this one.
-    fn names(&mut self, number: usize) {
-        if let Some(written) = self.broker.written.get_mut(number) {
-            written.named = true;
-        }
     }
 }
 

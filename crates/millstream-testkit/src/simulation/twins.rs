@@ -13,7 +13,7 @@ use millstream_core::{BoxFuture, DedupError, DedupStore, RetryStrategy};
 use rustc_hash::FxHashMap;
 
 use super::model::Stage;
-use super::plan::ms;
+use super::plan::{Letters, ms};
 use super::world::{Event, State, World};
 
 /// The header with a message's id.
@@ -65,6 +65,26 @@ impl State {
         }
         flight.members.insert(delivery);
         flight.given_up |= deadly;
+        if flight.given_up {
+            self.halts_with_its_twin(written);
+        }
+    }
+
+    /// What is given up with its twin, and has not run, stops its partition, too.
+    fn halts_with_its_twin(&mut self, written: usize) {
+        if self.plan.letters != Letters::Halt {
+            return;
+        }
+        let flight = self.model.flights.0.get(&written);
+        let members = flight.into_iter().flat_map(|flight| &flight.members);
+        let waiting: Vec<_> = members
+            .filter_map(|member| self.model.deliveries.get(*member))
+            .filter(|member| matches!(member.stage, Stage::Waits(_)) && !member.lost && !member.answered)
+            .map(|member| member.ticket.generation)
+            .collect();
+        for generation in waiting {
+            self.model.withdraw(generation);
+        }
     }
 
     /// Whether all that is to come of a message has come, since its id is known, or is given up.
@@ -115,6 +135,7 @@ impl State {
         let written = self.written_of(delivery);
         if let Some(flight) = self.model.flights.0.get_mut(&written) {
             flight.given_up = true;
+            self.halts_with_its_twin(written);
         }
     }
 
@@ -139,14 +160,24 @@ impl State {
             return self.violate("deduplication", what);
         }
         let in_place = self.plan.strategy == RetryStrategy::InPlace && !self.draining;
-        let busy = |other: &super::model::Delivery| match other.stage {
+        let withdrawn = &self.model.withdrawn;
+        let busy = |other: &&super::model::Delivery| match other.stage {
             Stage::Runs | Stage::InBatcher(_) | Stage::RunsInBatch(_) => !other.lost && !other.settled_now,
-            Stage::Parked(_) => in_place && !other.lost && !other.answered,
+            // What was taken away comes again at its source.
+            Stage::Parked(_) => {
+                let gone = other.lost || other.answered || withdrawn.contains(&other.ticket.generation);
+                in_place && !gone
+            }
             _ => false,
         };
-        if !lost && self.others(delivery).any(busy) {
-            let what =
-                format!("delivery {delivery} begins while its twin of message {written} has no outcome");
+        let twin = self
+            .others(delivery)
+            .find(busy)
+            .map(|twin| (twin.post, twin.stage));
+        if let Some((post, stage)) = twin.filter(|_| !lost) {
+            let what = format!(
+                "delivery {delivery} of message {written} begins while its twin, at the broker {post}, is {stage:?}"
+            );
             self.violate("deduplication", what);
         }
     }

@@ -274,6 +274,4 @@ pub(super) struct Written {
     pub(super) dead: bool,
     /// It failed in a batch.
     pub(super) failed_in_batch: bool,
-    /// A batch handler has named it as the one that failed, or has taken it out.
-    pub(super) named: bool,
 }
