@@ -86,8 +86,11 @@ impl KafkaConnector {
             .set("enable.auto.offset.store", "false")
             // What is fetched ahead of each partition, and how soon fetching goes on after it was too much.
             .set("queued.max.messages.kbytes", "1024")
-            .set("queued.min.messages", "5000")
+            .set("queued.min.messages", "20000")
             .set("fetch.queue.backoff.ms", "10")
+            // A broker is asked for one thing at a time. While all partitions of one question are at their ends, it says so only
+            // after this long, and nothing of the others comes.
+            .set("fetch.wait.max.ms", "20")
             // Whatever of an answer is not taken keeps all of it in memory.
             .set("fetch.max.bytes", "4194304")
             // As Kafka's own clients do. Whoever finds his broker ten seconds after it is back may have lost his

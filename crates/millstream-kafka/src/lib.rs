@@ -37,7 +37,7 @@
 //!
 //! # Memory
 //!
-//! librdkafka fetches up to 1 MiB of payloads of each partition ahead of demand, or 5000 messages (`queued.max.messages.kbytes`,
+//! librdkafka fetches up to 1 MiB of payloads of each partition ahead of demand, or 20000 messages (`queued.max.messages.kbytes`,
 //! `queued.min.messages`), and some more with the last fetch, each of up to 4 MiB (`fetch.max.bytes`); the member's thread takes
 //! 8000 messages or 4 MiB of those. Neither counts in `limits`, and a drain drops both. Small messages that came one after the
 //! other share their memory: one that stays in flight keeps up to 4 KiB of it.

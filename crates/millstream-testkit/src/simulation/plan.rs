@@ -350,7 +350,8 @@ fn steps(rng: &mut Rng, broker: Kind) -> Vec<(Duration, Step)> {
                     8 => Step::SlowAcks { lasts },
                     9 => Step::FailingAcks { lasts },
                     10 => Step::SlowLetters { lasts },
-                    _ => Step::FailingLetters { lasts },
+                    // Letters are rarer than settlements.
+                    _ => Step::FailingLetters { lasts: 2 * lasts },
                 };
                 let raises = matches!(step, Step::Crash | Step::Disconnect | Step::SourceFails);
                 unclean += usize::from(raises);
