@@ -351,7 +351,7 @@ fn steps(rng: &mut Rng, broker: Kind) -> Vec<(Duration, Step)> {
                     9 => Step::FailingAcks { lasts },
                     10 => Step::SlowLetters { lasts },
                     // Letters are rarer than settlements.
-                    _ => Step::FailingLetters { lasts: 2 * lasts },
+                    _ => Step::FailingLetters { lasts: 8 * lasts },
                 };
                 let raises = matches!(step, Step::Crash | Step::Disconnect | Step::SourceFails);
                 unclean += usize::from(raises);
